@@ -1,0 +1,65 @@
+"""The errors of knnseg.
+
+    KnnSegError
+    ├── ConfigError(ValueError)           a configuration value or a misspelt key
+    ├── ImageError(ValueError)            a file or an array that cannot be used as an image
+    ├── MaskError(ValueError)             masks that do not fit their image, or are empty
+    ├── ShapeError(ValueError)            any other array of the wrong shape or dtype
+    ├── VocabularyError(ValueError)       class names missing, repeated or unknown
+    ├── DatasetError(ValueError)          a folder or an annotation file that is not as published
+    ├── UnknownStageError(LookupError)    no stage is registered under this name
+    └── WeightsError(OSError)             model weights absent, unreadable or of another layout
+
+Every one is also the builtin exception that a caller would catch without knowing this module. Errors of the embedding
+store are in :mod:`knnstore.errors` and pass through unchanged.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "DatasetError",
+    "ImageError",
+    "KnnSegError",
+    "MaskError",
+    "ShapeError",
+    "UnknownStageError",
+    "VocabularyError",
+    "WeightsError",
+]
+
+
+class KnnSegError(Exception):
+    """Root of the tree. The message says what was expected, what came, and what to do."""
+
+
+class ConfigError(KnnSegError, ValueError):
+    """A configuration value out of range, or a key that does not exist."""
+
+
+class ImageError(KnnSegError, ValueError):
+    """A file or an array that cannot be used as an image."""
+
+
+class MaskError(KnnSegError, ValueError):
+    """Masks that do not fit their image, or are empty."""
+
+
+class ShapeError(KnnSegError, ValueError):
+    """An array of the wrong shape or dtype."""
+
+
+class VocabularyError(KnnSegError, ValueError):
+    """Class names that are missing, repeated or unknown."""
+
+
+class DatasetError(KnnSegError, ValueError):
+    """A dataset folder or annotation file that is not laid out as published."""
+
+
+class UnknownStageError(KnnSegError, LookupError):
+    """No stage implementation is registered under this name."""
+
+
+class WeightsError(KnnSegError, OSError):
+    """Model weights that are absent, unreadable or of another layout."""

@@ -1,0 +1,349 @@
+"""What flows between the stages: frozen values that check themselves.
+
+The letters of every shape in this package:
+
+    H, W   height and width of an image, pixels        N   masks of one image
+    h, w   height and width of a feature grid, cells   K   neighbours of one mask
+    D      width of an embedding                       C   classes of the active vocabulary
+
+    image (H,W,3) -> Features (D,h,w) -> Masks (N,H,W) -> Embeddings (N,D) -> Neighbours (N,K) -> ClassScores (N,C)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from knnseg.errors import MaskError, ShapeError, VocabularyError
+
+__all__ = [
+    "IGNORE",
+    "ClassScores",
+    "Embeddings",
+    "Features",
+    "ImageArray",
+    "LabelledImage",
+    "LabelledSegment",
+    "Masks",
+    "Neighbours",
+    "Vocabulary",
+]
+
+ImageArray: TypeAlias = NDArray[np.uint8]
+"""uint8 (H, W, 3), RGB, sRGB-encoded."""
+
+IGNORE = -1
+"""The value of a pixel without a class in every semantic map of this package."""
+
+
+def _expect(array: NDArray[np.generic], name: str, kind: type[np.generic], ndim: int) -> None:
+    if array.dtype != kind or array.ndim != ndim:
+        raise ShapeError(
+            f"{name}: expected a {ndim}-dimensional {np.dtype(kind).name} array, "
+            f"got {array.ndim} dimensions of {array.dtype.name}"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """A dense feature grid over one image.
+
+    Cell (i, j) of the grid sits over the pixels [i·eh/h, (i+1)·eh/h) × [j·ew/w, (j+1)·ew/w) of the original image, where
+    (eh, ew) is ``extent``. An extractor that pads its input reports an extent larger than the image, so that masks and
+    features stay aligned to the pixel.
+
+    Args:
+        data: float32 (D, h, w).
+        image_size: (H, W) of the original image, pixels.
+        extent: (eh, ew), pixels of the original image that the grid spans from its top left corner; at least (H, W)
+            up to rounding. Defaults to ``image_size``.
+    """
+
+    data: NDArray[np.float32]
+    image_size: tuple[int, int]
+    extent: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        _expect(self.data, "Features.data", np.float32, 3)
+        if self.extent == (0.0, 0.0):
+            object.__setattr__(self, "extent", (float(self.image_size[0]), float(self.image_size[1])))
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return int(self.data.shape[0])
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w)."""
+        return int(self.data.shape[1]), int(self.data.shape[2])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Masks:
+    """N masks of one image, which may overlap, held as a sparse matrix.
+
+    Region proposals at several scales are mostly zeros: 900 of them over a 320×213 photograph take 61 MB as booleans and
+    1.6 MB like this, and both pooling (equation 1) and painting are then one sparse matrix product.
+
+    Args:
+        matrix: float32 CSR (N, H·W), row-major pixels, coverage of the pixel by the mask in (0, 1].
+        size: (H, W).
+        scores: float32 (N,), how much the proposer believes in each mask; 1 where it has no opinion.
+    """
+
+    matrix: sparse.csr_array
+    size: tuple[int, int]
+    scores: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        rows, pixels = self.matrix.shape
+        if pixels != self.size[0] * self.size[1]:
+            raise MaskError(f"masks: expected {self.size[0]}×{self.size[1]} pixels each, got {pixels} pixels")
+        _expect(self.scores, "Masks.scores", np.float32, 1)
+        if len(self.scores) != rows:
+            raise MaskError(f"masks: expected one score for each of the {rows} masks, got {len(self.scores)}")
+
+    @classmethod
+    def from_dense(cls, masks: NDArray[np.bool_] | NDArray[np.float32], scores: NDArray[np.float32] | None = None) -> Masks:
+        """Take bool or float32 (N, H, W) masks.
+
+        Raises:
+            MaskError: the array is not (N, H, W), or holds values outside [0, 1].
+        """
+        masks = np.asarray(masks)
+        if masks.ndim != 3 or masks.dtype.kind not in "bf":
+            raise MaskError(f"masks: expected a bool or float array (N, H, W), got {masks.dtype.name} {masks.shape}")
+        if masks.dtype.kind == "f" and masks.size and not (np.nanmin(masks) >= 0 and np.nanmax(masks) <= 1):
+            raise MaskError("masks: expected values between 0 and 1")
+        count, height, width = masks.shape
+        matrix = sparse.csr_array(masks.reshape(count, height * width), dtype=np.float32)
+        return cls(matrix, (height, width), _ones(count) if scores is None else np.asarray(scores, np.float32))
+
+    @classmethod
+    def from_partition(cls, regions: NDArray[np.integer], scores: NDArray[np.float32] | None = None) -> Masks:
+        """One mask for each value that is at least 0 in an integer (H, W) map, ordered by value."""
+        height, width = regions.shape
+        flat = regions.reshape(-1)
+        pixels = np.flatnonzero(flat >= 0)
+        values, rows = np.unique(flat[pixels], return_inverse=True)
+        matrix = sparse.csr_array(
+            (np.ones(len(pixels), np.float32), (rows, pixels)), shape=(len(values), height * width)
+        )
+        return cls(matrix, (height, width), _ones(len(values)) if scores is None else scores)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Masks]) -> Masks:
+        """Masks of one image from several sources, in order.
+
+        Raises:
+            MaskError: no part, or parts of different image sizes.
+        """
+        sizes = {part.size for part in parts}
+        if len(sizes) != 1:
+            raise MaskError(f"masks: expected parts of one image size, got {sorted(sizes)}")
+        matrix = sparse.csr_array(sparse.vstack([part.matrix for part in parts], format="csr"))
+        return cls(matrix, parts[0].size, np.concatenate([part.scores for part in parts]))
+
+    def __len__(self) -> int:
+        return int(self.matrix.shape[0])
+
+    def __getitem__(self, index: int) -> NDArray[np.bool_]:
+        """bool (H, W): where mask ``index`` covers at least half of a pixel."""
+        dense: NDArray[np.bool_] = self.matrix[[index]].toarray()[0].reshape(self.size) >= 0.5
+        return dense
+
+    def select(self, keep: NDArray[np.bool_] | NDArray[np.integer] | Sequence[int]) -> Masks:
+        """The masks that an index or boolean array picks."""
+        rows = np.asarray(keep)
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+        return Masks(self.matrix[rows], self.size, self.scores[rows])
+
+    def dense(self) -> NDArray[np.bool_]:
+        """bool (N, H, W): where each mask covers at least half of a pixel."""
+        dense: NDArray[np.bool_] = self.matrix.toarray().reshape(len(self), *self.size) >= 0.5
+        return dense
+
+    @property
+    def areas(self) -> NDArray[np.float32]:
+        """float32 (N,), pixels covered by each mask."""
+        return np.asarray(self.matrix.sum(axis=1), np.float32).reshape(-1)
+
+
+def _ones(count: int) -> NDArray[np.float32]:
+    return np.ones(count, np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embeddings:
+    """One pooled vector for each mask.
+
+    Args:
+        vectors: float32 (N, D), unit-norm rows.
+        coverage: float32 (N,), how many cells of the feature grid the mask covers, in cells; a quality weight.
+    """
+
+    vectors: NDArray[np.float32]
+    coverage: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        _expect(self.vectors, "Embeddings.vectors", np.float32, 2)
+        _expect(self.coverage, "Embeddings.coverage", np.float32, 1)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Neighbours:
+    """The database entries nearest to each mask, best first; where fewer than K were found, id "" and score -inf.
+
+    Args:
+        ids: object (N, K), str.
+        scores: float32 (N, K), cosine similarity.
+        labels: object (N, K), str; "" in empty slots.
+    """
+
+    ids: NDArray[np.object_]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.object_]
+
+    def __post_init__(self) -> None:
+        if not self.ids.shape == self.scores.shape == self.labels.shape:
+            raise ShapeError(
+                f"Neighbours: expected one shape, got {self.ids.shape}, {self.scores.shape} and {self.labels.shape}"
+            )
+
+    @property
+    def found(self) -> NDArray[np.bool_]:
+        """bool (N, K), the slots that hold an entry."""
+        return np.isfinite(self.scores)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassScores:
+    """The probability of each class for each mask. A row of zeros is a mask about which nothing is known.
+
+    Args:
+        probabilities: float32 (N, C), rows that sum to 1, or to 0.
+        classes: the C class names, in order.
+    """
+
+    probabilities: NDArray[np.float32]
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _expect(self.probabilities, "ClassScores.probabilities", np.float32, 2)
+        if self.probabilities.shape[1] != len(self.classes):
+            raise ShapeError(
+                f"ClassScores: expected {len(self.classes)} columns, one for each class, got {self.probabilities.shape[1]}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The classes that a prediction may use, in order, without repetition.
+
+    Args:
+        names: the C class names.
+        things: the names among them that are countable objects; the rest is stuff.
+
+    Raises:
+        VocabularyError: no name, an empty name, a repeated name, or a thing that is not among the names.
+    """
+
+    names: tuple[str, ...]
+    things: frozenset[str] = field(default_factory=frozenset)
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise VocabularyError("vocabulary: expected at least one class name, got none")
+        blank = [i for i, name in enumerate(self.names) if not isinstance(name, str) or not name.strip()]
+        if blank:
+            raise VocabularyError(f"vocabulary: expected non-empty names, got {self.names[blank[0]]!r} at {blank[0]}")
+        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        if repeated:
+            raise VocabularyError(f"vocabulary: expected each name once, got {repeated[0]!r} more than once")
+        if not self.things <= set(self.names):
+            raise VocabularyError(f"vocabulary: things {sorted(self.things - set(self.names))} are not among the names")
+
+    @classmethod
+    def of(cls, classes: Vocabulary | Iterable[str], things: Iterable[str] = ()) -> Vocabulary:
+        """Take names as they come: ``Vocabulary.of(["kettle", "grass"], things=["kettle"])``."""
+        if isinstance(classes, Vocabulary):
+            return classes
+        if isinstance(classes, str):
+            raise VocabularyError(f"vocabulary: expected a list of names, got the string {classes!r}")
+        return cls(tuple(classes), frozenset(things))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def index(self, names: NDArray[np.object_]) -> NDArray[np.int64]:
+        """int64, the shape of ``names``: the position of each name, -1 for a name that is not of this vocabulary."""
+        position = {name: i for i, name in enumerate(self.names)}
+        flat = np.fromiter((position.get(name, -1) for name in names.reshape(-1)), np.int64, names.size)
+        return flat.reshape(names.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSegment:
+    """One annotated region: its number in the segment map, its class name, and whether it is a countable object."""
+
+    id: int
+    label: str
+    thing: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledImage:
+    """An image with its annotation, in the one form that every source can take: COCO panoptic's.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        segments: int32 (H, W), the number of the segment that each pixel belongs to; 0 is unlabelled.
+        info: what the numbers mean, each at most once.
+        uri: where the image comes from, for people.
+        image_id: the id of the image within its dataset, for evaluation files.
+
+    Raises:
+        MaskError: the segment map has another size than the image, or the numbers in ``info`` repeat or are not positive.
+    """
+
+    image: ImageArray
+    segments: NDArray[np.int32]
+    info: tuple[LabelledSegment, ...]
+    uri: str = ""
+    image_id: str = ""
+
+    def __post_init__(self) -> None:
+        _expect(self.image, "LabelledImage.image", np.uint8, 3)
+        _expect(self.segments, "LabelledImage.segments", np.int32, 2)
+        if self.image.shape[:2] != self.segments.shape:
+            raise MaskError(
+                f"{self.uri or 'labelled image'}: expected a segment map of {self.image.shape[:2]} like the image, "
+                f"got {self.segments.shape}"
+            )
+        numbers = [segment.id for segment in self.info]
+        if len(set(numbers)) != len(numbers) or any(number <= 0 for number in numbers):
+            raise MaskError(f"{self.uri or 'labelled image'}: expected distinct positive segment numbers, got {numbers}")
+
+    def semantic(self, classes: Sequence[str]) -> NDArray[np.int32]:
+        """int32 (H, W): index into ``classes`` of each pixel, ``IGNORE`` elsewhere."""
+        position = {name: i for i, name in enumerate(classes)}
+        table = np.full(int(self.segments.max(initial=0)) + 1, IGNORE, np.int32)
+        for segment in self.info:
+            if segment.id < len(table):
+                table[segment.id] = position.get(segment.label, IGNORE)
+        return table[self.segments]
