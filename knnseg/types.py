@@ -110,7 +110,9 @@ class Masks:
             raise MaskError(f"masks: expected one score for each of the {rows} masks, got {len(self.scores)}")
 
     @classmethod
-    def from_dense(cls, masks: NDArray[np.bool_] | NDArray[np.float32], scores: NDArray[np.float32] | None = None) -> Masks:
+    def from_dense(
+        cls, masks: NDArray[np.bool_] | NDArray[np.float32], scores: NDArray[np.float32] | None = None
+    ) -> Masks:
         """Take bool or float32 (N, H, W) masks.
 
         Raises:
@@ -154,7 +156,7 @@ class Masks:
         return int(self.matrix.shape[0])
 
     def __getitem__(self, index: int) -> NDArray[np.bool_]:
-        """bool (H, W): where mask ``index`` covers at least half of a pixel."""
+        """Bool (H, W): where mask ``index`` covers at least half of a pixel."""
         dense: NDArray[np.bool_] = self.matrix[[index]].toarray()[0].reshape(self.size) >= 0.5
         return dense
 
@@ -165,7 +167,7 @@ class Masks:
         return Masks(self.matrix[rows], self.size, self.scores[rows])
 
     def dense(self) -> NDArray[np.bool_]:
-        """bool (N, H, W): where each mask covers at least half of a pixel."""
+        """Bool (N, H, W): where each mask covers at least half of a pixel."""
         dense: NDArray[np.bool_] = self.matrix.toarray().reshape(len(self), *self.size) >= 0.5
         return dense
 
@@ -221,7 +223,7 @@ class Neighbours:
 
     @property
     def found(self) -> NDArray[np.bool_]:
-        """bool (N, K), the slots that hold an entry."""
+        """Bool (N, K), the slots that hold an entry."""
         return np.isfinite(self.scores)
 
 
@@ -337,7 +339,9 @@ class LabelledImage:
             )
         numbers = [segment.id for segment in self.info]
         if len(set(numbers)) != len(numbers) or any(number <= 0 for number in numbers):
-            raise MaskError(f"{self.uri or 'labelled image'}: expected distinct positive segment numbers, got {numbers}")
+            raise MaskError(
+                f"{self.uri or 'labelled image'}: expected distinct positive segment numbers, got {numbers}"
+            )
 
     def semantic(self, classes: Sequence[str]) -> NDArray[np.int32]:
         """int32 (H, W): index into ``classes`` of each pixel, ``IGNORE`` elsewhere."""

@@ -1,0 +1,42 @@
+"""knnstore: one embedding store in front of several engines.
+
+>>> import numpy as np, knnstore
+>>> spec = knnstore.StoreSpec(dim=3, fields={"label": str})
+>>> store = knnstore.open_store("memory:///doc", spec=spec)
+>>> store.upsert(["a", "b"], np.eye(2, 3, dtype=np.float32), {"label": ["kettle", "zebra"]})
+2
+>>> hits = store.search(np.array([[0.9, 0.1, 0]], np.float32), k=1, fields=["label"])
+>>> hits.ids[0, 0], hits.fields["label"][0, 0]
+('a', 'kettle')
+"""
+
+from knnstore._plugins import BackendInfo, backends, collections, get_backend, open_store, register
+from knnstore.abc import Backend, EmbeddingStore, OpenRequest
+from knnstore.errors import KnnStoreError
+from knnstore.filters import F, Filter
+from knnstore.hookspecs import hookimpl
+from knnstore.types import Capabilities, EmbeddingSpace, Hits, Records, StoreSpec, StoreStats
+from knnstore.url import StoreURL
+
+__all__ = [
+    "Backend",
+    "BackendInfo",
+    "Capabilities",
+    "EmbeddingSpace",
+    "EmbeddingStore",
+    "F",
+    "Filter",
+    "Hits",
+    "KnnStoreError",
+    "OpenRequest",
+    "Records",
+    "StoreSpec",
+    "StoreStats",
+    "StoreURL",
+    "backends",
+    "collections",
+    "get_backend",
+    "hookimpl",
+    "open_store",
+    "register",
+]

@@ -1,0 +1,164 @@
+"""The checks that every call passes before a backend sees any data, so that errors read the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnstore.errors import (
+    DimensionMismatchError,
+    DuplicateIdError,
+    InvalidFieldError,
+    InvalidIdError,
+    InvalidLimitError,
+    InvalidVectorError,
+    UnknownFieldError,
+)
+from knnstore.filters import FieldType
+from knnstore.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Batch, Column, Metric, StoreSpec
+
+__all__ = ["check_batch", "check_fields", "check_ids", "check_limit", "check_vectors"]
+
+_UNIT = 2.0**-22
+"""A row whose length is this close to 1 counts as normalised and is left alone, so that normalising twice is normalising
+once and a vector read back can be written again without a change. Rounding to float32 moves a length by at most 2^-24."""
+
+
+def check_limit(name: str, value: object, most: int | None = None) -> int:
+    """A whole number from 1 to ``most``."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise InvalidLimitError(name, expected="a whole number of at least 1", got=repr(value))
+    if most is not None and value > most:
+        raise InvalidLimitError(name, expected=f"at most {most} on this backend", got=int(value))
+    return int(value)
+
+
+def check_ids(ids: Iterable[str], *, distinct: bool) -> list[str]:
+    """Non-empty strings of at most 512 UTF-8 bytes, each once where ``distinct``."""
+    if isinstance(ids, str | bytes):
+        raise InvalidIdError("ids", expected="a sequence of strings", got=repr(ids)[:80])
+    checked = [_check_id(value) for value in ids]
+    if distinct and len(set(checked)) != len(checked):
+        seen: set[str] = set()
+        twice = next(value for value in checked if value in seen or seen.add(value))  # type: ignore[func-returns-value]
+        raise DuplicateIdError("ids", expected="each id once in a call", got=f"{twice!r} more than once")
+    return checked
+
+
+def _check_id(value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidIdError("id", expected="a string", got=f"{type(value).__name__} {value!r}"[:80])
+    if not value:
+        raise InvalidIdError("id", expected="a non-empty string", got="''")
+    size = _utf8_bytes(value, InvalidIdError("id", expected="Unicode text", got=f"a lone surrogate in {value!r}"[:80]))
+    if size > MAX_ID_BYTES:
+        raise InvalidIdError("id", expected=f"at most {MAX_ID_BYTES} bytes in UTF-8", got=f"{size} in {value[:20]!r}…")
+    return str(value)
+
+
+def _utf8_bytes(text: str, error: Exception) -> int:
+    try:
+        return len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        raise error from None
+
+
+def check_vectors(vectors: object, dim: int, metric: Metric, name: str = "vectors") -> NDArray[np.float32]:
+    """Our own float32 (N, dim) copy, C-contiguous and finite, rows normalised under cosine."""
+    array = np.asarray(vectors)
+    if array.size == 0 and array.ndim <= 2:
+        return np.empty((0, dim), np.float32)
+    if array.ndim != 2:
+        raise DimensionMismatchError(name, expected=f"a 2-dimensional array (N, {dim})", got=f"shape {array.shape}")
+    if array.shape[1] != dim:
+        raise DimensionMismatchError(name, expected=f"rows of {dim} numbers", got=f"rows of {array.shape[1]}")
+    if array.dtype not in (np.float32, np.float16):
+        raise InvalidVectorError(
+            name, expected="float32", got=array.dtype.name, hint="Convert with .astype(numpy.float32) if that is meant."
+        )
+    # A float16 widened is exact. The copy is what keeps a later change of the caller's array out of the store.
+    array = np.array(array, np.float32, order="C", copy=True)
+    finite = np.isfinite(array.sum(axis=1, dtype=np.float64))
+    if not finite.all():
+        row = int(np.flatnonzero(~finite)[0])
+        raise InvalidVectorError(name, expected="finite numbers", got=f"NaN or infinity in row {row}")
+    return _normalised(array, name) if metric == "cosine" else array
+
+
+def _normalised(rows: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    if not lengths.all():
+        row = int(np.flatnonzero(lengths == 0)[0])
+        raise InvalidVectorError(name, expected="a direction under cosine", got=f"a zero vector in row {row}")
+    stale = np.flatnonzero(np.abs(lengths - 1) > _UNIT)
+    if len(stale):
+        rows[stale] = (rows[stale] / lengths[stale, None]).astype(np.float32)
+    return rows
+
+
+def check_fields(names: Sequence[str] | None, spec: StoreSpec, *, default_all: bool) -> list[str]:
+    """The names of declared fields that a caller asks for."""
+    if names is None:
+        return list(spec.fields) if default_all else []
+    if isinstance(names, str):
+        raise InvalidFieldError("fields", expected="a list of field names", got=repr(names))
+    for name in names:
+        if name not in spec.fields:
+            raise UnknownFieldError(f"field {name!r}", expected=f"one of {sorted(spec.fields)}")
+    return list(dict.fromkeys(names))
+
+
+def check_batch(
+    spec: StoreSpec, ids: Iterable[str], vectors: object, fields: Mapping[str, Sequence[Any]] | None
+) -> Batch:
+    """Everything about one upsert."""
+    checked = check_ids(ids, distinct=True)
+    rows = check_vectors(vectors, spec.dim, spec.metric)
+    if len(rows) != len(checked):
+        raise DimensionMismatchError("vectors", expected=f"one row for each of {len(checked)} ids", got=f"{len(rows)}")
+    given = fields or {}
+    for name in given:
+        if name not in spec.fields:
+            raise UnknownFieldError(f"field {name!r}", expected=f"one of {sorted(spec.fields)}")
+    missing = sorted(set(spec.fields) - set(given))
+    if missing and checked:
+        raise InvalidFieldError(
+            "fields", expected=f"a column for each of {sorted(spec.fields)}", got=f"none for {missing}"
+        )
+    columns = {name: _column(name, spec.fields[name], given.get(name, ()), len(checked)) for name in spec.fields}
+    return Batch(checked, rows, columns)
+
+
+def _column(name: str, kind: FieldType, values: Sequence[Any], count: int) -> Column:
+    items = values.tolist() if isinstance(values, np.ndarray) else values
+    if isinstance(items, str) or not isinstance(items, Sequence):
+        raise InvalidFieldError(f"field {name!r}", expected="a column of values", got=repr(values)[:80])
+    if len(items) != count:
+        raise InvalidFieldError(f"field {name!r}", expected=f"{count} values, one for each id", got=len(items))
+    plain = [_value(name, kind, item) for item in items]
+    if kind is str:
+        column = np.empty(count, object)
+        column[:] = plain
+        return column
+    return np.array(plain, {int: np.int64, float: np.float64, bool: np.bool_}[kind])
+
+
+def _value(name: str, kind: FieldType, value: object) -> object:
+    if isinstance(value, np.generic):
+        value = value.item()
+    accepted: tuple[type, ...] = (float, int) if kind is float else (kind,)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        got = f"{type(value).__name__} {value!r}"[:80]
+        raise InvalidFieldError(f"field {name!r}", expected=f"a {kind.__name__}", got=got)
+    if isinstance(value, str):
+        size = _utf8_bytes(value, InvalidFieldError(f"field {name!r}", expected="Unicode text", got="a lone surrogate"))
+        if size > MAX_TEXT_BYTES:
+            raise InvalidFieldError(f"field {name!r}", expected=f"at most {MAX_TEXT_BYTES} bytes in UTF-8", got=size)
+    elif kind is int and not -(2**63) <= value < 2**63:  # type: ignore[operator]  # an int by the check above
+        raise InvalidFieldError(f"field {name!r}", expected="a 64-bit integer", got=value)
+    elif kind is float and not np.isfinite(value):  # type: ignore[call-overload]  # a number by the check above
+        raise InvalidFieldError(f"field {name!r}", expected="a finite number", got=value)
+    return value

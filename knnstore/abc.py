@@ -1,0 +1,368 @@
+"""The abstract store. Public methods are final and check everything; a backend implements the underscored ones.
+
+A backend sees only data that has been checked, copied and, under cosine, normalised. What it raises that is not a
+:class:`KnnStoreError` goes through its ``_map_error`` once, here, so no engine's own exception ever reaches a caller.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnstore import _validation as checks
+from knnstore.errors import BackendError, InvalidFilterError, InvalidInputError, KnnStoreError, StoreClosedError
+from knnstore.filters import Filter
+from knnstore.types import (
+    Batch,
+    Capabilities,
+    Conflict,
+    Consistency,
+    Hits,
+    Records,
+    StoreSpec,
+    StoreStats,
+    empty_column,
+)
+from knnstore.url import StoreURL
+
+__all__ = ["Backend", "EmbeddingStore", "OpenRequest"]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """What :func:`knnstore.open_store` asks of a backend.
+
+    Args:
+        url: where.
+        spec: what the collection must hold; None opens whatever is there and creates nothing.
+        read_only: refuse to write; a missing collection is then an error even with a spec.
+        consistency: what other openers see of our writes, and we of theirs.
+    """
+
+    url: StoreURL
+    spec: StoreSpec | None = None
+    read_only: bool = False
+    consistency: Consistency = "session"
+
+
+class Backend(ABC):
+    """One engine, as a plugin registers it."""
+
+    name: str
+    """Entry-point name, plugin name and URL scheme in one."""
+    summary: str
+    """One line for people who choose."""
+
+    @abstractmethod
+    def open(self, request: OpenRequest) -> EmbeddingStore:
+        """Open or create one collection; never drop or recreate one.
+
+        Raises:
+            StoreNotFoundError: nothing there and nothing to create it from.
+            SpecMismatchError: see :meth:`StoreSpec.check_against`.
+            InvalidURLError: an option that this backend does not have.
+        """
+
+    @abstractmethod
+    def collections(self, url: StoreURL) -> list[StoreURL]:
+        """The collections at this URL and one level below it, sorted; empty where there is none."""
+
+
+class EmbeddingStore(ABC):
+    """Vectors with ids and typed fields, searched by similarity. A context manager; safe for searching from threads.
+
+    Args:
+        url: where it was opened.
+        spec: what it holds.
+        read_only: refuse every method that writes.
+    """
+
+    def __init__(self, url: StoreURL, spec: StoreSpec, *, read_only: bool = False) -> None:
+        self._url, self._spec, self._read_only, self._closed = url, spec, read_only, False
+
+    @property
+    @final
+    def url(self) -> StoreURL:
+        """Where the store was opened."""
+        return self._url
+
+    @property
+    @final
+    def spec(self) -> StoreSpec:
+        """What the store holds, as stored with the data."""
+        return self._spec
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What this backend can do."""
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    @final
+    def upsert(
+        self,
+        ids: Sequence[str],
+        vectors: NDArray[np.float32],
+        fields: Mapping[str, Sequence[Any]] | None = None,
+        *,
+        on_conflict: Conflict = "replace",
+    ) -> int:
+        """Write records; all of the call or nothing of it, durable on return, seen by the next search.
+
+        Args:
+            ids: N distinct non-empty strings of at most 512 bytes in UTF-8.
+            vectors: float32 (N, D), finite; normalised here under cosine, stored bit for bit as given otherwise.
+            fields: a column of N values for each declared field.
+            on_conflict: what to do with ids that are stored already: ``"replace"`` them, ``"skip"`` them, or
+                ``"error"``.
+
+        Returns:
+            How many records were written.
+
+        Raises:
+            InvalidInputError: one of its subclasses says what is wrong; nothing was changed.
+            UnknownFieldError: a field that the spec does not declare.
+            ConflictError: ``on_conflict="error"`` and an id is stored; nothing was changed.
+        """
+        self._writable("upsert")
+        if on_conflict not in ("replace", "skip", "error"):
+            raise InvalidInputError("on_conflict", expected="replace, skip or error", got=repr(on_conflict))
+        batch = checks.check_batch(self._spec, ids, vectors, fields)
+        if not len(batch):
+            return 0
+        with self._mapped("upsert"):
+            return self._upsert(batch, on_conflict)
+
+    @final
+    def delete(self, ids: Iterable[str] | None = None, *, where: Filter | None = None) -> None:
+        """Remove records by id or by filter. An id that is not stored is no error.
+
+        Raises:
+            InvalidInputError: neither or both of ``ids`` and ``where`` are given.
+        """
+        self._writable("delete")
+        if (ids is None) == (where is None):
+            raise InvalidInputError(
+                "delete", expected="either ids or where", got="both" if ids is not None else "neither"
+            )
+        if ids is not None:
+            listed = checks.check_ids(ids, distinct=False)
+            with self._mapped("delete"):
+                if listed:
+                    self._delete_ids(list(dict.fromkeys(listed)))
+        elif (checked := self._checked(where)) is not None:
+            with self._mapped("delete"):
+                self._delete_where(checked)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    @final
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        where: Filter | None = None,
+        fields: Sequence[str] | None = None,
+    ) -> Hits:
+        """The k best records for each query, best first; the filter applies before the k are chosen.
+
+        Args:
+            queries: float32 (Q, D).
+            k: at least 1, at most ``capabilities.max_k``.
+            where: only records for which this holds.
+            fields: which fields to return with the hits; none by default.
+
+        Returns:
+            (Q, k) columns; where fewer than k records match, the rest has id "" and score -inf. The score is the cosine
+            similarity, the dot product or the negative squared L2 distance; higher is better.
+
+        Raises:
+            InvalidInputError: queries, k or the filter do not fit the spec.
+            UnknownFieldError: a field that the spec does not declare.
+            UnsupportedFilterError: the engine cannot express the filter.
+        """
+        self._usable("search")
+        rows = checks.check_vectors(queries, self._spec.dim, self._spec.metric, "queries")
+        k = checks.check_limit("k", k, self.capabilities.max_k)
+        names = checks.check_fields(fields, self._spec, default_all=False)
+        checked = self._checked(where)
+        if not len(rows):
+            columns = {name: empty_column(self._spec.fields[name], (0, k)) for name in names}
+            return Hits(np.empty((0, k), object), np.empty((0, k), np.float32), columns)
+        with self._mapped("search"):
+            return self._search(rows, k, checked, names)
+
+    @final
+    def get(self, ids: Iterable[str], *, fields: Sequence[str] | None = None, with_vectors: bool = True) -> Records:
+        """The stored ones among ``ids``, in the order asked for, each once; all fields unless some are named."""
+        self._usable("get")
+        listed = list(dict.fromkeys(checks.check_ids(ids, distinct=False)))
+        names = checks.check_fields(fields, self._spec, default_all=True)
+        if not listed:
+            return self._no_records(names, with_vectors)
+        with self._mapped("get"):
+            return self._get(listed, names, with_vectors)
+
+    @final
+    def count(self, where: Filter | None = None) -> int:
+        """How many records there are, or match."""
+        self._usable("count")
+        checked = self._checked(where)
+        with self._mapped("count"):
+            return self._count(checked)
+
+    @final
+    def scan(
+        self,
+        where: Filter | None = None,
+        *,
+        fields: Sequence[str] | None = None,
+        with_vectors: bool = False,
+        batch_size: int = 1024,
+    ) -> Iterator[Records]:
+        """Every record, or every match, once, in batches of at most ``batch_size``; in no promised order."""
+        self._usable("scan")
+        batch_size = checks.check_limit("batch_size", batch_size)
+        names = checks.check_fields(fields, self._spec, default_all=True)
+        return self._scanned(self._checked(where), names, with_vectors, batch_size)
+
+    # -- keeping ------------------------------------------------------------------------------------------------------
+
+    @final
+    def flush(self) -> None:
+        """Wait until everything written is where it will stay."""
+        self._writable("flush")
+        with self._mapped("flush"):
+            self._flush()
+
+    @final
+    def optimize(self) -> None:
+        """Let the engine rebuild, compact or train whatever makes searching faster; answers stay right meanwhile."""
+        self._writable("optimize")
+        with self._mapped("optimize"):
+            self._optimize()
+
+    @final
+    def stats(self) -> StoreStats:
+        """Figures about the store; may measure recall, which takes some searches."""
+        self._usable("stats")
+        with self._mapped("stats"):
+            return self._stats()
+
+    @final
+    def close(self) -> None:
+        """Release everything. Closing twice is fine; any other use afterwards is a :class:`StoreClosedError`."""
+        if not self._closed:
+            self._closed = True
+            with self._mapped("close"):
+                self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._closed else ""
+        return f"<{type(self).__name__} {self._url} dim={self._spec.dim} metric={self._spec.metric}{state}>"
+
+    # -- what a backend implements ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        """Write all of a non-empty batch or nothing; return how many were written."""
+
+    @abstractmethod
+    def _delete_ids(self, ids: list[str]) -> None:
+        """Remove a non-empty list of distinct ids."""
+
+    @abstractmethod
+    def _delete_where(self, where: Filter) -> None:
+        """Remove what matches."""
+
+    @abstractmethod
+    def _search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:
+        """Search a non-empty batch of queries."""
+
+    @abstractmethod
+    def _get(self, ids: list[str], fields: list[str], with_vectors: bool) -> Records:
+        """Return the stored ones among distinct ids, in their order."""
+
+    @abstractmethod
+    def _count(self, where: Filter | None) -> int:
+        """Count."""
+
+    @abstractmethod
+    def _scan(self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
+        """Yield every match once."""
+
+    @abstractmethod
+    def _stats(self) -> StoreStats:
+        """Measure."""
+
+    def _flush(self) -> None:  # noqa: B027  # optional: nothing to wait for where writes are synchronous
+        """Wait for writes to settle."""
+
+    def _optimize(self) -> None:  # noqa: B027  # optional: an engine may have nothing to rebuild
+        """Rebuild, compact, train."""
+
+    def _close(self) -> None:  # noqa: B027  # optional: an engine may hold nothing
+        """Release what is held."""
+
+    def _map_error(self, error: Exception) -> KnnStoreError | None:
+        """Turn an engine's exception into one of ours; None makes it a :class:`BackendError`."""
+        return None
+
+    # -- shared -------------------------------------------------------------------------------------------------------
+
+    def _no_records(self, fields: Sequence[str], with_vectors: bool) -> Records:
+        vectors = np.empty((0, self._spec.dim), np.float32) if with_vectors else None
+        return Records(np.empty(0, object), vectors, {f: empty_column(self._spec.fields[f], 0) for f in fields})
+
+    def _usable(self, operation: str) -> None:
+        if self._closed:
+            raise StoreClosedError(f"{operation} on {self._url}", expected="an open store", got="a closed one")
+
+    def _writable(self, operation: str) -> None:
+        self._usable(operation)
+        if self._read_only:
+            raise InvalidInputError(
+                f"{operation} on {self._url}", expected="a store opened for writing", got="read_only"
+            )
+
+    def _checked(self, where: Filter | None) -> Filter | None:
+        if where is not None and not isinstance(where, Filter):
+            raise InvalidFilterError("where", expected="a filter such as F('label') == 'x'", got=repr(where))
+        return None if where is None else where.check(self._spec.fields)
+
+    def _scanned(
+        self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int
+    ) -> Iterator[Records]:
+        with self._mapped("scan"):
+            for records in self._scan(where, fields, with_vectors, batch_size):
+                yield records
+                self._usable("scan")
+
+    @contextmanager
+    def _mapped(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except KnnStoreError:
+            raise
+        except Exception as error:
+            mapped = self._map_error(error) or BackendError(
+                f"{operation} on {self._url}: {type(error).__name__}: {error}"
+            )
+            raise mapped from error

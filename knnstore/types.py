@@ -1,0 +1,257 @@
+"""The values that go in and out of a store. Columns, not lists of objects.
+
+N   records in a batch        Q   queries in a batch        K   hits for a query        D   width of a vector
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnstore.errors import InvalidFieldError, InvalidInputError, SpecMismatchError
+from knnstore.filters import FieldType
+
+__all__ = [
+    "MAX_ID_BYTES",
+    "MAX_TEXT_BYTES",
+    "Batch",
+    "Capabilities",
+    "Column",
+    "Conflict",
+    "Consistency",
+    "EmbeddingSpace",
+    "Hits",
+    "Metric",
+    "Records",
+    "StoreSpec",
+    "StoreStats",
+    "empty_column",
+]
+
+Metric: TypeAlias = Literal["cosine", "dot", "l2"]
+Conflict: TypeAlias = Literal["replace", "skip", "error"]
+Consistency: TypeAlias = Literal["strong", "session", "eventual"]
+Column: TypeAlias = NDArray[Any]
+"""object (str), int64, float64 or bool; one value for each record."""
+
+MAX_ID_BYTES = 512
+"""Longest id, in UTF-8 bytes."""
+MAX_TEXT_BYTES = 65_535
+"""Longest value of a ``str`` field, in UTF-8 bytes: what the narrowest of the supported engines (Milvus) can hold."""
+
+_FIELD_TYPES: dict[str, FieldType] = {"str": str, "int": int, "float": float, "bool": bool}
+_DTYPES: dict[FieldType, Any] = {str: object, int: np.int64, float: np.float64, bool: np.bool_}
+_EMPTY: dict[FieldType, Any] = {str: "", int: 0, float: np.nan, bool: False}
+
+
+def empty_column(kind: FieldType, shape: int | tuple[int, ...]) -> Column:
+    """A column of "nothing here" values: "" for str, 0 for int, NaN for float, False for bool."""
+    return np.full(shape, _EMPTY[kind], dtype=_DTYPES[kind])
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingSpace:
+    """Where vectors come from. Two stores hold comparable vectors exactly when their fingerprints are equal.
+
+    Args:
+        encoder: a name for people, such as ``"dinov2-b14-reg"``.
+        fingerprint: ``"sha256:…"`` over everything that changes a vector: weights, preprocessing, layer, pooling.
+        note: anything else worth reading later.
+    """
+
+    encoder: str
+    fingerprint: str
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.encoder or not self.fingerprint:
+            raise InvalidInputError("embedding space", expected="an encoder name and a fingerprint", got=repr(self))
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSpec:
+    """What a collection holds. It is stored with the data and checked at every opening.
+
+    Args:
+        dim: width of the vectors.
+        metric: ``"cosine"``, ``"dot"`` or ``"l2"``; scores are higher-is-better for each (cosine similarity, dot
+            product, negative squared distance).
+        fields: name and type (str, int, float, bool) of each field; every record has a value for every field.
+        space: the embedding space, or None where the caller keeps track.
+
+    Raises:
+        InvalidInputError: dim below 1, an unknown metric.
+        InvalidFieldError: a field name that is not an identifier or starts with an underscore, or another type.
+    """
+
+    dim: int
+    metric: Metric = "cosine"
+    fields: Mapping[str, FieldType] = field(default_factory=dict)
+    space: EmbeddingSpace | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.dim, int) or isinstance(self.dim, bool) or self.dim < 1:
+            raise InvalidInputError("spec.dim", expected="a whole number of at least 1", got=repr(self.dim))
+        if self.metric not in ("cosine", "dot", "l2"):
+            raise InvalidInputError("spec.metric", expected="cosine, dot or l2", got=repr(self.metric))
+        for name, kind in self.fields.items():
+            if not name.isidentifier() or not name.isascii() or name.startswith("_") or name in ("id", "vector"):
+                raise InvalidFieldError(
+                    f"spec.fields: name {name!r}",
+                    expected="an ASCII identifier that starts with a letter, other than id and vector",
+                )
+            if kind not in _DTYPES:
+                raise InvalidFieldError(f"spec.fields[{name!r}]", expected="str, int, float or bool", got=repr(kind))
+        object.__setattr__(self, "fields", dict(self.fields))
+
+    def to_json(self) -> str:
+        """The text that a backend stores beside the data."""
+        space = None if self.space is None else {
+            "encoder": self.space.encoder, "fingerprint": self.space.fingerprint, "note": self.space.note,
+        }  # fmt: skip
+        fields = {name: kind.__name__ for name, kind in self.fields.items()}
+        return json.dumps({"dim": self.dim, "metric": self.metric, "fields": fields, "space": space}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> StoreSpec:
+        """The inverse of :meth:`to_json`."""
+        raw = json.loads(text)
+        fields = {name: _FIELD_TYPES[kind] for name, kind in raw["fields"].items()}
+        space = None if raw["space"] is None else EmbeddingSpace(**raw["space"])
+        return cls(raw["dim"], raw["metric"], fields, space)
+
+    def check_against(self, stored: StoreSpec, where: str) -> None:
+        """Refuse to open ``stored`` as if it were ``self``.
+
+        A wanted spec without a space accepts any; the note of a space is not compared.
+
+        Raises:
+            SpecMismatchError: naming every difference, both sides.
+        """
+        pairs = {
+            "dim": (self.dim, stored.dim),
+            "metric": (self.metric, stored.metric),
+            "fields": (_typed(self.fields), _typed(stored.fields)),
+        }
+        if self.space is not None:
+            pairs["space"] = (_identity(self.space), _identity(stored.space))
+        wrong = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+        if wrong:
+            raise SpecMismatchError(
+                f"{where} holds another collection",
+                expected="; ".join(f"{name} {wanted}" for name, (wanted, _) in wrong.items()),
+                got="; ".join(f"{name} {there}" for name, (_, there) in wrong.items()),
+                hint="Nothing was changed. Open it with the stored spec, or choose another URL.",
+            )
+
+
+def _typed(fields: Mapping[str, FieldType]) -> dict[str, str]:
+    return {name: fields[name].__name__ for name in sorted(fields)}
+
+
+def _identity(space: EmbeddingSpace | None) -> str:
+    return "none" if space is None else space.fingerprint
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """A validated batch of records on its way into a backend, which may keep the arrays: no one else holds them.
+
+    Args:
+        ids: N distinct strings.
+        vectors: float32 (N, D), C-contiguous; unit-norm rows under cosine.
+        fields: one column of N values for each declared field.
+    """
+
+    ids: list[str]
+    vectors: NDArray[np.float32]
+    fields: dict[str, Column]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Records:
+    """Stored records, as columns.
+
+    Args:
+        ids: object (N,), str.
+        vectors: float32 (N, D), bit for bit as stored; None where not asked for.
+        fields: one column of N values for each field asked for.
+    """
+
+    ids: NDArray[np.object_]
+    vectors: NDArray[np.float32] | None
+    fields: dict[str, Column]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hits:
+    """The best K of each query, best first. Slots not found: id "", score -inf, an empty field value.
+
+    Args:
+        ids: object (Q, K), str.
+        scores: float32 (Q, K), higher is better under every metric.
+        fields: one (Q, K) column for each field asked for.
+    """
+
+    ids: NDArray[np.object_]
+    scores: NDArray[np.float32]
+    fields: dict[str, Column]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do, as data.
+
+    Args:
+        max_k: largest k of one search, None where there is no limit.
+        filters: the operators that filters may use.
+        persistent: what is written is there after the process ends.
+        server: the data lives in another process.
+        snapshot: a consistent copy can be taken while others write.
+        multi_process: several processes may open it at once.
+        approximate: a search may miss some of the true neighbours.
+        recall_floor: the least share of true neighbours that the backend declares; 1 where the search is exact.
+        consistency: the levels that ``open_store(consistency=…)`` accepts.
+    """
+
+    max_k: int | None = None
+    filters: frozenset[str] = frozenset({"==", "!=", "<", "<=", ">", ">=", "isin", "&", "|", "~"})
+    persistent: bool = True
+    server: bool = False
+    snapshot: bool = False
+    multi_process: bool = False
+    approximate: bool = False
+    recall_floor: float = 1.0
+    consistency: tuple[Consistency, ...] = ("strong",)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """Figures about a store.
+
+    Args:
+        backend: its name.
+        count: records stored.
+        bytes_on_disk: what they take on disk, None where it cannot be told.
+        bytes_in_memory: what this process holds for them, None where it cannot be told.
+        recall: measured share of true neighbours among the first 10 found, None before there is anything to measure.
+        details: whatever else the backend reports, readable as JSON.
+    """
+
+    backend: str
+    count: int
+    bytes_on_disk: int | None = None
+    bytes_in_memory: int | None = None
+    recall: float | None = None
+    details: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)

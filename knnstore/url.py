@@ -1,0 +1,115 @@
+"""Store URLs: ``scheme[+variant]://[user:password@]host[:port]/path?option=value``."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from knnstore.errors import InvalidURLError
+
+__all__ = ["StoreURL"]
+
+_SCHEME = re.compile(r"[a-z][a-z0-9]*(\+[a-z][a-z0-9]*)?")
+_SECRETS = ("password", "token", "api_key", "secret")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreURL:
+    """A parsed store URL. Its text never shows a secret; :attr:`password` and :attr:`options` do hold them.
+
+    Args:
+        backend: the scheme before a ``+``; the name of the plugin.
+        variant: the scheme after the ``+``, or "".
+        host: host name, "" for an embedded store.
+        port: port, None where not given.
+        path: percent-decoded path with its leading slash: a folder, or the name of a collection.
+        options: what follows ``?``, each name once.
+        user: user name, or "".
+        password: password, or "".
+    """
+
+    backend: str
+    variant: str = ""
+    host: str = ""
+    port: int | None = None
+    path: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+    @classmethod
+    def parse(cls, url: str | StoreURL) -> StoreURL:
+        """Take a URL apart.
+
+        Raises:
+            InvalidURLError: no scheme, a port that is no number, an option twice.
+        """
+        if isinstance(url, StoreURL):
+            return url
+        scheme, separator, _ = url.partition("://")
+        if not separator or not _SCHEME.fullmatch(scheme):
+            raise InvalidURLError(
+                "store URL",
+                expected="scheme://…, such as faiss:///folder or qdrant://host:6333/name",
+                got=repr(url)[:80],
+            )
+        # urlsplit does not know our schemes' query rules when the scheme has a "+", so it parses a stand-in.
+        try:
+            parts = urlsplit("store" + url[len(scheme) :])
+            port = parts.port
+        except ValueError as error:
+            raise InvalidURLError(f"store URL {scheme}://…: {error}") from None
+        if parts.fragment:
+            raise InvalidURLError(f"store URL {scheme}://…", expected="no '#'", hint="Write %23 for a '#' in a path.")
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        if len(dict(pairs)) != len(pairs):
+            raise InvalidURLError(
+                f"store URL {scheme}://…", expected="each option once", got=sorted(k for k, _ in pairs)
+            )
+        backend, _, variant = scheme.partition("+")
+        return cls(
+            backend, variant, parts.hostname or "", port, unquote(parts.path), dict(pairs),
+            unquote(parts.username or ""), unquote(parts.password or ""),
+        )  # fmt: skip
+
+    def child(self, name: str) -> StoreURL:
+        """The same place, one name further down; how one URL holds several embedding spaces."""
+        return replace(self, path=f"{self.path.rstrip('/')}/{name}")
+
+    def check_options(self, known: Iterable[str]) -> Mapping[str, str]:
+        """The options, all of them among ``known``.
+
+        Raises:
+            InvalidURLError: an option that this backend does not have, with the nearest that it has.
+        """
+        names = sorted(known)
+        for name in self.options:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, 1)
+                raise InvalidURLError(
+                    f"{self}: option {name!r}",
+                    expected=f"one of {names}" if names else "no options",
+                    hint=f"Did you mean {near[0]!r}?" if near else "",
+                )
+        return self.options
+
+    def __str__(self) -> str:
+        """The URL with secrets replaced by ``***``; it parses again, without them."""
+        scheme = f"{self.backend}+{self.variant}" if self.variant else self.backend
+        user = f"{quote(self.user)}{':***' if self.password else ''}@" if self.user or self.password else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = f":{self.port}" if self.port is not None else ""
+        options = {k: "***" if _is_secret(k) else v for k, v in self.options.items()}
+        query = f"?{urlencode(options, safe='*/:,')}" if options else ""
+        return f"{scheme}://{user}{host}{port}{quote(self.path)}{query}"
+
+    def __repr__(self) -> str:
+        return f"StoreURL({str(self)!r})"
+
+
+def _is_secret(name: str) -> bool:
+    """Options that carry a secret itself; ``api_key_env`` and ``api_key_file`` only say where one is."""
+    return name.lower() in _SECRETS
