@@ -95,11 +95,13 @@ class Masks:
         matrix: float32 CSR (N, H·W), row-major pixels, coverage of the pixel by the mask in (0, 1].
         size: (H, W).
         scores: float32 (N,), how much the proposer believes in each mask; 1 where it has no opinion.
+        instances: each mask is meant to be one whole object, not a part of one or a patch of stuff.
     """
 
     matrix: sparse.csr_array
     size: tuple[int, int]
     scores: NDArray[np.float32]
+    instances: bool = False
 
     def __post_init__(self) -> None:
         rows, pixels = self.matrix.shape
@@ -111,21 +113,26 @@ class Masks:
 
     @classmethod
     def from_dense(
-        cls, masks: NDArray[np.bool_] | NDArray[np.float32], scores: NDArray[np.float32] | None = None
+        cls,
+        masks: NDArray[np.bool_] | NDArray[np.float32],
+        scores: NDArray[np.float32] | None = None,
+        *,
+        instances: bool = False,
     ) -> Masks:
         """Take bool or float32 (N, H, W) masks.
 
         Raises:
             MaskError: the array is not (N, H, W), or holds values outside [0, 1].
         """
-        masks = np.asarray(masks)
-        if masks.ndim != 3 or masks.dtype.kind not in "bf":
-            raise MaskError(f"masks: expected a bool or float array (N, H, W), got {masks.dtype.name} {masks.shape}")
-        if masks.dtype.kind == "f" and masks.size and not (np.nanmin(masks) >= 0 and np.nanmax(masks) <= 1):
+        array = np.asarray(masks)
+        if array.ndim != 3 or array.dtype.kind not in "bf":
+            raise MaskError(f"masks: expected a bool or float array (N, H, W), got {array.dtype.name} {array.shape}")
+        if array.dtype.kind == "f" and not ((array >= 0) & (array <= 1)).all():
             raise MaskError("masks: expected values between 0 and 1")
-        count, height, width = masks.shape
-        matrix = sparse.csr_array(masks.reshape(count, height * width), dtype=np.float32)
-        return cls(matrix, (height, width), _ones(count) if scores is None else np.asarray(scores, np.float32))
+        count, height, width = array.shape
+        matrix = sparse.csr_array(array.reshape(count, height * width).astype(np.float32))
+        quality = _ones(count) if scores is None else np.asarray(scores, np.float32)
+        return cls(matrix, (height, width), quality, instances)
 
     @classmethod
     def from_partition(cls, regions: NDArray[np.integer], scores: NDArray[np.float32] | None = None) -> Masks:
@@ -150,7 +157,8 @@ class Masks:
         if len(sizes) != 1:
             raise MaskError(f"masks: expected parts of one image size, got {sorted(sizes)}")
         matrix = sparse.csr_array(sparse.vstack([part.matrix for part in parts], format="csr"))
-        return cls(matrix, parts[0].size, np.concatenate([part.scores for part in parts]))
+        scores = np.concatenate([part.scores for part in parts])
+        return cls(matrix, parts[0].size, scores, all(part.instances for part in parts))
 
     def __len__(self) -> int:
         return int(self.matrix.shape[0])
@@ -164,7 +172,7 @@ class Masks:
         """The masks that an index or boolean array picks."""
         rows = np.asarray(keep)
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
-        return Masks(self.matrix[rows], self.size, self.scores[rows])
+        return Masks(self.matrix[rows], self.size, self.scores[rows], self.instances)
 
     def dense(self) -> NDArray[np.bool_]:
         """Bool (N, H, W): where each mask covers at least half of a pixel."""
