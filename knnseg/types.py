@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 from scipy import sparse
 
 from knnseg.errors import MaskError, ShapeError, VocabularyError
@@ -137,14 +138,24 @@ class Masks:
     @classmethod
     def from_partition(cls, regions: NDArray[np.integer], scores: NDArray[np.float32] | None = None) -> Masks:
         """One mask for each value that is at least 0 in an integer (H, W) map, ordered by value."""
-        height, width = regions.shape
         flat = regions.reshape(-1)
         pixels = np.flatnonzero(flat >= 0)
         values, rows = np.unique(flat[pixels], return_inverse=True)
-        matrix = sparse.csr_array(
-            (np.ones(len(pixels), np.float32), (rows, pixels)), shape=(len(values), height * width)
-        )
-        return cls(matrix, (height, width), _ones(len(values)) if scores is None else scores)
+        return cls.from_pixels(rows, pixels, len(values), regions.shape, scores)
+
+    @classmethod
+    def from_pixels(
+        cls,
+        rows: NDArray[np.integer],
+        pixels: NDArray[np.integer],
+        count: int,
+        size: tuple[int, ...],
+        scores: NDArray[np.float32] | None = None,
+    ) -> Masks:
+        """Mask ``rows[i]`` of ``count`` covers pixel ``pixels[i]`` of an image of ``size`` (H, W), row-major."""
+        height, width = size
+        matrix = sparse.csr_array((np.ones(len(pixels), np.float32), (rows, pixels)), shape=(count, height * width))
+        return cls(matrix, (height, width), _ones(count) if scores is None else scores)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Masks]) -> Masks:
@@ -178,6 +189,16 @@ class Masks:
         """Bool (N, H, W): where each mask covers at least half of a pixel."""
         dense: NDArray[np.bool_] = self.matrix.toarray().reshape(len(self), *self.size) >= 0.5
         return dense
+
+    def to_rle(self) -> list[str]:
+        """Each mask in COCO's compressed run-length encoding, with column-major runs."""
+        return [coco_mask.encode(np.asfortranarray(self[i], np.uint8))["counts"].decode("ascii") for i in range(len(self))]
+
+    @classmethod
+    def from_rle(cls, encoded: Sequence[str], size: tuple[int, int]) -> Masks:
+        """The inverse of :meth:`to_rle`, for an image of ``size`` (H, W)."""
+        decoded = [coco_mask.decode({"size": list(size), "counts": text.encode("ascii")}) for text in encoded]
+        return cls.from_dense(np.stack(decoded).astype(bool) if decoded else np.zeros((0, *size), bool))
 
     @property
     def areas(self) -> NDArray[np.float32]:

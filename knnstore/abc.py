@@ -7,6 +7,7 @@ A backend sees only data that has been checked, copied and, under cosine, normal
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from knnstore import _validation as checks
 from knnstore.errors import BackendError, InvalidFilterError, InvalidInputError, KnnStoreError, StoreClosedError
-from knnstore.filters import Filter
+from knnstore.filters import Filter, Scalar
 from knnstore.types import (
     Batch,
     Capabilities,
@@ -221,6 +222,30 @@ class EmbeddingStore(ABC):
             return self._count(checked)
 
     @final
+    def count_by(self, field: str, where: Filter | None = None) -> dict[Scalar, int]:
+        """How many records there are, or match, for each value that occurs in a field.
+
+        Raises:
+            UnknownFieldError: a field that the spec does not declare.
+        """
+        self._usable("count_by")
+        checks.check_fields([field], self._spec, default_all=False)
+        checked = self._checked(where)
+        with self._mapped("count_by"):
+            return self._count_by(field, checked)
+
+    @final
+    def revision(self) -> str:
+        """A short text that is another one whenever the content may have changed; cheap enough for every search.
+
+        For whoever remembers something derived from the content. A backend that cannot tell reports the number of
+        records, which misses a replacement by another process.
+        """
+        self._usable("revision")
+        with self._mapped("revision"):
+            return self._revision()
+
+    @final
     def scan(
         self,
         where: Filter | None = None,
@@ -311,6 +336,17 @@ class EmbeddingStore(ABC):
     @abstractmethod
     def _stats(self) -> StoreStats:
         """Measure."""
+
+    def _count_by(self, field: str, where: Filter | None) -> dict[Scalar, int]:
+        """Count each value; an engine that can group or facet does better."""
+        counts: Counter[Scalar] = Counter()
+        for records in self._scan(where, [field], False, 8192):
+            counts.update(records.fields[field].tolist())
+        return dict(counts)
+
+    def _revision(self) -> str:
+        """Identify the content."""
+        return str(self._count(None))
 
     def _flush(self) -> None:  # noqa: B027  # optional: nothing to wait for where writes are synchronous
         """Wait for writes to settle."""

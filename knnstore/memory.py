@@ -25,6 +25,7 @@ class _Collection:
     def __init__(self, spec: StoreSpec) -> None:
         self.spec = spec
         self.lock = threading.RLock()
+        self.revision = 0
         self.ids = np.empty(0, object)
         self.vectors = np.empty((0, spec.dim), np.float32)
         self.fields: dict[str, Column] = {name: empty_column(kind, 0) for name, kind in spec.fields.items()}
@@ -35,10 +36,12 @@ class _Collection:
         return np.array([where.get(value, -1) for value in ids], np.intp)
 
     def keep(self, kept: NDArray[np.bool_]) -> None:
+        self.revision += 1
         self.ids, self.vectors = self.ids[kept], self.vectors[kept]
         self.fields = {name: column[kept] for name, column in self.fields.items()}
 
     def append(self, batch: Batch, rows: NDArray[np.intp]) -> None:
+        self.revision += 1
         ids = np.array(batch.ids, object)[rows]
         self.ids, self.vectors = np.concatenate([self.ids, ids]), np.concatenate([self.vectors, batch.vectors[rows]])
         self.fields = {name: np.concatenate([self.fields[name], batch.fields[name][rows]]) for name in self.fields}
@@ -109,6 +112,9 @@ class MemoryStore(EmbeddingStore):
     def _count(self, where: Filter | None) -> int:
         with self._data.lock:
             return len(self._data.match(where))
+
+    def _revision(self) -> str:
+        return str(self._data.revision)
 
     def _scan(self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
         with self._data.lock:
