@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from knnseg.embeddings import pool
 from knnseg.errors import MaskError, VocabularyError
-from knnseg.features import EncodedImage, FeatureExtractor
+from knnseg.features import FeatureExtractor
 from knnseg.images import content_hash
-from knnseg.types import Embeddings, LabelledImage, Masks, Neighbours, Vocabulary
+from knnseg.types import Embeddings, LabelledImage, Masks, Neighbours, Vocabulary, positions
 from knnstore import EmbeddingSpace, EmbeddingStore, F, Filter, StoreSpec, StoreURL, collections, open_store
 from knnstore.errors import StoreNotFoundError
 
@@ -179,11 +179,11 @@ class ConceptDatabase:
         """
         images = [examples] if isinstance(examples, LabelledImage) else examples
         wanted = None if classes is None else frozenset(classes)
-        total = len(images) if hasattr(images, "__len__") else None
+        total = len(images) if isinstance(images, Sized) else None
         report = AddReport()
         # disable=None would hide the bar where standard error is no terminal; a caller that asks gets one.
         with tqdm(images, total=total, unit="image", disable=not progress, desc="adding") as bar:
-            for group in itertools.batched(bar, batch) if hasattr(itertools, "batched") else _batched(bar, batch):
+            for group in _batched(bar, batch):
                 report += self._add_batch(group, wanted, min_area, keep_masks, writer)
                 bar.set_postfix(added=report.added, present=report.present)
         return report
@@ -226,14 +226,19 @@ class ConceptDatabase:
         return self._write([prepared], True, writer) + AddReport(images=1)
 
     def _add_batch(
-        self, group: Iterable[LabelledImage], wanted: frozenset[str] | None, min_area: int, keep_masks: bool, writer: str
+        self,
+        group: Iterable[LabelledImage],
+        wanted: frozenset[str] | None,
+        min_area: int,
+        keep_masks: bool,
+        writer: str,
     ) -> AddReport:
         prepared, report = [], AddReport()
         for example in group:
             info = [s for s in example.info if wanted is None or s.label in wanted]
             masks = _segment_masks(example, [s.id for s in info])
-            usable = masks.areas >= max(min_area, 1)
-            kept = [s for s, ok in zip(info, usable, strict=True) if ok]
+            usable = np.asarray(masks.areas >= max(min_area, 1))
+            kept = [s for s, ok in zip(info, usable.tolist(), strict=True) if ok]
             report += AddReport(images=1, skipped=int((~usable).sum()))
             prepared.append(_described(example, masks.select(usable), [s.label for s in kept], [s.thing for s in kept]))
         return report + self._write(prepared, keep_masks, writer)
@@ -360,9 +365,7 @@ def _batched(items: Iterable[LabelledImage], size: int) -> Iterator[tuple[Labell
 
 def _segment_masks(example: LabelledImage, numbers: list[int]) -> Masks:
     """One mask for each segment number, in order; empty where the map does not have it."""
-    place = np.full(int(max([example.segments.max(initial=0), *numbers, 0])) + 1, -1, np.int64)
-    place[numbers] = np.arange(len(numbers))
-    rows = place[np.maximum(example.segments, 0)].reshape(-1)
+    rows = positions(example.segments, numbers).reshape(-1)
     pixels = np.flatnonzero(rows >= 0)
     return Masks.from_pixels(rows[pixels], pixels, len(numbers), example.segments.shape)
 

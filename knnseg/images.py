@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,11 +84,11 @@ def load_label_map(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArra
         return np.asarray(image).astype(np.int32)
 
 
-def load_panoptic_png(source: ImageLike) -> NDArray[np.int32]:
+def load_panoptic_png(source: str | PathLike[str] | bytes | Image.Image) -> NDArray[np.int32]:
     """Read a COCO panoptic PNG, where the segment number is R + 256·G + 65536·B: int32 (H, W)."""
     name = _name(source)
     with _readable(name):
-        image = cast("Image.Image", source) if isinstance(source, Image.Image) else _open(source)
+        image = source if isinstance(source, Image.Image) else _open(source)
         if image.mode not in ("RGB", "RGBA"):
             raise ImageError(f"{name}: expected a panoptic PNG in RGB, got mode {image.mode}")
         rgb = np.asarray(image.convert("RGB")).astype(np.int32)

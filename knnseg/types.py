@@ -33,6 +33,7 @@ __all__ = [
     "Masks",
     "Neighbours",
     "Vocabulary",
+    "positions",
 ]
 
 ImageArray: TypeAlias = NDArray[np.uint8]
@@ -128,10 +129,11 @@ class Masks:
         array = np.asarray(masks)
         if array.ndim != 3 or array.dtype.kind not in "bf":
             raise MaskError(f"masks: expected a bool or float array (N, H, W), got {array.dtype.name} {array.shape}")
-        if array.dtype.kind == "f" and not ((array >= 0) & (array <= 1)).all():
+        weights = array.astype(np.float32)
+        if not ((weights >= 0) & (weights <= 1)).all():  # false for NaN too
             raise MaskError("masks: expected values between 0 and 1")
         count, height, width = array.shape
-        matrix = sparse.csr_array(array.reshape(count, height * width).astype(np.float32))
+        matrix = sparse.csr_array(weights.reshape(count, height * width))
         quality = _ones(count) if scores is None else np.asarray(scores, np.float32)
         return cls(matrix, (height, width), quality, instances)
 
@@ -192,7 +194,9 @@ class Masks:
 
     def to_rle(self) -> list[str]:
         """Each mask in COCO's compressed run-length encoding, with column-major runs."""
-        return [coco_mask.encode(np.asfortranarray(self[i], np.uint8))["counts"].decode("ascii") for i in range(len(self))]
+        return [
+            coco_mask.encode(np.asfortranarray(self[i], np.uint8))["counts"].decode("ascii") for i in range(len(self))
+        ]
 
     @classmethod
     def from_rle(cls, encoded: Sequence[str], size: tuple[int, int]) -> Masks:
@@ -375,8 +379,15 @@ class LabelledImage:
     def semantic(self, classes: Sequence[str]) -> NDArray[np.int32]:
         """int32 (H, W): index into ``classes`` of each pixel, ``IGNORE`` elsewhere."""
         position = {name: i for i, name in enumerate(classes)}
-        table = np.full(int(self.segments.max(initial=0)) + 1, IGNORE, np.int32)
-        for segment in self.info:
-            if segment.id < len(table):
-                table[segment.id] = position.get(segment.label, IGNORE)
-        return table[self.segments]
+        table = np.array([*(position.get(segment.label, IGNORE) for segment in self.info), IGNORE], np.int32)
+        return table[positions(self.segments, [segment.id for segment in self.info])]
+
+
+def positions(values: NDArray[np.integer], wanted: Sequence[int]) -> NDArray[np.int64]:
+    """Where each value is in a list of distinct numbers, -1 where it is not: int64, the shape of ``values``."""
+    if not wanted:
+        return np.full(values.shape, -1, np.int64)
+    order = np.argsort(wanted, kind="stable")
+    ascending = np.asarray(wanted, np.int64)[order]
+    place = np.minimum(np.searchsorted(ascending, values), len(order) - 1)
+    return np.where(ascending[place] == values, order[place], -1)

@@ -112,7 +112,7 @@ def check_fields(names: Sequence[str] | None, spec: StoreSpec, *, default_all: b
 
 
 def check_batch(
-    spec: StoreSpec, ids: Iterable[str], vectors: object, fields: Mapping[str, Sequence[Any]] | None
+    spec: StoreSpec, ids: Iterable[str], vectors: object, fields: Mapping[str, Sequence[Any] | NDArray[Any]] | None
 ) -> Batch:
     """Everything about one upsert."""
     checked = check_ids(ids, distinct=True)
@@ -132,7 +132,7 @@ def check_batch(
     return Batch(checked, rows, columns)
 
 
-def _column(name: str, kind: FieldType, values: Sequence[Any], count: int) -> Column:
+def _column(name: str, kind: FieldType, values: Sequence[Any] | NDArray[Any], count: int) -> Column:
     items = values.tolist() if isinstance(values, np.ndarray) else values
     if isinstance(items, str) or not isinstance(items, Sequence):
         raise InvalidFieldError(f"field {name!r}", expected="a column of values", got=repr(values)[:80])

@@ -112,7 +112,7 @@ class EmbeddingStore(ABC):
         self,
         ids: Sequence[str],
         vectors: NDArray[np.float32],
-        fields: Mapping[str, Sequence[Any]] | None = None,
+        fields: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
         *,
         on_conflict: Conflict = "replace",
     ) -> int:

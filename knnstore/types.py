@@ -133,7 +133,7 @@ class StoreSpec:
         Raises:
             SpecMismatchError: naming every difference, both sides.
         """
-        pairs = {
+        pairs: dict[str, tuple[object, object]] = {
             "dim": (self.dim, stored.dim),
             "metric": (self.metric, stored.metric),
             "fields": (_typed(self.fields), _typed(stored.fields)),

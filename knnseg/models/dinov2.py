@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import timm
@@ -43,8 +44,8 @@ class DinoFeatures:
         self._device = pick_device(device)
         self._model = model.eval().to(self._device)
         self._side, self._patch = short_side, int(model.patch_embed.patch_size[0])  # type: ignore[union-attr, index]
-        config = model.pretrained_cfg
-        self._mean, self._std = config["mean"], config["std"]  # type: ignore[index]
+        config: Any = model.pretrained_cfg
+        self._mean, self._std = tuple(config["mean"]), tuple(config["std"])
         settings = {"short_side": short_side, "mean": self._mean, "std": self._std}
         note = json.dumps(settings, sort_keys=True)
         self._space = EmbeddingSpace(name, fingerprint(model, settings), note=note)
@@ -94,6 +95,6 @@ class DinoFeatures:
     def _extract(self, image: ImageArray) -> Features:
         batch = to_batch(image, self._side, self._patch, self._mean, self._std, self._device)
         height, width = batch.shape[2] // self._patch, batch.shape[3] // self._patch
-        tokens = self._model.forward_features(batch)[:, self._model.num_prefix_tokens :]  # type: ignore[operator, misc]
+        tokens = self._model.forward_features(batch)[:, self._model.num_prefix_tokens :]  # type: ignore[operator]
         grid = tokens[0].T.reshape(-1, height, width).float().cpu().numpy()
         return Features(np.ascontiguousarray(grid, np.float32), (int(image.shape[0]), int(image.shape[1])))

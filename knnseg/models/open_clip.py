@@ -255,7 +255,7 @@ class _DenseViT:
         attn, normed = block.attn, block.ln_1(x)[:, 1:]
         _, key, value = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
         if attention == "naclip":
-            split = [part.unflatten(2, (attn.num_heads, -1)).transpose(1, 2) for part in (key, value)]
+            split = [part.reshape(*part.shape[:2], attn.num_heads, -1).transpose(1, 2) for part in (key, value)]
             logits = split[0] @ split[0].transpose(-2, -1) * split[0].shape[-1] ** -0.5
             mixed = (logits + _gaussian(height, width, sigma).to(x)).softmax(-1) @ split[1]
             value = mixed.transpose(1, 2).flatten(2)
