@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from knnseg.images import load_image, load_label_map
     from knnseg.masks import MaskProposer, RegionProposer
     from knnseg.metrics import ConfusionMatrix, PanopticQuality
-    from knnseg.models.base import BasePredictor, DenseClip, NoBase
+    from knnseg.base import BasePredictor, DenseClip, NoBase
     from knnseg.painting import Segment
     from knnseg.pipeline import Explanation, Segmenter, Vote
     from knnseg.segmentation import Segmentation
@@ -50,7 +50,7 @@ _HOME = {
     "images": ["load_image", "load_label_map"],
     "masks": ["MaskProposer", "RegionProposer"],
     "metrics": ["ConfusionMatrix", "PanopticQuality"],
-    "models.base": ["BasePredictor", "DenseClip", "NoBase"],
+    "base": ["BasePredictor", "DenseClip", "NoBase"],
     "painting": ["Segment"],
     "pipeline": ["Explanation", "Segmenter", "Vote"],
     "segmentation": ["Segmentation"],

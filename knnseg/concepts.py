@@ -259,8 +259,8 @@ class ConceptDatabase:
                 continue
             masks = examples.masks.select(fresh)
             embeddings = pool(self._extractor.extract([examples.example.image])[0], masks)
-            usable = embeddings.vectors.any(axis=1)
-            rows = [i for i, ok in zip(fresh, usable, strict=True) if ok]
+            usable = np.flatnonzero(embeddings.vectors.any(axis=1))
+            rows = [fresh[i] for i in usable.tolist()]
             report += AddReport(added=len(rows), skipped=len(fresh) - len(rows))
             new_ids += [examples.ids[i] for i in rows]
             vectors.append(embeddings.vectors[usable])

@@ -88,7 +88,7 @@ def paint_panoptic(
 def _by_component(semantic: NDArray[np.int32], vocabulary: Vocabulary) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Regions from 0 (-1 for none) and the class of each."""
     things = np.array([name in vocabulary.things for name in vocabulary.names])
-    components = connected_components(semantic + 1, background=0, connectivity=2).astype(np.int64) - 1
+    components = connected_components(semantic + 1, background=0, connectivity=2).astype(np.int64) - 1  # type: ignore[no-untyped-call]  # skimage's
     classes = np.full(int(components.max(initial=-1)) + 1, IGNORE, np.int64)
     classes[components[components >= 0]] = semantic[components >= 0]
     first = {c: int(np.flatnonzero(classes == c)[0]) for c in np.unique(classes).tolist()}

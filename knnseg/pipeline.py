@@ -21,7 +21,7 @@ from knnseg.features import EncodedImage, FeatureExtractor
 from knnseg.fusion import confidence, fuse, vote, vote_weights
 from knnseg.images import ImageLike, load_image
 from knnseg.masks import MaskProposer
-from knnseg.models.base import BasePredictor, NoBase
+from knnseg.base import BasePredictor, NoBase
 from knnseg.painting import paint_panoptic, paint_semantic
 from knnseg.segmentation import Evidence, Segmentation
 from knnseg.types import ClassScores, Masks, Vocabulary
@@ -77,7 +77,7 @@ class Segmenter:
     """Segments images into any classes by name, with the help of a concept database.
 
     Every stage can be any object with the right methods; see :class:`~knnseg.features.FeatureExtractor`,
-    :class:`~knnseg.masks.MaskProposer` and :class:`~knnseg.models.base.BasePredictor`.
+    :class:`~knnseg.masks.MaskProposer` and :class:`~knnseg.base.BasePredictor`.
 
     Args:
         extractor: makes the retrieval keys.
@@ -281,7 +281,7 @@ class Segmenter:
         votes = () if evidence.neighbours is None else self._votes(result, shared, most)
         return Explanation(label, mean(evidence.base), mean(evidence.retrieved), mean(result.scores), votes)
 
-    def _votes(self, result: Segmentation, shared: NDArray[np.float64], most: int) -> tuple[Vote, ...]:
+    def _votes(self, result: Segmentation, shared: NDArray[np.floating], most: int) -> tuple[Vote, ...]:
         found, weights = result.evidence.neighbours, result.evidence.weights
         assert found is not None and weights is not None and self.database is not None  # they come together
         totals: dict[str, float] = {}

@@ -24,8 +24,8 @@ _BUILTIN: dict[tuple[Kind, str], Factory] = {
     ("features", "open_clip"): "knnseg.models.open_clip:OpenClipFeatures.load",
     ("features", "dinov2"): "knnseg.models.dinov2:DinoFeatures.load",
     ("masks", "regions"): "knnseg.masks:RegionProposer",
-    ("base", "none"): "knnseg.models.base:NoBase",
-    ("base", "dense_clip"): "knnseg.models.base:DenseClip.load",
+    ("base", "none"): "knnseg.base:NoBase",
+    ("base", "dense_clip"): "knnseg.base:DenseClip.load",
 }
 
 

@@ -63,7 +63,7 @@ def read_classes(source: str | PathLike[str] | Mapping[int, str]) -> dict[int, t
     if isinstance(source, Mapping):
         return {int(number): (name, False) for number, name in source.items()}
     entries = _read_json(source)
-    entries = entries.get("categories") if isinstance(entries, dict) else entries
+    entries = entries.get("categories", []) if isinstance(entries, dict) else entries
     try:
         rows = [(int(entry["id"]), str(entry["name"]), bool(entry.get("isthing", 0))) for entry in entries]
     except (TypeError, KeyError, ValueError, AttributeError) as error:
