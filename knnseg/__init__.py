@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from knnseg.base import BasePredictor, DenseClip, NoBase
     from knnseg.concepts import AddReport, Concept, ConceptDatabase
     from knnseg.config import Config, FusionConfig, PaintingConfig, RetrievalConfig, StageConfig, presets
     from knnseg.errors import KnnSegError
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from knnseg.images import load_image, load_label_map
     from knnseg.masks import MaskProposer, RegionProposer
     from knnseg.metrics import ConfusionMatrix, PanopticQuality
-    from knnseg.base import BasePredictor, DenseClip, NoBase
     from knnseg.painting import Segment
     from knnseg.pipeline import Explanation, Segmenter, Vote
     from knnseg.segmentation import Segmentation

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnseg import stages
+from knnseg.base import BasePredictor, NoBase
 from knnseg.concepts import ConceptDatabase
 from knnseg.config import Config
 from knnseg.embeddings import pool
@@ -21,7 +22,6 @@ from knnseg.features import EncodedImage, FeatureExtractor
 from knnseg.fusion import confidence, fuse, vote, vote_weights
 from knnseg.images import ImageLike, load_image
 from knnseg.masks import MaskProposer
-from knnseg.base import BasePredictor, NoBase
 from knnseg.painting import paint_panoptic, paint_semantic
 from knnseg.segmentation import Evidence, Segmentation
 from knnseg.types import ClassScores, Masks, Vocabulary
