@@ -96,6 +96,11 @@ class StoreURL:
                 )
         return self.options
 
+    def secrets(self) -> list[str]:
+        """The secret values in it, longest first; for those who have to keep them out of a text."""
+        values = {self.password, *(value for name, value in self.options.items() if _is_secret(name))} - {""}
+        return sorted(values, key=len, reverse=True)
+
     def __str__(self) -> str:
         """The URL with secrets replaced by ``***``; it parses again, without them."""
         scheme = f"{self.backend}+{self.variant}" if self.variant else self.backend
