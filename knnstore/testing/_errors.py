@@ -101,12 +101,12 @@ BAD_FILTERS: dict[str, tuple[type[KnnStoreError], Callable[[], Any]]] = {
     "chained": (InvalidFilterError, lambda: 1 < F("area") < 5),
     "field-alone": (InvalidFilterError, lambda: F("thing")),
     "text": (InvalidFilterError, lambda: "area > 1"),
-    "no-parentheses": (InvalidFilterError, lambda: (F("area") > 1) & True),
+    "no-parentheses": (InvalidFilterError, lambda: (F("area") > 1) & True),  # type: ignore[operator]  # on purpose
     "unknown": (UnknownFieldError, lambda: (F("area") > 1) & ~(F("no_such") == 1)),
 }
 
 
-class _EngineFault(Exception):
+class _EngineError(Exception):
     """Stands for an exception that no one has heard of."""
 
 
@@ -172,7 +172,7 @@ class ErrorChecks(KitBase):
         make_sample(3).write(store)
 
         def fail(*_: object) -> NoReturn:
-            raise _EngineFault("the engine said no")
+            raise _EngineError("the engine said no")
 
         calls: dict[str, Callable[[], object]] = {
             "_upsert": lambda: store.upsert(["x"], ROW, GOOD),
@@ -191,7 +191,7 @@ class ErrorChecks(KitBase):
                 patched.setattr(type(store), method, fail)
                 with pytest.raises(KnnStoreError) as caught:
                     call()
-            assert isinstance(caught.value.__cause__, _EngineFault), f"{method}: the cause is lost"
+            assert isinstance(caught.value.__cause__, _EngineError), f"{method}: the cause is lost"
             for secret in store.url.secrets():
                 assert secret not in str(caught.value)
         assert store.count() == 3, "unusable after an error"

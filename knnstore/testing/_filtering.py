@@ -27,9 +27,9 @@ CASES: dict[str, tuple[Filter, Callable[[Row], bool]]] = {
     "str-lt": (F("label") < "sky", lambda r: r["label"] < "sky"),
     "str-ge": (F("label") >= "sky", lambda r: r["label"] >= "sky"),
     "str-isin": (F("label").isin(["zebra", "wall", "absent"]), lambda r: r["label"] in ("zebra", "wall")),
-    "str-isin-empty": (F("label").isin([]), lambda r: False),
+    "str-isin-empty": (F("label").isin([]), lambda _: False),
     "str-not-isin": (~F("label").isin(["zebra"]), lambda r: r["label"] != "zebra"),
-    "str-nothing": (F("label") == "absent", lambda r: False),
+    "str-nothing": (F("label") == "absent", lambda _: False),
     "int-eq": (F("area") == 100, lambda r: r["area"] == 100),
     "int-ne": (F("area") != 100, lambda r: r["area"] != 100),
     "int-lt": (F("area") < 100, lambda r: r["area"] < 100),
@@ -50,7 +50,7 @@ CASES: dict[str, tuple[Filter, Callable[[Row], bool]]] = {
     "bool-eq": (F("thing") == True, lambda r: r["thing"]),
     "bool-false": (F("thing") == False, lambda r: not r["thing"]),
     "bool-ne": (F("thing") != True, lambda r: not r["thing"]),
-    "bool-isin": (F("thing").isin([True, False]), lambda r: True),
+    "bool-isin": (F("thing").isin([True, False]), lambda _: True),
     "and": ((F("label") == "zebra") & (F("area") > 100), lambda r: r["label"] == "zebra" and r["area"] > 100),
     "or": ((F("label") == "zebra") | (F("area") > 500), lambda r: r["label"] == "zebra" or r["area"] > 500),
     "not": (~(F("label") == "zebra"), lambda r: r["label"] != "zebra"),
@@ -65,7 +65,7 @@ CASES: dict[str, tuple[Filter, Callable[[Row], bool]]] = {
         ((F("label").isin(["sky", "wall"]) & ~(F("area") < 200)) | (F("weight") > 1)) & ~(F("thing") == False),
         lambda r: ((r["label"] in ("sky", "wall") and not r["area"] < 200) or r["weight"] > 1) and r["thing"],
     ),
-    "contradiction": ((F("area") > 100) & (F("area") < 100), lambda r: False),
+    "contradiction": ((F("area") > 100) & (F("area") < 100), lambda _: False),
 }
 
 
@@ -137,7 +137,7 @@ class FilterChecks(KitBase):
         """All of the nearest records are of the wrong label."""
         vectors = np.concatenate([np.eye(1, 8) + np.eye(8)[i % 8] * 0.01 for i in range(50)] + [-np.eye(1, 8)] * 3)
         labels = ["common"] * 50 + ["rare"] * 3
-        fields = {"label": labels, "area": [0] * 53, "weight": [0.0] * 53, "thing": [False] * 53}
+        fields: dict[str, list[Any]] = {"label": labels, "area": [0] * 53, "weight": [0.0] * 53, "thing": [False] * 53}
         sample = Sample([f"r{i}" for i in range(53)], vectors.astype(np.float32), fields)
         sample.write(store)
         queries = np.eye(1, 8, dtype=np.float32)
@@ -172,7 +172,9 @@ class FilterChecks(KitBase):
         assert store.count(F("area").isin(wanted)) == sample.fields["area"].count(wanted[0])
         labels = [sample.fields["label"][0], *(f"absent {i}" for i in range(5_000))]
         hits = store.search(make_queries(1), 10, where=F("label").isin(labels))
-        assert set(hits.ids[0]) - {""} == {v for v, x in zip(sample.ids, sample.fields["label"], strict=True) if x == labels[0]}
+        assert set(hits.ids[0]) - {""} == {
+            v for v, x in zip(sample.ids, sample.fields["label"], strict=True) if x == labels[0]
+        }
 
     def test_a_long_chain(self, store: EmbeddingStore) -> None:
         sample = make_sample(10).write(store)

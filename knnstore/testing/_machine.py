@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -129,7 +129,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 def _sample(records: dict[str, tuple[int, str, int]]) -> Sample:
     rows = list(records.values())
-    fields = {"label": [label for _, label, _ in rows], "area": [area for _, _, area in rows]}
+    fields: dict[str, list[Any]] = {"label": [label for _, label, _ in rows], "area": [area for _, _, area in rows]}
     return Sample(list(records), POOL[[i for i, _, _ in rows]], fields)
 
 

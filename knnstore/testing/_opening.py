@@ -85,16 +85,18 @@ class OpeningChecks(KitBase):
             opener(SPEC)
 
     def test_nothing_there(self, opener: Opener) -> None:
-        for spec, options in ((None, {}), (None, {"read_only": True}), (SPEC, {"read_only": True})):
+        for spec, read_only in ((None, False), (None, True), (SPEC, True)):
             with pytest.raises(StoreNotFoundError):
-                opener(spec, **options)
+                opener(spec, read_only=read_only)
         assert collections(opener.url) == [], "looking for a store has made one"
 
     def test_read_only(self, opener: Opener) -> None:
         sample = make_sample(5).write(opener(SPEC))
         store = opener.reopen(read_only=True)
         writes: list[Callable[[], object]] = [
-            lambda: store.upsert(["x"], sample.vectors[:1], {name: column[:1] for name, column in sample.fields.items()}),
+            lambda: store.upsert(
+                ["x"], sample.vectors[:1], {name: column[:1] for name, column in sample.fields.items()}
+            ),
             lambda: store.delete(["r0"]),
             lambda: store.delete(where=F("area") > -10),
         ]

@@ -22,10 +22,10 @@ def true_scores(queries: NDArray[np.float32], vectors: NDArray[np.float32], metr
     """The score of every pair by the definition: float64 (Q, N), higher is better."""
     q, x = queries.astype(np.float64), vectors.astype(np.float64)
     if metric == "l2":
-        return -((q[:, None, :] - x[None, :, :]) ** 2).sum(axis=2)
+        return np.asarray(-((q[:, None, :] - x[None, :, :]) ** 2).sum(axis=2))
     if metric == "cosine":
         q, x = q / np.linalg.norm(q, axis=1, keepdims=True), x / np.linalg.norm(x, axis=1, keepdims=True)
-    return q @ x.T
+    return np.asarray(q @ x.T)
 
 
 def _tolerance(queries: NDArray[np.float32], vectors: NDArray[np.float32], metric: Metric) -> NDArray[np.float64]:

@@ -80,7 +80,7 @@ class SearchChecks(KitBase):
         assert types == {"label": object, "area": np.int64, "weight": np.float64, "thing": np.bool_}
         for place in np.ndindex(*hits.ids.shape):
             if hits.ids[place]:
-                row = sample.row(sample.ids.index(hits.ids[place]))
+                row = sample.row(sample.ids.index(str(hits.ids[place])))
                 assert {name: column[place] for name, column in hits.fields.items()} == row
         assert store.search(make_queries(1), 1).fields == {}, "fields that nobody asked for"
 

@@ -26,8 +26,8 @@ def _overlapping() -> tuple[Sample, Sample]:
 
 
 def _joined(*parts: Sample) -> Sample:
-    fields: dict[str, list[Any]] = {name: sum((p.fields[name] for p in parts), []) for name in parts[0].fields}
-    return Sample(sum((p.ids for p in parts), []), np.concatenate([p.vectors for p in parts]), fields)
+    fields: dict[str, list[Any]] = {name: [v for p in parts for v in p.fields[name]] for name in parts[0].fields}
+    return Sample([v for p in parts for v in p.ids], np.concatenate([p.vectors for p in parts]), fields)
 
 
 class WriteChecks(KitBase):
