@@ -68,7 +68,7 @@ def _shade(colour: Colour, t: Field) -> Colour:
 
 def _ramp(d: Field, width: float) -> Field:
     """0 where d is below 0, 1 from ``width`` on."""
-    return np.clip(d / np.float32(width), 0, 1)
+    return np.asarray(np.clip(d / np.float32(width), 0, 1))
 
 
 def _cells(u: Field, v: Field, salt: int) -> tuple[Field, Field, Field]:
