@@ -60,7 +60,7 @@ class OpenClipModel:
     @property
     def logit_scale(self) -> float:
         """The learnt inverse temperature of the model, for cosine similarities."""
-        return float(self.clip.logit_scale.exp())
+        return float(self.clip.logit_scale.detach().exp())
 
 
 @lru_cache(maxsize=4)
