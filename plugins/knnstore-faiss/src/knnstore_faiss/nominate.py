@@ -94,7 +94,7 @@ def ranked(
     k = shape[1]
     order = np.lexsort((-found.scores, found.queries))
     place = _places(found.queries[order])
-    tied = _tied(found, order, place, k)
+    tied = _tied(found, order, place, k) if len(order) else order
     if len(tied):
         names = np.zeros(len(found.rows), np.int64)
         names[tied] = _name_order(found.rows[tied], ids_of)
