@@ -35,7 +35,7 @@ def upsert(database: Database, batch: Batch, on_conflict: Conflict) -> int:
         return len(batch)
 
 
-def remove(database: Database, connection: sqlite3.Connection, commit: Commit, rows: Sequence[int]) -> None:
+def remove(connection: sqlite3.Connection, commit: Commit, rows: Sequence[int]) -> None:
     """Delete stored rows; none is fine."""
     if rows:
         _delete(connection, rows, commit.generation + 1)
