@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import difflib
+import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 import pluggy
 
 from knnstore import hookspecs
-from knnstore.abc import Backend, EmbeddingStore, OpenRequest
-from knnstore.errors import BrokenPluginError, UnknownBackendError
+from knnstore.abc import Backend, EmbeddingStore, OpenRequest, mapped_error
+from knnstore.errors import (
+    BackendUnavailableError,
+    BrokenPluginError,
+    InvalidInputError,
+    KnnStoreError,
+    UnknownBackendError,
+    UnsupportedOperationError,
+)
 from knnstore.types import Consistency, StoreSpec
 from knnstore.url import StoreURL
 
-__all__ = ["BackendInfo", "backends", "collections", "get_backend", "open_store", "register"]
+__all__ = ["BackendInfo", "backends", "collections", "get_backend", "known_backends", "open_store", "register"]
 
 _GROUP = "knnstore"
+_OURS = "knnseg"
+_NAME = re.compile(r"[a-z][a-z0-9]*")
+_LEVELS = ("eventual", "session", "strong")  # from weak to strong
 _KNOWN = {"faiss": "knnstore-faiss", "milvus": "knnstore-milvus", "qdrant": "knnstore-qdrant"}
 
 
@@ -40,59 +53,95 @@ class _Registry:
     """Backends by name. A plugin is imported on first use; one that fails leaves no trace that could hurt another."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._backends: dict[str, Backend] = {}
 
-    def register(self, plugin: object) -> list[Backend]:
-        """Run one plugin's hook in a manager of its own, so that its mistakes stay its own."""
-        manager = pluggy.PluginManager(_GROUP)
-        manager.add_hookspecs(hookspecs)
-        manager.register(plugin)
-        manager.check_pending()
-        found: list[Backend] = []
-        manager.hook.knnstore_register(register=found.append)
+    def register(self, plugin: object) -> None:
+        """Take in all that a plugin brings; names that are taken are replaced, as the caller asked for it."""
+        found = _backends_of(plugin)
         with self._lock:
             self._backends.update({backend.name: backend for backend in found})
-        return found
 
     def get(self, name: str) -> Backend:
-        with self._lock:
-            if name not in self._backends:
-                self._load(_entry_point(name))
-            return self._backends[name]
-
-    def _load(self, entry: EntryPoint) -> None:
-        try:
-            found = self.register(entry.load())
-        except Exception as error:  # any exception at all: the module is not ours
-            raise BrokenPluginError(
-                f"backend {entry.name!r} ({entry.value}) failed to load: {type(error).__name__}: {error}",
-                hint="Reinstall or remove its distribution; other backends are not affected.",
-            ) from error
-        if entry.name not in [backend.name for backend in found]:
-            raise BrokenPluginError(
-                f"backend {entry.name!r} ({entry.value})",
-                expected=f"its knnstore_register hook to register {entry.name!r}",
-                got=[backend.name for backend in found] or "nothing",
-            )
+        backend = self._backends.get(name)
+        if backend is None:
+            loaded = _load(_entry_point(name))  # without the lock: an import may take long, or ask for a backend itself
+            with self._lock:
+                backend = self._backends.setdefault(name, loaded)
+        return backend
 
 
 _registry = _Registry()
 
 
-def _entry_point(name: str) -> EntryPoint:
-    found = {entry.name: entry for entry in entry_points(group=_GROUP)}
-    if name in found:
-        return found[name]
-    near = difflib.get_close_matches(name, [*found, *_KNOWN], 1)
-    hint = (
-        f"Install it with: pip install {_KNOWN[name]}"
-        if name in _KNOWN
-        else f"Did you mean {near[0]!r}?"
-        if near
-        else ""
+def _backends_of(plugin: object) -> list[Backend]:
+    """Run one plugin's hook in a manager of its own, so that its mistakes stay its own."""
+    name = getattr(plugin, "__name__", type(plugin).__name__)
+    manager = pluggy.PluginManager(_GROUP)
+    manager.add_hookspecs(hookspecs)
+    found: list[object] = []
+    try:
+        manager.register(plugin)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise BrokenPluginError(f"plugin {name}: {error}", hint="The hooks are in knnstore.hookspecs.") from error
+    manager.hook.knnstore_register(register=found.append)
+    backends = [backend for backend in found if isinstance(backend, Backend) and _named(backend)]
+    if not found or len(backends) < len(found):
+        raise BrokenPluginError(
+            f"plugin {name}",
+            expected="its knnstore_register hook, marked with @knnstore.hookimpl, to register named Backends",
+            got=[type(backend).__name__ for backend in found] or "nothing",
+        )
+    return backends
+
+
+def _named(backend: Backend) -> bool:
+    """Whether the backend's name can be the scheme of a URL."""
+    return isinstance(getattr(backend, "name", None), str) and _NAME.fullmatch(backend.name) is not None
+
+
+def _load(entry: EntryPoint) -> Backend:
+    what = f"backend {entry.name!r} ({entry.value})"
+    try:
+        found = _backends_of(entry.load())
+    except (Exception, SystemExit) as error:  # any exception at all: the module is not ours
+        raise BrokenPluginError(
+            f"{what} failed to load: {type(error).__name__}: {error}",
+            hint=f"Reinstall or remove {_distribution(entry) or 'its distribution'}; other backends are not affected.",
+        ) from error
+    for backend in found:  # only the one that the entry point announces: a plugin cannot take another's name
+        if backend.name == entry.name:
+            return backend
+    raise BrokenPluginError(
+        what,
+        expected=f"its knnstore_register hook to register {entry.name!r}",
+        got=[backend.name for backend in found],
     )
-    raise UnknownBackendError(f"store backend {name!r}", expected=f"one of {sorted(found)}", hint=hint)
+
+
+def _entry_point(name: str) -> EntryPoint:
+    entries = entry_points(group=_GROUP)
+    found = [entry for entry in entries if entry.name == name]
+    if not found:
+        raise _unknown(name, sorted({entry.name for entry in entries}))
+    official = [entry for entry in found if _distribution(entry).split(" ")[0] == _KNOWN.get(name, _OURS)]
+    if len({entry.value for entry in found}) > 1 and not official:
+        raise BrokenPluginError(
+            f"backend {name!r}",
+            expected="one distribution to provide it",
+            got=sorted(_distribution(entry) or entry.value for entry in found),
+            hint="Remove one of them.",
+        )
+    return (official or found)[0]
+
+
+def _unknown(name: str, installed: list[str]) -> UnknownBackendError:
+    near = difflib.get_close_matches(name, [*installed, *_KNOWN], 1)
+    hint = f"Did you mean {near[0]!r}?" if near else ""
+    if name in _KNOWN:
+        hint = f"Install it with: pip install {_KNOWN[name]}"
+    return UnknownBackendError(f"store backend {name!r}", expected=f"one of {installed}", hint=hint)
 
 
 def backends() -> list[BackendInfo]:
@@ -101,9 +150,20 @@ def backends() -> list[BackendInfo]:
 
 
 def _info(entry: EntryPoint) -> BackendInfo:
-    distribution = entry.dist
-    name = "" if distribution is None else f"{distribution.metadata['Name']} {distribution.version}"
-    return BackendInfo(entry.name, name, entry.module)
+    return BackendInfo(entry.name, _distribution(entry), entry.value.partition(":")[0].strip())
+
+
+def _distribution(entry: EntryPoint) -> str:
+    """Name and version; "" where its metadata is damaged."""
+    try:
+        return "" if entry.dist is None else f"{entry.dist.metadata['Name']} {entry.dist.version}"
+    except Exception:  # metadata written by anyone
+        return ""
+
+
+def known_backends() -> dict[str, str]:
+    """The backends of this project and the distribution of each, installed or not."""
+    return dict(_KNOWN)
 
 
 def get_backend(name: str) -> Backend:
@@ -120,7 +180,7 @@ def register(plugin: object) -> None:
     """Register a plugin, a module or object with a ``knnstore_register`` hook, without an entry point.
 
     Raises:
-        pluggy.PluginValidationError: a hook that does not exist, or one with other arguments.
+        BrokenPluginError: a hook that does not exist or has other arguments, or one that registers no backend.
     """
     _registry.register(plugin)
 
@@ -146,12 +206,51 @@ def open_store(
         UnknownBackendError: no plugin provides the scheme; the message has the pip command for the known ones.
         StoreNotFoundError: nothing is there, and no spec was given or the store was opened read-only.
         SpecMismatchError: what is there differs from ``spec``; the message shows both sides.
+        BackendUnavailableError: the backend's client library or device is not usable; with the pip command.
+        UnsupportedOperationError: the backend has no consistency as strong as asked for.
     """
     parsed = StoreURL.parse(url)
-    return get_backend(parsed.backend).open(OpenRequest(parsed, spec, read_only, consistency))
+    if spec is not None and not isinstance(spec, StoreSpec):
+        raise InvalidInputError("spec", expected="a StoreSpec or None", got=type(spec).__name__)
+    if consistency not in _LEVELS:
+        raise InvalidInputError("consistency", expected=f"one of {', '.join(_LEVELS)}", got=repr(consistency))
+    backend = get_backend(parsed.backend)
+    with _mapped(backend, parsed, "open"):
+        store = backend.open(OpenRequest(parsed, spec, read_only, consistency))
+    offered = store.capabilities.consistency
+    if max(map(_LEVELS.index, offered)) < _LEVELS.index(consistency):
+        store.close()
+        raise UnsupportedOperationError(f"{parsed}: consistency={consistency!r}", expected=f"one of {list(offered)}")
+    return store
 
 
 def collections(url: str | StoreURL) -> list[StoreURL]:
-    """The collections at a URL and one level below it."""
+    """The collections at a URL and one level below it.
+
+    Raises:
+        InvalidURLError, UnknownBackendError, BackendUnavailableError: see :func:`open_store`.
+    """
     parsed = StoreURL.parse(url)
-    return get_backend(parsed.backend).collections(parsed)
+    backend = get_backend(parsed.backend)
+    with _mapped(backend, parsed, "collections"):
+        return backend.collections(parsed)
+
+
+@contextmanager
+def _mapped(backend: Backend, url: StoreURL, operation: str) -> Iterator[None]:
+    """What an engine raises before there is a store to map it."""
+    try:
+        yield
+    except KnnStoreError:
+        raise
+    except Exception as error:
+        raise mapped_error(error, lambda e: backend.map_error(e) or _missing(backend, e), operation, url) from error
+
+
+def _missing(backend: Backend, error: Exception) -> BackendUnavailableError | None:
+    if not isinstance(error, ImportError):
+        return None
+    package = _KNOWN.get(backend.name) or _distribution(_entry_point(backend.name)).split(" ")[0]
+    return BackendUnavailableError(
+        f"backend {backend.name!r} cannot import its client: {error}", hint=f"Install it with: pip install {package}"
+    )

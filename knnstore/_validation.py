@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,9 +23,12 @@ from knnstore.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Batch, Column, Metric, 
 
 __all__ = ["check_batch", "check_fields", "check_ids", "check_limit", "check_vectors"]
 
+_LARGEST = sys.float_info.max
+_DTYPES: dict[FieldType, type[np.generic]] = {int: np.int64, float: np.float64, bool: np.bool_}
 _UNIT = 2.0**-22
-"""A row whose length is this close to 1 counts as normalised and is left alone, so that normalising twice is normalising
-once and a vector read back can be written again without a change. Rounding to float32 moves a length by at most 2^-24."""
+"""A row whose length is this close to 1 counts as normalised and is left alone, so that normalising twice is
+normalising once and a vector read back can be written again without a change. Rounding to float32 moves a length by at
+most 2^-24."""
 
 
 def check_limit(name: str, value: object, most: int | None = None) -> int:
@@ -38,7 +42,7 @@ def check_limit(name: str, value: object, most: int | None = None) -> int:
 
 def check_ids(ids: Iterable[str], *, distinct: bool) -> list[str]:
     """Non-empty strings of at most 512 UTF-8 bytes, each once where ``distinct``."""
-    if isinstance(ids, str | bytes):
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
         raise InvalidIdError("ids", expected="a sequence of strings", got=repr(ids)[:80])
     checked = [_check_id(value) for value in ids]
     if distinct and len(set(checked)) != len(checked):
@@ -56,7 +60,7 @@ def _check_id(value: object) -> str:
     size = _utf8_bytes(value, InvalidIdError("id", expected="Unicode text", got=f"a lone surrogate in {value!r}"[:80]))
     if size > MAX_ID_BYTES:
         raise InvalidIdError("id", expected=f"at most {MAX_ID_BYTES} bytes in UTF-8", got=f"{size} in {value[:20]!r}…")
-    return str(value)
+    return str.__str__(value)  # a plain str: str() of an enum member would be its name
 
 
 def _utf8_bytes(text: str, error: Exception) -> int:
@@ -68,24 +72,34 @@ def _utf8_bytes(text: str, error: Exception) -> int:
 
 def check_vectors(vectors: object, dim: int, metric: Metric, name: str = "vectors") -> NDArray[np.float32]:
     """Our own float32 (N, dim) copy, C-contiguous and finite, rows normalised under cosine."""
-    array = np.asarray(vectors)
-    if array.size == 0 and array.ndim <= 2:
+    array = _as_array(vectors, name)
+    if array.ndim in (1, 2) and len(array) == 0:
         return np.empty((0, dim), np.float32)
     if array.ndim != 2:
         raise DimensionMismatchError(name, expected=f"a 2-dimensional array (N, {dim})", got=f"shape {array.shape}")
     if array.shape[1] != dim:
         raise DimensionMismatchError(name, expected=f"rows of {dim} numbers", got=f"rows of {array.shape[1]}")
-    if array.dtype not in (np.float32, np.float16):
+    if array.dtype.newbyteorder("=") not in (np.float32, np.float16):
         raise InvalidVectorError(
-            name, expected="float32", got=array.dtype.name, hint="Convert with .astype(numpy.float32) if that is meant."
+            name, expected="float32", got=array.dtype, hint="Convert with .astype(numpy.float32) if that is meant."
         )
     # A float16 widened is exact. The copy is what keeps a later change of the caller's array out of the store.
     array = np.array(array, np.float32, order="C", copy=True)
-    finite = np.isfinite(array.sum(axis=1, dtype=np.float64))
+    with np.errstate(invalid="ignore"):  # inf - inf is what this looks for
+        finite = np.isfinite(array.sum(axis=1, dtype=np.float64))
     if not finite.all():
         row = int(np.flatnonzero(~finite)[0])
         raise InvalidVectorError(name, expected="finite numbers", got=f"NaN or infinity in row {row}")
     return _normalised(array, name) if metric == "cosine" else array
+
+
+def _as_array(vectors: object, name: str) -> NDArray[Any]:
+    try:
+        return np.asarray(vectors)
+    except (ValueError, TypeError) as error:  # rows of different lengths, or an object that is no array at all
+        raise InvalidVectorError(
+            name, expected="an array of numbers", got=f"{type(vectors).__name__}: {error}"
+        ) from None
 
 
 def _normalised(rows: NDArray[np.float32], name: str) -> NDArray[np.float32]:
@@ -106,19 +120,21 @@ def check_fields(names: Sequence[str] | None, spec: StoreSpec, *, default_all: b
     if isinstance(names, str):
         raise InvalidFieldError("fields", expected="a list of field names", got=repr(names))
     for name in names:
-        if name not in spec.fields:
+        if not isinstance(name, str) or name not in spec.fields:
             raise UnknownFieldError(f"field {name!r}", expected=f"one of {sorted(spec.fields)}")
     return list(dict.fromkeys(names))
 
 
 def check_batch(
-    spec: StoreSpec, ids: Iterable[str], vectors: object, fields: Mapping[str, Sequence[Any]] | None
+    spec: StoreSpec, ids: Iterable[str], vectors: object, fields: Mapping[str, Sequence[Any] | NDArray[Any]] | None
 ) -> Batch:
     """Everything about one upsert."""
     checked = check_ids(ids, distinct=True)
     rows = check_vectors(vectors, spec.dim, spec.metric)
     if len(rows) != len(checked):
         raise DimensionMismatchError("vectors", expected=f"one row for each of {len(checked)} ids", got=f"{len(rows)}")
+    if fields is not None and not isinstance(fields, Mapping):
+        raise InvalidFieldError("fields", expected="a mapping from field name to column", got=type(fields).__name__)
     given = fields or {}
     for name in given:
         if name not in spec.fields:
@@ -132,9 +148,10 @@ def check_batch(
     return Batch(checked, rows, columns)
 
 
-def _column(name: str, kind: FieldType, values: Sequence[Any], count: int) -> Column:
-    items = values.tolist() if isinstance(values, np.ndarray) else values
-    if isinstance(items, str) or not isinstance(items, Sequence):
+def _column(name: str, kind: FieldType, values: Sequence[Any] | NDArray[Any], count: int) -> Column:
+    # Arrays of any library, and columns of data frames, have tolist.
+    items = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(items, str | bytes) or not isinstance(items, Sequence):
         raise InvalidFieldError(f"field {name!r}", expected="a column of values", got=repr(values)[:80])
     if len(items) != count:
         raise InvalidFieldError(f"field {name!r}", expected=f"{count} values, one for each id", got=len(items))
@@ -143,7 +160,7 @@ def _column(name: str, kind: FieldType, values: Sequence[Any], count: int) -> Co
         column = np.empty(count, object)
         column[:] = plain
         return column
-    return np.array(plain, {int: np.int64, float: np.float64, bool: np.bool_}[kind])
+    return np.array(plain, _DTYPES[kind])
 
 
 def _value(name: str, kind: FieldType, value: object) -> object:
@@ -157,8 +174,10 @@ def _value(name: str, kind: FieldType, value: object) -> object:
         size = _utf8_bytes(value, InvalidFieldError(f"field {name!r}", expected="Unicode text", got="a lone surrogate"))
         if size > MAX_TEXT_BYTES:
             raise InvalidFieldError(f"field {name!r}", expected=f"at most {MAX_TEXT_BYTES} bytes in UTF-8", got=size)
-    elif kind is int and not -(2**63) <= value < 2**63:  # type: ignore[operator]  # an int by the check above
+        return str.__str__(value)
+    assert isinstance(value, int | float)  # by the check above
+    if kind is int and not -(2**63) <= value < 2**63:
         raise InvalidFieldError(f"field {name!r}", expected="a 64-bit integer", got=value)
-    elif kind is float and not np.isfinite(value):  # type: ignore[call-overload]  # a number by the check above
-        raise InvalidFieldError(f"field {name!r}", expected="a finite number", got=value)
+    if kind is float and not -_LARGEST <= value <= _LARGEST:  # false for NaN too; an int of any size can be compared
+        raise InvalidFieldError(f"field {name!r}", expected="a finite number", got=repr(value)[:40])
     return value

@@ -7,7 +7,7 @@ A backend sees only data that has been checked, copied and, under cosine, normal
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -74,6 +74,34 @@ class Backend(ABC):
     def collections(self, url: StoreURL) -> list[StoreURL]:
         """The collections at this URL and one level below it, sorted; empty where there is none."""
 
+    def map_error(self, error: Exception) -> KnnStoreError | None:  # noqa: ARG002  # for those who override it
+        """Turn what the engine raises in :meth:`open` or :meth:`collections` into one of ours.
+
+        None makes it a :class:`BackendUnavailableError` if it is an ImportError, a :class:`BackendError` otherwise.
+        """
+        return None
+
+
+def mapped_error(
+    error: Exception, mapper: Callable[[Exception], KnnStoreError | None], operation: str, url: StoreURL
+) -> KnnStoreError:
+    """What to raise instead of an engine's own exception; no secret of the URL is in its text.
+
+    Args:
+        error: the engine's exception.
+        mapper: the backend's own translation.
+        operation: what was being done.
+        url: where.
+    """
+    try:
+        mapped = mapper(error)
+    except Exception:  # a translation that fails must not hide what it was given to translate
+        mapped = None
+    if mapped is None:
+        mapped = BackendError(f"{operation} on {url}: {type(error).__name__}: {error}")
+    mapped.args = tuple(url.redact(str(part)) for part in mapped.args)
+    return mapped
+
 
 class EmbeddingStore(ABC):
     """Vectors with ids and typed fields, searched by similarity. A context manager; safe for searching from threads.
@@ -110,8 +138,8 @@ class EmbeddingStore(ABC):
     def upsert(
         self,
         ids: Sequence[str],
-        vectors: NDArray[np.float32],
-        fields: Mapping[str, Sequence[Any]] | None = None,
+        vectors: NDArray[np.float32] | NDArray[np.float16],
+        fields: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
         *,
         on_conflict: Conflict = "replace",
     ) -> int:
@@ -229,7 +257,12 @@ class EmbeddingStore(ABC):
         with_vectors: bool = False,
         batch_size: int = 1024,
     ) -> Iterator[Records]:
-        """Every record, or every match, once, in batches of at most ``batch_size``; in no promised order."""
+        """Every record, or every match, once, in batches of at most ``batch_size``; in no promised order.
+
+        A record that is there from the first batch to the last comes exactly once; one that is written or deleted
+        meanwhile may come or not, and never twice. The arguments are checked at once, before the first batch is asked
+        for. Closing the store ends the scan with a StoreClosedError.
+        """
         self._usable("scan")
         batch_size = checks.check_limit("batch_size", batch_size)
         names = checks.check_fields(fields, self._spec, default_all=True)
@@ -321,7 +354,7 @@ class EmbeddingStore(ABC):
     def _close(self) -> None:  # noqa: B027  # optional: an engine may hold nothing
         """Release what is held."""
 
-    def _map_error(self, error: Exception) -> KnnStoreError | None:
+    def _map_error(self, error: Exception) -> KnnStoreError | None:  # noqa: ARG002  # for those who override it
         """Turn an engine's exception into one of ours; None makes it a :class:`BackendError`."""
         return None
 
@@ -350,9 +383,11 @@ class EmbeddingStore(ABC):
     def _scanned(
         self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int
     ) -> Iterator[Records]:
+        self._usable("scan")
         with self._mapped("scan"):
             for records in self._scan(where, fields, with_vectors, batch_size):
-                yield records
+                if len(records):
+                    yield records
                 self._usable("scan")
 
     @contextmanager
@@ -362,7 +397,4 @@ class EmbeddingStore(ABC):
         except KnnStoreError:
             raise
         except Exception as error:
-            mapped = self._map_error(error) or BackendError(
-                f"{operation} on {self._url}: {type(error).__name__}: {error}"
-            )
-            raise mapped from error
+            raise mapped_error(error, self._map_error, operation, self._url) from error

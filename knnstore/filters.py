@@ -11,6 +11,8 @@ overloaded; they raise instead of silently dropping half of the expression.
 
 from __future__ import annotations
 
+import functools
+import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -38,10 +40,11 @@ class Filter:
     __slots__ = ()
 
     def __and__(self, other: Filter) -> Filter:
-        return And((self, _filter(other)))
+        # A chain stays one flat node, so that a long one overflows no stack, here or in an engine.
+        return And((*(self.operands if isinstance(self, And) else (self,)), _filter(other)))
 
     def __or__(self, other: Filter) -> Filter:
-        return Or((self, _filter(other)))
+        return Or((*(self.operands if isinstance(self, Or) else (self,)), _filter(other)))
 
     def __invert__(self) -> Filter:
         return Not(self)
@@ -63,13 +66,15 @@ class Filter:
     def check(self, fields: Mapping[str, FieldType]) -> Filter:
         """Hold every comparison against the declared fields.
 
+        Returns:
+            The same filter with every value of exactly the declared type (an int becomes a float on a float field), so
+            that no engine has to decide how to compare an integer with a double.
+
         Raises:
             UnknownFieldError: a field that is not declared.
             InvalidFilterError: a value of another type than its field, or an ordering of booleans.
         """
-        for leaf in self.leaves():
-            leaf.check_leaf(fields)
-        return self
+        raise NotImplementedError
 
 
 def _filter(value: object) -> Filter:
@@ -78,18 +83,43 @@ def _filter(value: object) -> Filter:
     return value
 
 
-def _check_value(name: str, value: object, fields: Mapping[str, FieldType]) -> None:
+def _declared(name: str, fields: Mapping[str, FieldType]) -> FieldType:
     if name not in fields:
         raise UnknownFieldError(f"filter on field {name!r}", expected=f"one of {sorted(fields)}")
-    declared = fields[name]
+    return fields[name]
+
+
+def _typed(name: str, value: Scalar, declared: FieldType) -> Scalar:
+    """The value as exactly the declared type."""
     accepted: tuple[type, ...] = (float, int) if declared is float else (declared,)
     wrong_bool = isinstance(value, bool) and declared is not bool
     if wrong_bool or not isinstance(value, accepted):
         raise InvalidFilterError(f"filter on field {name!r}", expected=f"a {declared.__name__}", got=repr(value))
     if declared is int and isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InvalidFilterError(f"filter on field {name!r}", expected="a 64-bit integer", got=value)
-    if isinstance(value, float) and not np.isfinite(value):
-        raise InvalidFilterError(f"filter on field {name!r}", expected="a finite number", got=value)
+    if isinstance(value, str):
+        return _text(name, value)
+    if declared is float:
+        return _finite(name, value)
+    return declared(value)
+
+
+def _text(name: str, value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidFilterError(f"filter on field {name!r}", expected="Unicode text", got="a lone surrogate") from None
+    return str.__str__(value)  # a plain str: str() of an enum member would be its name
+
+
+def _finite(name: str, value: float) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InvalidFilterError(f"filter on field {name!r}", expected="a finite number", got=repr(value)[:40])
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +133,18 @@ class Compare(Filter):
     def leaves(self) -> Iterator[Compare | IsIn]:
         yield self
 
-    def check_leaf(self, fields: Mapping[str, FieldType]) -> None:
-        """See :meth:`Filter.check`."""
-        _check_value(self.field, self.value, fields)
-        if fields[self.field] is bool and self.op not in ("==", "!="):
+    def check(self, fields: Mapping[str, FieldType]) -> Filter:
+        declared = _declared(self.field, fields)
+        value = _typed(self.field, self.value, declared)
+        if declared is bool and self.op not in ("==", "!="):
             raise InvalidFilterError(f"filter on field {self.field!r}", expected="== or != on a bool", got=self.op)
+        return Compare(self.field, self.op, value)
 
     def mask(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
         column = columns[self.field]
-        return np.asarray(_OPERATORS[self.op](column, self.value), bool).reshape(len(column))
+        # Wrapped, because NumPy's own text type would drop a NUL at the end of a string.
+        value = np.array(self.value, object) if column.dtype == object else self.value
+        return np.asarray(_OPERATORS[self.op](column, value), np.bool_)
 
     def __repr__(self) -> str:
         return f"(F({self.field!r}) {self.op} {self.value!r})"
@@ -127,12 +160,9 @@ class IsIn(Filter):
     def leaves(self) -> Iterator[Compare | IsIn]:
         yield self
 
-    def check_leaf(self, fields: Mapping[str, FieldType]) -> None:
-        """See :meth:`Filter.check`."""
-        if self.field not in fields:
-            raise UnknownFieldError(f"filter on field {self.field!r}", expected=f"one of {sorted(fields)}")
-        for value in self.values:
-            _check_value(self.field, value, fields)
+    def check(self, fields: Mapping[str, FieldType]) -> Filter:
+        declared = _declared(self.field, fields)
+        return IsIn(self.field, tuple(_typed(self.field, value, declared) for value in self.values))
 
     def mask(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
         column, wanted = columns[self.field], set(self.values)
@@ -152,8 +182,12 @@ class And(Filter):
         for operand in self.operands:
             yield from operand.leaves()
 
+    def check(self, fields: Mapping[str, FieldType]) -> Filter:
+        return And(tuple(operand.check(fields) for operand in self.operands))
+
     def mask(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-        return np.logical_and.reduce([operand.mask(columns) for operand in self.operands])
+        masks = (operand.mask(columns) for operand in self.operands)
+        return functools.reduce(np.logical_and, masks)
 
     def __repr__(self) -> str:
         return " & ".join(_enclosed(operand) for operand in self.operands)
@@ -169,8 +203,12 @@ class Or(Filter):
         for operand in self.operands:
             yield from operand.leaves()
 
+    def check(self, fields: Mapping[str, FieldType]) -> Filter:
+        return Or(tuple(operand.check(fields) for operand in self.operands))
+
     def mask(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-        return np.logical_or.reduce([operand.mask(columns) for operand in self.operands])
+        masks = (operand.mask(columns) for operand in self.operands)
+        return functools.reduce(np.logical_or, masks)
 
     def __repr__(self) -> str:
         return " | ".join(_enclosed(operand) for operand in self.operands)
@@ -184,6 +222,9 @@ class Not(Filter):
 
     def leaves(self) -> Iterator[Compare | IsIn]:
         yield from self.operand.leaves()
+
+    def check(self, fields: Mapping[str, FieldType]) -> Filter:
+        return Not(self.operand.check(fields))
 
     def mask(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
         return ~self.operand.mask(columns)
@@ -223,9 +264,24 @@ class F:
     def __ge__(self, value: Scalar) -> Filter:
         return Compare(self.name, ">=", _scalar(value))
 
+    def __bool__(self) -> bool:
+        raise InvalidFilterError(
+            f"the field {self.name!r} has no truth value", hint=f"Compare it: F({self.name!r}) == True."
+        )
+
+    def _not_a_filter(self, *_: object) -> Filter:
+        raise InvalidFilterError(
+            f"the field {self.name!r} alone is no filter", hint=f"Compare it: F({self.name!r}) == True."
+        )
+
+    __and__ = __rand__ = __or__ = __ror__ = __invert__ = _not_a_filter
+
+    def __repr__(self) -> str:
+        return f"F({self.name!r})"
+
     def isin(self, values: Iterable[Scalar]) -> Filter:
         """The field is one of ``values``; an empty collection matches nothing."""
-        if isinstance(values, str):
+        if isinstance(values, str | bytes) or not isinstance(values, Iterable):
             raise InvalidFilterError("isin", expected="a collection of values", got=repr(values))
         return IsIn(self.name, tuple(_scalar(value) for value in values))
 
@@ -235,5 +291,8 @@ def _scalar(value: object) -> Scalar:
     if isinstance(value, np.generic):
         value = value.item()
     if not isinstance(value, str | int | float | bool):
-        raise InvalidFilterError("cannot compare", expected="a str, int, float or bool", got=repr(value))
+        hint = "Every record has a value for every field; there is nothing like null." if value is None else ""
+        raise InvalidFilterError(
+            "cannot compare", expected="a str, int, float or bool", got=repr(value)[:80], hint=hint
+        )
     return value

@@ -20,4 +20,4 @@ Register: TypeAlias = Callable[[Backend], None]
 
 @hookspec
 def knnstore_register(register: Register) -> None:
-    """Call ``register(backend)`` for each backend that the plugin brings. Import the client library later, in ``open``."""
+    """Call ``register(backend)`` for each backend that the plugin brings. Import its client later, in ``open``."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,43 +14,106 @@ from knnstore.abc import Backend, EmbeddingStore, OpenRequest
 from knnstore.errors import ConflictError, StoreNotFoundError
 from knnstore.filters import Filter
 from knnstore.hookspecs import Register, hookimpl
-from knnstore.ranking import best, error_bound, pair_scores
+from knnstore.ranking import best, nominated, pair_scores
 from knnstore.types import Batch, Capabilities, Column, Conflict, Hits, Records, StoreSpec, StoreStats, empty_column
 from knnstore.url import StoreURL
 
 __all__ = ["MemoryBackend", "MemoryStore", "knnstore_register"]
 
 
-class _Collection:
-    """Parallel columns, one entry a record. Shared by every store opened on the same name in this process."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """The columns at one moment. Rows below its length are never written again, so readers need no lock."""
 
-    def __init__(self, spec: StoreSpec) -> None:
-        self.spec = spec
-        self.lock = threading.RLock()
-        self.ids = np.empty(0, object)
-        self.vectors = np.empty((0, spec.dim), np.float32)
-        self.fields: dict[str, Column] = {name: empty_column(kind, 0) for name, kind in spec.fields.items()}
-
-    def positions(self, ids: list[str]) -> NDArray[np.intp]:
-        """Where each id is, -1 where it is not."""
-        where = {value: i for i, value in enumerate(self.ids)}
-        return np.array([where.get(value, -1) for value in ids], np.intp)
-
-    def keep(self, kept: NDArray[np.bool_]) -> None:
-        self.ids, self.vectors = self.ids[kept], self.vectors[kept]
-        self.fields = {name: column[kept] for name, column in self.fields.items()}
-
-    def append(self, batch: Batch, rows: NDArray[np.intp]) -> None:
-        ids = np.array(batch.ids, object)[rows]
-        self.ids, self.vectors = np.concatenate([self.ids, ids]), np.concatenate([self.vectors, batch.vectors[rows]])
-        self.fields = {name: np.concatenate([self.fields[name], batch.fields[name][rows]]) for name in self.fields}
+    ids: NDArray[np.object_]
+    vectors: NDArray[np.float32]
+    norms: NDArray[np.float64]
+    fields: dict[str, Column]
 
     def match(self, where: Filter | None) -> NDArray[np.intp]:
         return np.arange(len(self.ids)) if where is None else np.flatnonzero(where.mask(self.fields))
 
+    def take(self, rows: NDArray[np.intp] | slice) -> _View:
+        columns = {name: column[rows] for name, column in self.fields.items()}
+        return _View(self.ids[rows], self.vectors[rows], self.norms[rows], columns)
+
+    def records(self, rows: NDArray[np.intp], fields: list[str], with_vectors: bool) -> Records:
+        """Copies, which the caller may scribble on."""
+        columns = {name: self.fields[name][rows] for name in fields}
+        return Records(self.ids[rows], self.vectors[rows] if with_vectors else None, columns)
+
+
+class _Collection:
+    """Columns that grow at the end, shared by every store opened on the same name in this process.
+
+    A write appends; replaced and deleted rows are only marked, and squeezed out before the next search or scan. So a
+    write costs what it writes, and a row that a reader may be looking at never changes.
+    """
+
+    def __init__(self, spec: StoreSpec) -> None:
+        self.spec = spec
+        self.lock = threading.RLock()
+        self.rows: dict[str, int] = {}
+        self._dead: set[int] = set()
+        self._used = 0
+        self._columns = _View(
+            empty_column(str, 0),
+            np.empty((0, spec.dim), np.float32),
+            np.empty(0, np.float64),
+            {name: empty_column(kind, 0) for name, kind in spec.fields.items()},
+        )
+
+    def view(self) -> _View:
+        """All live records; no copy unless rows have died since the last one."""
+        with self.lock:
+            if self._dead:
+                alive = np.ones(self._used, np.bool_)
+                alive[list(self._dead)] = False
+                self._columns = self._columns.take(np.flatnonzero(alive))
+                self._dead, self._used = set(), len(self._columns.ids)
+                self.rows = {value: row for row, value in enumerate(self._columns.ids.tolist())}
+            return self._columns.take(slice(self._used))
+
+    def find(self, ids: list[str]) -> tuple[_View, NDArray[np.intp]]:
+        """The columns as they are, and the rows of those ids that are stored."""
+        with self.lock:
+            rows = [self.rows[value] for value in ids if value in self.rows]
+            return self._columns.take(slice(self._used)), np.array(rows, np.intp)
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Forget records; the caller holds the lock."""
+        self._dead.update(self.rows.pop(value) for value in ids if value in self.rows)
+
+    def append(self, batch: Batch, picked: list[int]) -> None:
+        """Add records that are not stored; the caller holds the lock."""
+        self._reserve(self._used + len(picked))
+        part, here = self._columns, slice(self._used, self._used + len(picked))
+        part.ids[here] = [batch.ids[i] for i in picked]
+        part.vectors[here] = batch.vectors[picked]
+        part.norms[here] = np.einsum("nd,nd->n", part.vectors[here], part.vectors[here], dtype=np.float64)
+        for name, column in part.fields.items():
+            column[here] = batch.fields[name][picked]
+        self.rows.update({batch.ids[i]: self._used + n for n, i in enumerate(picked)})
+        self._used += len(picked)
+
+    def _reserve(self, rows: int) -> None:
+        """Room for so many rows: at least doubled, into new arrays, as readers may hold the old ones."""
+        if rows > len(self._columns.ids):
+            old, size = self._columns, max(rows, 2 * len(self._columns.ids), 64)
+            columns = {name: _grown(column, size) for name, column in old.fields.items()}
+            self._columns = _View(
+                _grown(old.ids, size), _grown(old.vectors, size), _grown(old.norms, size), columns
+            )  # fmt: skip
+
+
+def _grown(column: NDArray[Any], size: int) -> NDArray[Any]:
+    grown = np.empty((size, *column.shape[1:]), column.dtype)
+    grown[: len(column)] = column
+    return grown
+
 
 class MemoryStore(EmbeddingStore):
-    """See the module. Thread-safe; every write replaces the columns, so readers keep a consistent view."""
+    """See the module. Thread-safe; searching holds no lock while it computes."""
 
     def __init__(self, request: OpenRequest, collection: _Collection) -> None:
         super().__init__(request.url, collection.spec, read_only=request.read_only)
@@ -56,90 +121,64 @@ class MemoryStore(EmbeddingStore):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(persistent=False, multi_process=False, snapshot=False)
+        return Capabilities(persistent=False)
 
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
         with self._data.lock:
-            there = self._data.positions(batch.ids)
-            stored = there >= 0
-            if on_conflict == "error" and stored.any():
-                first = batch.ids[int(np.flatnonzero(stored)[0])]
-                raise ConflictError(f"{self.url}: id {first!r} is stored already", hint="Nothing was written.")
-            rows = np.flatnonzero(~stored) if on_conflict == "skip" else np.arange(len(batch))
-            if on_conflict == "replace" and stored.any():
-                kept = np.ones(len(self._data.ids), bool)
-                kept[there[stored]] = False
-                self._data.keep(kept)
-            self._data.append(batch, rows)
-            return len(rows)
+            stored = [value for value in batch.ids if value in self._data.rows]
+            if on_conflict == "error" and stored:
+                raise ConflictError(f"{self.url}: id {stored[0]!r} is stored already", hint="Nothing was written.")
+            kept = set(stored) if on_conflict == "skip" else set()
+            picked = [i for i, value in enumerate(batch.ids) if value not in kept]
+            if on_conflict == "replace":
+                self._data.remove(stored)
+            self._data.append(batch, picked)
+            return len(picked)
 
     def _delete_ids(self, ids: list[str]) -> None:
         with self._data.lock:
-            gone = set(ids)
-            self._data.keep(np.array([value not in gone for value in self._data.ids], bool))
+            self._data.remove(ids)
 
     def _delete_where(self, where: Filter) -> None:
         with self._data.lock:
-            self._data.keep(~where.mask(self._data.fields))
+            view = self._data.view()
+            self._data.remove(view.ids[view.match(where)].tolist())
 
     def _search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:
-        with self._data.lock:
-            rows = self._data.match(where)
-            all_ids, vectors = self._data.ids[rows], self._data.vectors[rows]
-            columns = {name: self._data.fields[name][rows] for name in fields}
+        view = self._data.view()
+        if where is not None:
+            view = view.take(view.match(where))
         hits = Hits(
             empty_column(str, (len(queries), k)),
             np.full((len(queries), k), -np.inf, np.float32),
             {name: empty_column(self.spec.fields[name], (len(queries), k)) for name in fields},
         )
-        for q, candidates in enumerate(_nominated(queries, vectors, k, self.spec.metric == "l2")):
-            scores = pair_scores(queries[q], vectors[candidates], self.spec.metric)
-            order = best(all_ids[candidates], scores, k)
+        metric = self.spec.metric
+        for q, candidates in enumerate(nominated(queries, view.vectors, view.norms, k, metric)):
+            scores = pair_scores(queries[q], view.vectors[candidates], metric)
+            order = best(view.ids[candidates], scores, k)
             found, picked = len(order), candidates[order]
-            hits.ids[q, :found], hits.scores[q, :found] = all_ids[picked], scores[order]
+            hits.ids[q, :found], hits.scores[q, :found] = view.ids[picked], scores[order]
             for name in fields:
-                hits.fields[name][q, :found] = columns[name][picked]
+                hits.fields[name][q, :found] = view.fields[name][picked]
         return hits
 
     def _get(self, ids: list[str], fields: list[str], with_vectors: bool) -> Records:
-        with self._data.lock:
-            there = self._data.positions(ids)
-            return self._records(there[there >= 0], fields, with_vectors)
+        view, rows = self._data.find(ids)
+        return view.records(rows, fields, with_vectors)
 
     def _count(self, where: Filter | None) -> int:
-        with self._data.lock:
-            return len(self._data.match(where))
+        return len(self._data.rows) if where is None else len(self._data.view().match(where))
 
     def _scan(self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
-        with self._data.lock:
-            records = self._records(self._data.match(where), fields, with_vectors)
-        for start in range(0, len(records), batch_size):
-            part = slice(start, start + batch_size)
-            vectors = None if records.vectors is None else records.vectors[part]
-            yield Records(records.ids[part], vectors, {name: column[part] for name, column in records.fields.items()})
-
-    def _records(self, rows: NDArray[np.intp], fields: list[str], with_vectors: bool) -> Records:
-        vectors = self._data.vectors[rows] if with_vectors else None
-        return Records(self._data.ids[rows], vectors, {name: self._data.fields[name][rows] for name in fields})
+        view = self._data.view()
+        rows = view.match(where)
+        for start in range(0, len(rows), batch_size):
+            yield view.records(rows[start : start + batch_size], fields, with_vectors)
 
     def _stats(self) -> StoreStats:
-        with self._data.lock:
-            return StoreStats("memory", len(self._data.ids), None, self._data.vectors.nbytes, recall=1.0)
-
-
-def _nominated(
-    queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int, squared: bool
-) -> Iterator[NDArray[np.intp]]:
-    """For each query, every record that could be among its k best once scored exactly; see :mod:`knnstore.ranking`."""
-    norms = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
-    product = queries @ vectors.T
-    rough = 2 * product.astype(np.float64) - norms if squared else product  # |q|² is the same for every record
-    bounds = error_bound(queries, float(np.sqrt(norms.max(initial=0))), "l2" if squared else "dot")
-    for row, bound in zip(rough, bounds, strict=True):
-        if len(row) <= k:
-            yield np.arange(len(row))
-        else:
-            yield np.flatnonzero(row >= np.partition(row, -k)[-k] - 2 * bound)
+        view = self._data.view()
+        return StoreStats("memory", len(view.ids), bytes_in_memory=view.vectors.nbytes, recall=1.0)
 
 
 class MemoryBackend(Backend):
@@ -154,7 +193,7 @@ class MemoryBackend(Backend):
 
     def open(self, request: OpenRequest) -> MemoryStore:
         request.url.check_options(())
-        key = request.url.host + request.url.path
+        key = _key(request.url)
         with self._lock:
             collection = self._collections.get(key)
             if collection is None and (request.spec is None or request.read_only):
@@ -167,10 +206,15 @@ class MemoryBackend(Backend):
         return MemoryStore(request, collection)
 
     def collections(self, url: StoreURL) -> list[StoreURL]:
-        prefix = (url.host + url.path).rstrip("/")
-        below = [key for key in self._collections if key.startswith(prefix + "/") and "/" not in key[len(prefix) + 1 :]]
-        here = [url] if url.host + url.path in self._collections else []
-        return here + [url.child(key[len(prefix) + 1 :]) for key in sorted(below)]
+        here, prefix = _key(url), _key(url) + "/"
+        with self._lock:
+            keys = sorted(self._collections)
+        below = [key[len(prefix) :] for key in keys if key.startswith(prefix) and "/" not in key[len(prefix) :]]
+        return [url] * (here in keys) + [url.child(name) for name in below]
+
+
+def _key(url: StoreURL) -> str:
+    return (url.host + url.path).rstrip("/")
 
 
 _backend = MemoryBackend()

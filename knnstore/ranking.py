@@ -1,19 +1,26 @@
 """Exact scores and a total order, for stores that hold their vectors in this process.
 
-A matrix product may round a score differently when the shape of the matrix changes, so which of two nearly equal records
-wins could depend on what else is stored. Here the product only nominates candidates, with a bound on its error; the
+A matrix product may round a score differently when the shape of the matrix changes, so which of two nearly equal
+records wins could depend on what else is stored. Here the product only nominates candidates, with a bound on its error; the
 score of each candidate is then computed from its own pair of vectors alone, and ties are broken by id. The same pair
 gets the same score whatever else is stored, in whatever order it came.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from knnstore.types import Metric
 
-__all__ = ["best", "error_bound", "pair_scores"]
+__all__ = ["best", "error_bound", "nominated", "pair_scores"]
+
+_LARGEST = float(np.finfo(np.float32).max)
+_PRODUCT = 16_000_000
+"""Entries of a score matrix held at once: 64 MB in float32."""
 
 
 def pair_scores(queries: NDArray[np.float32], vectors: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
@@ -25,13 +32,24 @@ def pair_scores(queries: NDArray[np.float32], vectors: NDArray[np.float32], metr
         metric: dot product for ``"cosine"`` and ``"dot"``, negative squared distance for ``"l2"``.
 
     Returns:
-        float32, the broadcast shape without D.
+        float32, the broadcast shape without D. Always finite, as -inf marks an empty slot: where float32 overflows,
+        the score is computed in float64 and limited to the largest float32.
     """
+    with np.errstate(over="ignore", invalid="ignore"):
+        scores = np.asarray(_scores(queries, vectors, metric), np.float32)
+    overflown = ~np.isfinite(scores)
+    if overflown.any():
+        wide = _scores(queries.astype(np.float64), vectors.astype(np.float64), metric)
+        scores = np.where(overflown, np.clip(wide, -_LARGEST, _LARGEST), scores).astype(np.float32)
+    return scores
+
+
+def _scores(queries: NDArray[Any], vectors: NDArray[Any], metric: Metric) -> NDArray[Any]:
     if metric == "l2":
         difference = vectors - queries
-        return np.asarray(-np.vecdot(difference, difference), np.float32)
+        return np.asarray(-np.vecdot(difference, difference))
     # vecdot is one BLAS dot product a pair, so the summation order depends on D only.
-    return np.asarray(np.vecdot(vectors, queries), np.float32)
+    return np.asarray(np.vecdot(vectors, queries))
 
 
 def error_bound(queries: NDArray[np.float32], largest: float, metric: Metric) -> NDArray[np.float64]:
@@ -44,12 +62,13 @@ def error_bound(queries: NDArray[np.float32], largest: float, metric: Metric) ->
 
     Higham, Accuracy and Stability of Numerical Algorithms, 2002, eq. 3.5: an inner product of D terms is within
     D·u·Σ|x||y| of the exact one, u = 2^-24; Cauchy-Schwarz bounds the sum. The expanded square |q|² + |x|² - 2q·x that
-    libraries use for L2 has three such terms.
+    libraries use for L2 has three such terms. Twice that covers the product's rounding and that of the pair's own score.
     """
     norms = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))
     unit = (queries.shape[1] + 2) * 2.0**-24
-    product = unit * norms * largest
-    return 2 * product if metric != "l2" else 2 * unit * (norms + largest) ** 2
+    tiny = (queries.shape[1] + 2) * 2.0**-147  # what products lose that fall below the smallest float32
+    spread = norms * largest if metric != "l2" else (norms + largest) ** 2
+    return np.asarray(2 * unit * spread + tiny)
 
 
 def best(ids: NDArray[np.object_], scores: NDArray[np.float32], k: int) -> NDArray[np.intp]:
@@ -67,3 +86,37 @@ def best(ids: NDArray[np.object_], scores: NDArray[np.float32], k: int) -> NDArr
     if len(tied):
         order = np.array(sorted(order.tolist(), key=lambda i: (-scores[i], ids[i])), np.intp)
     return order[:k]
+
+
+def nominated(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], norms: NDArray[np.float64], k: int, metric: Metric
+) -> Iterator[NDArray[np.intp]]:
+    """For each query, the positions of every record that could be among its k best once scored exactly.
+
+    Args:
+        queries: float32 (Q, D).
+        vectors: float32 (N, D).
+        norms: float64 (N,), the squared Euclidean norm of each vector.
+        k: how many are wanted.
+        metric: the metric.
+    """
+    bounds = error_bound(queries, float(np.sqrt(norms.max(initial=0))), metric)
+    step = max(1, _PRODUCT // max(1, len(vectors)))  # many queries against many vectors would not fit in memory
+    for start in range(0, len(queries), step):
+        rough = _rough(queries[start : start + step], vectors)
+        for row, bound in zip(rough, bounds[start : start + step], strict=True):
+            if len(row) <= k:
+                yield np.arange(len(row))
+                continue
+            # |q|² is the same for every record, so the expanded square is ranked without it.
+            values = 2 * row.astype(np.float64) - norms if metric == "l2" else row
+            yield np.flatnonzero(values >= np.partition(values, -k)[-k] - 2 * bound)
+
+
+def _rough(queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[Any]:
+    """The matrix product, in float64 where float32 overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = queries @ vectors.T
+    if np.isfinite(product).all():
+        return product
+    return np.asarray(queries.astype(np.float64) @ vectors.astype(np.float64).T)

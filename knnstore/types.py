@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from knnstore.errors import InvalidFieldError, InvalidInputError, SpecMismatchError
+from knnstore.errors import InvalidFieldError, InvalidInputError, SpecMismatchError, StoreCorruptError
 from knnstore.filters import FieldType
 
 __all__ = [
@@ -95,18 +95,17 @@ class StoreSpec:
     space: EmbeddingSpace | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.dim, int) or isinstance(self.dim, bool) or self.dim < 1:
+        if not isinstance(self.dim, int | np.integer) or isinstance(self.dim, bool) or self.dim < 1:
             raise InvalidInputError("spec.dim", expected="a whole number of at least 1", got=repr(self.dim))
         if self.metric not in ("cosine", "dot", "l2"):
             raise InvalidInputError("spec.metric", expected="cosine, dot or l2", got=repr(self.metric))
+        if not isinstance(self.fields, Mapping):
+            raise InvalidFieldError("spec.fields", expected="a mapping from name to type", got=repr(self.fields)[:80])
         for name, kind in self.fields.items():
-            if not name.isidentifier() or not name.isascii() or name.startswith("_") or name in ("id", "vector"):
-                raise InvalidFieldError(
-                    f"spec.fields: name {name!r}",
-                    expected="an ASCII identifier that starts with a letter, other than id and vector",
-                )
-            if kind not in _DTYPES:
-                raise InvalidFieldError(f"spec.fields[{name!r}]", expected="str, int, float or bool", got=repr(kind))
+            _check_field(name, kind)
+        if self.space is not None and not isinstance(self.space, EmbeddingSpace):
+            raise InvalidInputError("spec.space", expected="an EmbeddingSpace or None", got=type(self.space).__name__)
+        object.__setattr__(self, "dim", int(self.dim))
         object.__setattr__(self, "fields", dict(self.fields))
 
     def to_json(self) -> str:
@@ -119,11 +118,18 @@ class StoreSpec:
 
     @classmethod
     def from_json(cls, text: str) -> StoreSpec:
-        """The inverse of :meth:`to_json`."""
-        raw = json.loads(text)
-        fields = {name: _FIELD_TYPES[kind] for name, kind in raw["fields"].items()}
-        space = None if raw["space"] is None else EmbeddingSpace(**raw["space"])
-        return cls(raw["dim"], raw["metric"], fields, space)
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            StoreCorruptError: not what :meth:`to_json` writes.
+        """
+        try:
+            raw = json.loads(text)
+            fields = {name: _FIELD_TYPES[kind] for name, kind in raw["fields"].items()}
+            space = None if raw["space"] is None else EmbeddingSpace(**raw["space"])
+            return cls(raw["dim"], raw["metric"], fields, space)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise StoreCorruptError("the stored spec", expected="JSON of a StoreSpec", got=repr(text)[:80]) from error
 
     def check_against(self, stored: StoreSpec, where: str) -> None:
         """Refuse to open ``stored`` as if it were ``self``.
@@ -133,7 +139,7 @@ class StoreSpec:
         Raises:
             SpecMismatchError: naming every difference, both sides.
         """
-        pairs = {
+        pairs: dict[str, tuple[object, object]] = {
             "dim": (self.dim, stored.dim),
             "metric": (self.metric, stored.metric),
             "fields": (_typed(self.fields), _typed(stored.fields)),
@@ -148,6 +154,17 @@ class StoreSpec:
                 got="; ".join(f"{name} {there}" for name, (_, there) in wrong.items()),
                 hint="Nothing was changed. Open it with the stored spec, or choose another URL.",
             )
+
+
+def _check_field(name: object, kind: object) -> None:
+    plain = isinstance(name, str) and name.isidentifier() and name.isascii()
+    if not plain or str(name).startswith("_") or name in ("id", "vector"):
+        raise InvalidFieldError(
+            f"spec.fields: name {name!r}",
+            expected="an ASCII identifier that starts with a letter, other than id and vector",
+        )
+    if not isinstance(kind, type) or kind not in _DTYPES:
+        raise InvalidFieldError(f"spec.fields[{name!r}]", expected="str, int, float or bool", got=repr(kind))
 
 
 def _typed(fields: Mapping[str, FieldType]) -> dict[str, str]:
@@ -222,7 +239,8 @@ class Capabilities:
         multi_process: several processes may open it at once.
         approximate: a search may miss some of the true neighbours.
         recall_floor: the least share of true neighbours that the backend declares; 1 where the search is exact.
-        consistency: the levels that ``open_store(consistency=…)`` accepts.
+        consistency: the levels that the backend tells apart. A request is met by that level or by a stronger one
+            (``eventual`` < ``session`` < ``strong``); where there is neither, opening is an UnsupportedOperationError.
     """
 
     max_k: int | None = None

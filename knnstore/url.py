@@ -12,8 +12,10 @@ from knnstore.errors import InvalidURLError
 
 __all__ = ["StoreURL"]
 
+_WORD = re.compile(r"[A-Za-z0-9+._-]{1,40}")
+_ESCAPE = "Write special characters as %XX: %23 for '#', %2F for '/', %3F for '?', %40 for '@'."
 _SCHEME = re.compile(r"[a-z][a-z0-9]*(\+[a-z][a-z0-9]*)?")
-_SECRETS = ("password", "token", "api_key", "secret")
+_SECRET = re.compile(r"(.*_)?(password|passwd|pwd|token|secret|api_?key|credentials?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,25 +47,37 @@ class StoreURL:
         """Take a URL apart.
 
         Raises:
-            InvalidURLError: no scheme, a port that is no number, an option twice.
+            InvalidURLError: no scheme, a port that is no number, an option twice. The message quotes nothing that could
+                be part of a password, whatever went wrong.
         """
         if isinstance(url, StoreURL):
             return url
+        if not isinstance(url, str):
+            raise InvalidURLError("store URL", expected="text such as faiss:///folder", got=type(url).__name__)
         scheme, separator, _ = url.partition("://")
         if not separator or not _SCHEME.fullmatch(scheme):
             raise InvalidURLError(
                 "store URL",
                 expected="scheme://…, such as faiss:///folder or qdrant://host:6333/name",
-                got=repr(url)[:80],
+                got=f"the scheme {scheme!r}" if separator and _WORD.fullmatch(scheme) else "text without a scheme",
+            )
+        if any(ord(letter) < 32 for letter in url):
+            raise InvalidURLError(
+                f"store URL {scheme}://…", expected="no control characters", hint="Write them as %XX."
             )
         # urlsplit does not know our schemes' query rules when the scheme has a "+", so it parses a stand-in.
         try:
             parts = urlsplit("store" + url[len(scheme) :])
             port = parts.port
-        except ValueError as error:
-            raise InvalidURLError(f"store URL {scheme}://…: {error}") from None
-        if parts.fragment:
-            raise InvalidURLError(f"store URL {scheme}://…", expected="no '#'", hint="Write %23 for a '#' in a path.")
+        except ValueError:
+            # The reason that Python gives quotes what it read, which may be half of a password with a slash in it.
+            raise InvalidURLError(
+                f"store URL {scheme}://…", expected="[user:password@]host[:port] with a number as port", hint=_ESCAPE
+            ) from None
+        if "#" in url:
+            raise InvalidURLError(f"store URL {scheme}://…", expected="no '#'", hint=_ESCAPE)
+        if parts.netloc and "@" in parts.path and not parts.username:
+            raise InvalidURLError(f"store URL {scheme}://…", expected="no '@' in the path", hint=_ESCAPE)
         pairs = parse_qsl(parts.query, keep_blank_values=True)
         if len(dict(pairs)) != len(pairs):
             raise InvalidURLError(
@@ -76,7 +90,13 @@ class StoreURL:
         )  # fmt: skip
 
     def child(self, name: str) -> StoreURL:
-        """The same place, one name further down; how one URL holds several embedding spaces."""
+        """The same place, one name further down; how one URL holds several embedding spaces.
+
+        Raises:
+            InvalidURLError: a name that is empty or a dot, or has a slash in it.
+        """
+        if not name or name in (".", "..") or "/" in name:
+            raise InvalidURLError(f"child of {self}", expected="one plain name", got=repr(name))
         return replace(self, path=f"{self.path.rstrip('/')}/{name}")
 
     def check_options(self, known: Iterable[str]) -> Mapping[str, str]:
@@ -96,6 +116,17 @@ class StoreURL:
                 )
         return self.options
 
+    def secrets(self) -> list[str]:
+        """The secret values in it, longest first; for those who have to keep them out of a text."""
+        values = {self.password, *(value for name, value in self.options.items() if _is_secret(name))} - {""}
+        return sorted(values, key=len, reverse=True)
+
+    def redact(self, text: str) -> str:
+        """A text of unknown origin with every secret of this URL replaced by ``***``."""
+        for secret in self.secrets():
+            text = text.replace(secret, "***").replace(quote(secret, safe=""), "***")
+        return text
+
     def __str__(self) -> str:
         """The URL with secrets replaced by ``***``; it parses again, without them."""
         scheme = f"{self.backend}+{self.variant}" if self.variant else self.backend
@@ -112,4 +143,4 @@ class StoreURL:
 
 def _is_secret(name: str) -> bool:
     """Options that carry a secret itself; ``api_key_env`` and ``api_key_file`` only say where one is."""
-    return name.lower() in _SECRETS
+    return _SECRET.fullmatch(name) is not None

@@ -1,0 +1,108 @@
+"""Checks of several threads and of a forked process."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
+
+import numpy as np
+import pytest
+
+from knnstore.abc import EmbeddingStore
+from knnstore.testing._base import KitBase
+from knnstore.testing._data import make_queries, make_sample
+from knnstore.testing._oracle import assert_hits
+
+__all__ = ["ConcurrencyChecks"]
+
+_SECONDS = 60
+"""How long a forked process may take before it counts as hung."""
+
+
+class ConcurrencyChecks(KitBase):
+    """Rule 1: safe for searching from threads, opened lazily in each process."""
+
+    def test_searching_from_threads(self, store: EmbeddingStore) -> None:
+        sample, queries = make_sample(200).write(store), make_queries(8)
+        recall = store.capabilities.recall_floor
+
+        def ask(i: int) -> None:
+            part = queries[i % 8 :][:2]
+            for _ in range(5):
+                assert_hits(store.search(part, 7), part, sample, "cosine", 7, recall=recall)
+                assert store.get([sample.ids[i]]).ids.tolist() == [sample.ids[i]]
+                assert store.count() == 200
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(ask, range(16)))
+
+    def test_searching_while_writing(self, store: EmbeddingStore) -> None:
+        """A hit is always a whole record: its area belongs to its id, whatever is written meanwhile."""
+
+        def write(generation: int) -> None:
+            sample = make_sample(50, seed=generation)
+            sample.fields["area"] = list(range(50))
+            store.upsert(sample.ids, sample.vectors, sample.fields)
+
+        write(0)
+
+        def ask(i: int) -> None:
+            for _ in range(10):
+                hits = store.search(make_queries(2, seed=i), 5, fields=["area"])
+                got = [(v, int(a)) for v, a in zip(hits.ids.ravel(), hits.fields["area"].ravel(), strict=True) if v]
+                assert all(value == f"r{area}" for value, area in got), f"torn records: {got}"
+
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(ask, i) for i in range(6)]
+            for generation in range(1, 9):
+                write(generation)
+            for future in asked:
+                future.result()
+        assert store.count() == 50
+
+    def test_writing_from_threads(self, store: EmbeddingStore) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda i: make_sample(10, prefix=f"t{i}-").write(store), range(8)))
+        assert store.count() == 80
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+    def test_searching_in_a_forked_process(self, store: EmbeddingStore) -> None:
+        """A store opened before a fork answers in the child, and goes on answering in the parent."""
+        sample, queries = make_sample(100).write(store), make_queries(4)
+        expected = store.search(queries, 5)
+        reader, writer = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads about: just what is checked
+            child = os.fork()
+        if not child:
+            _answer_and_exit(store, queries, writer)
+        os.close(writer)
+        answer = _read(reader, child)
+        assert answer == "\n".join(expected.ids.ravel()), f"the child answered {answer[:500]}"
+        recall = store.capabilities.recall_floor
+        assert_hits(store.search(queries, 5), queries, sample, "cosine", 5, recall=recall)
+
+
+def _answer_and_exit(store: EmbeddingStore, queries: np.ndarray, writer: int) -> NoReturn:
+    """In the child: search, write the ids, leave without running anything that belongs to the parent."""
+    try:
+        text = "\n".join(store.search(queries, 5).ids.ravel())
+    except BaseException as error:
+        text = f"{type(error).__name__}: {error}"
+    os.write(writer, text.encode())
+    os._exit(0)
+
+
+def _read(reader: int, child: int) -> str:
+    """In the parent: what the child wrote, or that it hung."""
+    ready, _, _ = select.select([reader], [], [], _SECONDS)
+    if not ready:
+        os.kill(child, signal.SIGKILL)
+    with os.fdopen(reader, "rb") as pipe:
+        text = pipe.read().decode()
+    os.waitpid(child, 0)
+    return text if ready else f"nothing within {_SECONDS} s; it was killed"

@@ -1,0 +1,188 @@
+"""Checks of opening, reopening and closing: the spec lives with the data, and nothing is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+
+from knnstore._plugins import collections, open_store
+from knnstore.errors import (
+    InvalidInputError,
+    InvalidURLError,
+    SpecMismatchError,
+    StoreClosedError,
+    StoreNotFoundError,
+    UnsupportedOperationError,
+)
+from knnstore.filters import F
+from knnstore.testing._base import KitBase, Opener
+from knnstore.testing._data import FIELDS, make_queries, make_sample, make_spec
+from knnstore.testing._oracle import assert_content, assert_hits
+from knnstore.testing._search import METRICS
+from knnstore.types import Consistency, EmbeddingSpace, Metric, StoreSpec
+
+__all__ = ["OpeningChecks"]
+
+SPACE = EmbeddingSpace("encoder-one", "sha256:1111", "a note")
+SPEC = StoreSpec(8, "cosine", FIELDS, SPACE)
+
+OTHER_SPECS: dict[str, tuple[StoreSpec, str]] = {
+    "dim": (replace(SPEC, dim=9), "9"),
+    "metric": (replace(SPEC, metric="l2"), "l2"),
+    "field-missing": (replace(SPEC, fields={"label": str, "area": int, "weight": float}), "thing"),
+    "field-extra": (replace(SPEC, fields={**FIELDS, "more": str}), "more"),
+    "field-type": (replace(SPEC, fields={**FIELDS, "area": float}), "float"),
+    "space": (replace(SPEC, space=EmbeddingSpace("encoder-one", "sha256:2222")), "sha256:2222"),
+}
+
+
+class OpeningChecks(KitBase):
+    """Rule 6, and the life of a store."""
+
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_reopen(self, opener: Opener, metric: Metric) -> None:
+        """Every part of the spec, and with it every record, is there again; without a spec too."""
+        spec = replace(SPEC, metric=metric)
+        sample = make_sample(30).write(opener(spec))
+        for wanted in (None, spec, replace(spec, space=None)):
+            store = opener.reopen(wanted)
+            assert store.spec == spec
+            assert_content(store, sample)
+            queries = make_queries(3)
+            recall = store.capabilities.recall_floor
+            assert_hits(store.search(queries, 5), queries, sample, metric, 5, recall=recall)
+
+    def test_reopen_after_each_write(self, opener: Opener) -> None:
+        first, second = make_sample(6), make_sample(6, seed=3)
+        first.write(opener(SPEC))
+        opener.reopen().upsert(second.ids, second.vectors, second.fields)
+        assert_content(opener.reopen(), second)
+        opener.reopen().delete(["r0"])
+        store = opener.reopen()
+        assert_content(store, second.take(range(1, 6)))
+        assert "r0" not in store.search(second.vectors[:1], 6).ids[0].tolist()
+
+    @pytest.mark.parametrize("case", OTHER_SPECS)
+    def test_another_spec_is_refused(self, opener: Opener, case: str) -> None:
+        sample = make_sample(5).write(opener(SPEC))
+        opener.close_all()
+        other, named = OTHER_SPECS[case]
+        for _ in range(2):
+            with pytest.raises(SpecMismatchError, match=named) as caught:
+                opener(other)
+            assert "expected" in str(caught.value)
+            assert "got" in str(caught.value)
+        store = opener(SPEC)
+        assert store.spec == SPEC
+        assert_content(store, sample)
+
+    def test_a_space_where_none_is_stored_is_refused(self, opener: Opener) -> None:
+        opener(replace(SPEC, space=None)).close()
+        with pytest.raises(SpecMismatchError, match="sha256:1111"):
+            opener(SPEC)
+
+    def test_nothing_there(self, opener: Opener) -> None:
+        for spec, read_only in ((None, False), (None, True), (SPEC, True)):
+            with pytest.raises(StoreNotFoundError):
+                opener(spec, read_only=read_only)
+        assert collections(opener.url) == [], "looking for a store has made one"
+
+    def test_read_only(self, opener: Opener) -> None:
+        sample = make_sample(5).write(opener(SPEC))
+        store = opener.reopen(read_only=True)
+        writes: list[Callable[[], object]] = [
+            lambda: store.upsert(
+                ["x"], sample.vectors[:1], {name: column[:1] for name, column in sample.fields.items()}
+            ),
+            lambda: store.delete(["r0"]),
+            lambda: store.delete(where=F("area") > -10),
+        ]
+        for write in writes:
+            with pytest.raises(InvalidInputError, match="read_only"):
+                write()
+        assert_content(store, sample)
+        query, recall = sample.vectors[:1], store.capabilities.recall_floor
+        assert_hits(store.search(query, 5), query, sample, "cosine", 5, recall=recall)
+
+    def test_closed(self, opener: Opener) -> None:
+        store = opener(make_spec())
+        sample = make_sample(2).write(store)
+        store.close()
+        store.close()
+        assert "closed" in repr(store)
+        uses: list[Callable[[], object]] = [
+            lambda: store.upsert(sample.ids, sample.vectors, sample.fields),
+            lambda: store.delete(["r0"]),
+            lambda: store.search(sample.vectors, 1),
+            lambda: store.get(["r0"]),
+            store.count,
+            lambda: list(store.scan()),
+            store.flush,
+            store.optimize,
+            store.stats,
+        ]
+        for use in uses:
+            with pytest.raises(StoreClosedError):
+                use()
+
+    def test_context_manager(self, opener: Opener) -> None:
+        with opener(make_spec()) as store:
+            make_sample(2).write(store)
+        with pytest.raises(StoreClosedError):
+            store.count()
+        with pytest.raises(ZeroDivisionError), opener() as store:
+            _ = 1 / store.count(F("label") == "absent")
+        with pytest.raises(StoreClosedError):
+            store.count()
+
+    def test_children_are_collections_of_their_own(self, opener: Opener) -> None:
+        one, two = opener(make_spec(), at="one"), opener(make_spec("l2", dim=3, fields={}), at="two")
+        sample = make_sample(4).write(one)
+        assert two.count() == 0
+        assert_content(one, sample)
+        listed = [str(url) for url in collections(opener.url)]
+        assert listed == [str(opener.url.child("one")), str(opener.url.child("two"))]
+        opener.close_all()
+        assert_content(opener(at="one"), sample)
+        assert opener(at="two").spec.metric == "l2"
+
+    def test_collections_lists_the_url_itself(self, opener: Opener) -> None:
+        assert collections(opener.url) == []
+        opener(make_spec())
+        assert [str(url) for url in collections(opener.url)] == [str(opener.url)]
+
+    def test_an_unknown_option_is_refused(self, opener: Opener) -> None:
+        url = replace(opener.url, options={**opener.url.options, "no_such_option": "1"})
+        with pytest.raises(InvalidURLError, match="no_such_option"):
+            open_store(url, SPEC)
+        assert collections(opener.url) == [], "a refused URL has made a collection"
+
+    @pytest.mark.parametrize("level", get_args(Consistency))
+    def test_consistency(self, opener: Opener, level: Consistency) -> None:
+        """A level is given, or a stronger one, or the store says that it has none such; it is never ignored."""
+        levels = ("eventual", "session", "strong")
+        offered = opener(make_spec()).capabilities.consistency
+        if max(map(levels.index, offered)) < levels.index(level):
+            with pytest.raises(UnsupportedOperationError, match=level):
+                opener.reopen(consistency=level)
+            return
+        store = opener.reopen(consistency=level)
+        sample = make_sample(5).write(store)
+        assert_content(store, sample)
+        if level == "strong":
+            assert_content(opener(consistency="strong", read_only=True), sample)
+
+    def test_consistency_is_checked(self, opener: Opener) -> None:
+        with pytest.raises(InvalidInputError, match="consistency"):
+            opener(make_spec(), consistency="whatever")
+        assert collections(opener.url) == []
+
+    def test_repr_shows_no_secret(self, opener: Opener) -> None:
+        store = opener(make_spec())
+        texts = (repr(store), str(store), repr(store.url), str(store.url), repr(store.stats()))
+        for secret in store.url.secrets():
+            assert not any(secret in text for text in texts), "a secret of the URL is shown"
+        assert type(store).__name__ in repr(store)
