@@ -67,7 +67,8 @@ class AnnIndex:
         if not len(self.rows):
             return np.empty(0, np.intp)
         at = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
-        return at[self.rows[at] == rows]
+        here: NDArray[np.intp] = at[self.rows[at] == rows]
+        return here
 
     def nominate(self, queries: NDArray[np.float32], k: int, chosen: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """Rows that are probably among the k best of each query: int64 (Q, M ≥ k), -1 where nothing was found.

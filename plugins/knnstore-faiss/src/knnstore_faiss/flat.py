@@ -112,7 +112,7 @@ class FlatIndex:
     def _rough(
         self, queries: NDArray[np.float32], vectors: NDArray[np.float32], squares: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        product = np.matmul(queries, vectors.T)
+        product: NDArray[np.float32] = np.matmul(queries, vectors.T)
         if self.metric != "l2":
             return product
         product *= 2  # -|q-x|² = 2q·x - |x|² - |q|², and the last is the same for every record

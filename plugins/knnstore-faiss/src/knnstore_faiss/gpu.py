@@ -87,11 +87,11 @@ class GpuSearcher:
         at = np.repeat(np.arange(len(queries)), wanted)
         position = np.maximum(positions, 0).ravel()  # -1, where NaN keeps FAISS from filling up, fails the check below
         scores = exact_scores(queries, at, vectors, position, self._flat.metric)
-        safe = (positions >= 0).all(axis=1)
+        safe: NDArray[np.bool_] = np.all(positions >= 0, axis=1)
         if wanted < len(vectors):
             kth = np.partition(scores.reshape(len(queries), wanted), -k, axis=1)[:, -k]
             bound = error_bound(queries, self._flat.largest, self._flat.metric)
-            safe &= kth.astype(np.float64) > rough[:, -1].astype(np.float64) + bound
+            safe = safe & (kth.astype(np.float64) > rough[:, -1].astype(np.float64) + bound)
         stays = safe[at]
         rows = self._flat.rows[position if chosen is None else chosen[position]]
         return self._with_doubtful(Candidates(at[stays], rows[stays], scores[stays]), queries, k, chosen, ~safe)

@@ -18,7 +18,7 @@ from knnstore_faiss.database import Commit, Database
 from knnstore_faiss.errors import map_error
 from knnstore_faiss.nominate import ranked
 from knnstore_faiss.options import Options
-from knnstore_faiss.synced import SyncedIndex
+from knnstore_faiss.synced import Detail, SyncedIndex
 
 __all__ = ["FaissStore"]
 
@@ -148,7 +148,8 @@ class FaissStore(EmbeddingStore):
             connection.execute("BEGIN")
             commit = self._index.follow(connection)
             recall = self._index.measured_recall(connection)
-        details = {"generation": commit.generation, "sync": self._options.sync} | self._index.details()
+        details: dict[str, Detail] = {"generation": commit.generation, "sync": self._options.sync}
+        details |= self._index.details()
         return StoreStats(
             "faiss", commit.count, self._database.bytes_on_disk(), self._index.nbytes, recall=recall, details=details
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,9 @@ from knnstore_faiss.gpu import GpuSearcher, device_number, gpu_nominate
 from knnstore_faiss.nominate import Candidates
 from knnstore_faiss.options import Options
 
-__all__ = ["SyncedIndex"]
+__all__ = ["Detail", "SyncedIndex"]
+
+Detail: TypeAlias = str | int | float | bool | None
 
 _log = logging.getLogger("knnstore_faiss")
 
@@ -173,14 +175,21 @@ class SyncedIndex:
         """Let go of the memory."""
         self._flat = self._ann = self._at = None
 
-    def details(self) -> Mapping[str, str | int | float | bool | None]:
+    def details(self) -> dict[str, Detail]:
         """For ``stats()``."""
-        common = {"index": self._options.index, "device": "cpu" if self._gpu is None else f"cuda:{self._gpu}"}
+        common: dict[str, Detail] = {
+            "index": self._options.index,
+            "device": "cpu" if self._gpu is None else f"cuda:{self._gpu}",
+        }
         if self._options.exact:
             return common
         ann = self._ann
-        state = {"trained": ann is not None, "train_at": self._threshold, "index_file": self._cache}
+        state: dict[str, Detail] = {"trained": ann is not None, "train_at": self._threshold, "index_file": self._cache}
         if ann is None:
             return common | state
-        effort = {"nprobe": ann.effort.nprobe, "ef_search": ann.effort.ef_search, "refine": ann.effort.refine}
+        effort: dict[str, Detail] = {
+            "nprobe": ann.effort.nprobe,
+            "ef_search": ann.effort.ef_search,
+            "refine": ann.effort.refine,
+        }
         return common | state | effort | {"entries": len(ann.rows), "dead": ann.dead, "recall_when_tuned": ann.recall}
