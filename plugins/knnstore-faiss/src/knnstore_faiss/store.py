@@ -120,7 +120,7 @@ class FaissStore(EmbeddingStore):
 
     def _revision(self) -> str:
         with self._database.snapshot() as (_, commit):
-            return f"{commit.generation}-{commit.token}"
+            return f"{commit.generation}-{commit.token.hex()}"
 
     def _scan(self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
         with self._database.snapshot() as (connection, _):
