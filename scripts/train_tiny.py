@@ -88,7 +88,7 @@ def train(scenes: Pool, steps: int, seed: int, rate: float, output: Path) -> Any
         batch = scenes.batch(count, side, rng)
         whole, part, accuracy = _losses(model, tokenizer, batch, rng, step % _GLOBAL_EVERY == 0)
         optimizer.zero_grad()
-        (part if whole is None else part + _GLOBAL_WEIGHT * whole).backward()
+        torch.autograd.backward(part if whole is None else part + _GLOBAL_WEIGHT * whole)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         _after_step(model, average, step)
@@ -98,7 +98,7 @@ def train(scenes: Pool, steps: int, seed: int, rate: float, output: Path) -> Any
             took, mean = time.perf_counter() - began, np.nanmean(log[-50:], axis=0)
             print(
                 f"step {step + 1} {seen / took:.1f} images/s {took:.0f} s  global {mean[0]:.3f}  region {mean[1]:.3f} "
-                f"accuracy {mean[2]:.3f}  scale {float(model.logit_scale.exp()):.1f}",
+                f"accuracy {mean[2]:.3f}  scale {model.logit_scale.exp().item():.1f}",
                 flush=True,
             )
         if step % 200 == 199:
@@ -120,6 +120,7 @@ def save(model: Any, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, output / "model.safetensors")
+    (output / "model.safetensors").chmod(0o644)  # it is written readable by its owner alone
     (output / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
 
 
