@@ -60,7 +60,7 @@ def _vote(
 
 
 def evaluate(folder: Path, sizes: tuple[int, ...] = (128, 192, 256)) -> dict[str, dict[str, float]]:
-    """Accuracy per segment at each image size: zero-shot, and by neighbours from 8 reference scenes of each concept."""
+    """Accuracy per segment at each image size: zero-shot, and by neighbours from 5 to 10 examples of each concept."""
     model, tokenizer = load(folder)
     with torch.no_grad():
         plain = encode_texts(model, tokenizer, list(_NAMES)).numpy()
@@ -82,7 +82,7 @@ def evaluate(folder: Path, sizes: tuple[int, ...] = (128, 192, 256)) -> dict[str
 
 def _retrieval(model: Any, photo: NDArray[np.float32], side: int) -> dict[str, Any]:
     """Zero-shot and 1-NN, 10-NN on scenes of all concepts."""
-    keys, labels = embed(model, RenderedScenes(8 * len(_NAMES), 701, (side, side), "all", including=_NAMES))
+    keys, labels = embed(model, RenderedScenes(5 * len(_NAMES), 701, (side, side), "all", including=_NAMES))
     # At most ten examples of each concept, as few as a user would give.
     first = np.concatenate([np.flatnonzero(labels == name)[:10] for name in _NAMES])
     keys, labels = keys[first], labels[first]

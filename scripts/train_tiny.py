@@ -24,7 +24,7 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 from tiny_data import SEEN, Batch, Pool, region_prompt
-from tiny_eval import evaluate
+from tiny_eval import evaluate, load
 from tiny_model import encode_images, encode_texts, normalised, pool
 from torch import Tensor
 from torch.nn import functional as F
@@ -74,11 +74,13 @@ def _optimizer(model: Any, rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
 
 
-def train(scenes: Pool, steps: int, seed: int, rate: float, output: Path) -> Any:
-    """Train for ``steps`` steps, saving a running average of the weights now and then; returns the average."""
+def train(scenes: Pool, steps: int, seed: int, rate: float, output: Path, start: Path | None = None) -> Any:
+    """Train for ``steps`` steps, from the weights in ``start`` if given; save and return their running average."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model, tokenizer = CLIP(**CONFIG), SimpleTokenizer(context_length=CONFIG["text_cfg"]["context_length"])
+    if start is not None:
+        model = load(start)[0].train()
     average, optimizer = copy.deepcopy(model).eval(), _optimizer(model, rate)
     began, seen, log = time.perf_counter(), 0, []
     for step in range(steps):
@@ -132,6 +134,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--start-from", type=Path, help="go on from the weights in this folder")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=Path, help="keep the rendered scenes in this .npz file")
     parser.add_argument("--evaluate-only", action="store_true")
@@ -140,8 +143,9 @@ def main() -> None:
     if not options.evaluate_only:
         began = time.perf_counter()
         scenes = Pool.render(options.scenes, options.seed + 1000, cache=options.cache)
-        print(f"{options.scenes} scenes rendered in {time.perf_counter() - began:.0f} s", flush=True)
-        save(train(scenes, options.steps, options.seed, options.rate, options.output), options.output)
+        print(f"{len(scenes.images)} scenes in {time.perf_counter() - began:.0f} s", flush=True)
+        average = train(scenes, options.steps, options.seed, options.rate, options.output, options.start_from)
+        save(average, options.output)
     print(json.dumps(evaluate(options.output), indent=2), flush=True)
 
 

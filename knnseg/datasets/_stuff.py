@@ -175,7 +175,7 @@ def _hedge(u: Field, v: Field, rng: np.random.Generator) -> Colour:
     )
 
 
-def _striped_wallpaper(u: Field, v: Field, rng: np.random.Generator) -> Colour:
+def _striped_wallpaper(u: Field, _v: Field, rng: np.random.Generator) -> Colour:
     wave = np.abs(u % 1 - 0.5)
     a = tint(rng, (0.0, 1.0), (0.1, 0.25), (0.88, 0.97))
     b = tint(rng, (0.0, 1.0), (0.4, 0.65), (0.55, 0.8))
