@@ -2,8 +2,8 @@
 
     >>> from knnstore.testing.live import check_store
     >>> report = check_store("memory:///demo", tests=["test_k_limits", "test_delete_by_id"])
-    >>> print(report.summary())
-    memory:///demo: 2 checks, 2 passed
+    >>> report.ok, len(report.results)
+    (True, 2)
 
 Every check works in a new collection below the URL, under a name that no one else has; what is stored at the URL is not
 touched. Afterwards those collections are emptied. The contract has no way to drop a collection, so empty ones may be
