@@ -57,7 +57,7 @@ class CheckReport:
     Args:
         url: what was checked, without secrets.
         results: one for each check, in order.
-        left: empty collections that are still there.
+        left: collections that are still there; empty, unless cleaning up has failed.
     """
 
     url: str
@@ -75,7 +75,7 @@ class CheckReport:
         figures = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
         lines = [f"{self.url}: {len(self.results)} checks, {figures or 'nothing was run'}"]
         lines += [f"  {r.outcome}: {r.name}: {r.message}" for r in self.results if r.outcome != "passed"]
-        lines += [f"  left behind, empty: {url}" for url in self.left]
+        lines += [f"  left behind: {url}" for url in self.left]
         return "\n".join(lines)
 
 
@@ -151,7 +151,8 @@ class _Plugin:
         """Keep the result of a check; of its setup and its cleaning up only if they fail."""
         if report.when != "call" and report.passed:
             return
-        result = CheckResult(report.nodeid.rpartition("::")[2], _outcome(report), self._url.redact(_message(report)))
+        name = report.nodeid.rpartition("::")[2] + (" (cleaning up)" if report.when == "teardown" else "")
+        result = CheckResult(name, _outcome(report), self._url.redact(_message(report)))
         self.results.append(result)
         if self._on_result is not None:
             self._on_result(result)

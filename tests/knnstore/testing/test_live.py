@@ -23,9 +23,7 @@ def test_only_collections_of_its_own_are_touched() -> None:
         assert store.count() == 1
     assert len(report.left) == 2
     assert all(knnstore.open_store(url).count() == 0 for url in report.left)
-    assert report.summary().startswith(
-        "memory:///live: 2 checks, 2 passed\n  left behind, empty: memory:///live/check_"
-    )
+    assert report.summary().startswith("memory:///live: 2 checks, 2 passed\n  left behind: memory:///live/check_")
 
 
 def test_gaps_are_strict() -> None:
