@@ -13,7 +13,8 @@ from importlib.metadata import EntryPoint, entry_points
 import pluggy
 
 from knnstore import hookspecs
-from knnstore.abc import Backend, EmbeddingStore, OpenRequest, mapped_error
+from knnstore._engine import Backend, OpenRequest, mapped_error
+from knnstore.abc import EmbeddingStore
 from knnstore.errors import (
     BackendUnavailableError,
     BrokenPluginError,

@@ -5,7 +5,8 @@ import pathlib
 import pytest
 
 from knnstore import KnnStoreError, OpenRequest, StoreURL, open_store
-from knnstore.abc import EmbeddingStore, mapped_error
+from knnstore._engine import mapped_error
+from knnstore.abc import EmbeddingStore
 from knnstore.errors import InvalidURLError
 
 
