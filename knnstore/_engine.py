@@ -64,6 +64,14 @@ class Backend(ABC):
     def collections(self, url: StoreURL) -> list[StoreURL]:
         """The collections at this URL and one level below it, sorted; empty where there is none."""
 
+    def remove_empty(self, url: StoreURL) -> bool:  # noqa: ARG002  # for those who override it
+        """Remove the collection at this URL if it holds no record; how ``knnstore check`` cleans up behind itself.
+
+        Returns:
+            Whether it was removed. False, and nothing has changed, where there are records or the backend cannot.
+        """
+        return False
+
     def map_error(self, error: Exception) -> KnnStoreError | None:  # noqa: ARG002  # for those who override it
         """Turn what the engine raises in :meth:`open` or :meth:`collections` into one of ours.
 

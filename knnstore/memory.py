@@ -213,6 +213,14 @@ class MemoryBackend(Backend):
         below = [key[len(prefix) :] for key in keys if key.startswith(prefix) and "/" not in key[len(prefix) :]]
         return [url] * (here in keys) + [url.child(name) for name in below]
 
+    def remove_empty(self, url: StoreURL) -> bool:
+        with self._lock:
+            collection = self._collections.get(_key(url))
+            if collection is None or collection.rows:
+                return False
+            del self._collections[_key(url)]
+            return True
+
 
 def _key(url: StoreURL) -> str:
     return (url.host + url.path).rstrip("/")

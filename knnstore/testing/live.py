@@ -6,8 +6,8 @@
     (True, 2)
 
 Every check works in a new collection below the URL, under a name that no one else has; what is stored at the URL is not
-touched. Afterwards those collections are emptied. The contract has no way to drop a collection, so empty ones may be
-left behind; the report lists them.
+touched. Afterwards those collections are emptied, and removed where the backend can do that
+(:meth:`knnstore.Backend.remove_empty`). Empty ones may be left behind otherwise; the report lists them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Literal, TypeAlias
 
 import pytest
 
-from knnstore._plugins import collections, open_store
+from knnstore._plugins import collections, open_store, remove_empty
 from knnstore.errors import InvalidInputError, KnnStoreError
 from knnstore.url import StoreURL
 
@@ -139,6 +139,7 @@ class _Plugin:
             with open_store(url) as store:
                 ids = [value for records in store.scan(fields=[]) for value in records.ids]
                 store.delete(ids)
+            remove_empty(url)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Apply the declared gaps."""

@@ -508,6 +508,16 @@ class ChildrenShared(MemoryStore):
     pass
 
 
+class _RemovesAll(MemoryBackend):
+    def remove_empty(self, url: StoreURL) -> bool:
+        return self._collections.pop(url.path, None) is not None
+
+
+@caught_by("test_only_what_is_empty_is_removed", backend=_RemovesAll)
+class RemovesWithRecords(MemoryStore):
+    pass
+
+
 class _AnyOption(MemoryBackend):
     def open(self, request: OpenRequest) -> MemoryStore:
         return super().open(replace(request, url=replace(request.url, options={})))
