@@ -1,4 +1,4 @@
-"""Killed at any moment, a store loses nothing that was acknowledged, holds nothing half written, and opens by itself."""
+"""Killed at any moment, a store loses nothing acknowledged, holds nothing half written, and opens by itself."""
 
 import os
 import resource
@@ -53,7 +53,7 @@ def remember(model, step):
     """The same on a dictionary id → (vector, step)."""
     kind, arguments = operation(step)
     if kind == "upsert":
-        model.update({value: (row.tobytes(), step) for value, row in zip(arguments[0], arguments[1])})
+        model.update({value: (row.tobytes(), step) for value, row in zip(arguments[0], arguments[1], strict=True)})
     elif kind == "delete":
         for value in [value for value, (_, batch) in model.items() if batch <= arguments]:
             del model[value]
@@ -64,7 +64,7 @@ def contents(store):
     found = {}
     for records in store.scan(with_vectors=True):
         assert [f"l{batch}" for batch in records.fields["batch"]] == records.fields["label"].tolist()
-        for value, row, batch in zip(records.ids, records.vectors, records.fields["batch"].tolist()):
+        for value, row, batch in zip(records.ids, records.vectors, records.fields["batch"].tolist(), strict=True):
             found[value] = (row.tobytes(), batch)
     return found
 
@@ -144,7 +144,7 @@ def test_killed_while_creating(tmp_path):
                 knnstore.open_store(f"faiss://{folder}/{i}", SPEC).close()
 
         kill_after(*in_child(work), rng.uniform(0, 0.03))
-        for name in sorted(os.listdir(folder)) if folder.exists() else ():
+        for name in sorted(child.name for child in folder.iterdir()) if folder.exists() else ():
             with knnstore.open_store(f"faiss://{folder}/{name}", SPEC) as store:
                 store.upsert(*batch_of(0, ["a"]))
                 assert store.count() == 1
