@@ -4,6 +4,7 @@ import os
 import threading
 import time
 
+import faiss
 import numpy as np
 import pytest
 
@@ -81,6 +82,7 @@ def test_readers_see_whole_batches_while_another_process_writes(tmp_path, index)
 
 
 def test_a_store_used_before_a_fork_works_on_both_sides(tmp_path):
+    faiss.omp_set_num_threads(2)  # a child that waited for its parent's threads would never end
     url = f"faiss://{tmp_path}/store"
     other = f"faiss://{tmp_path}/hnsw?index=HNSW8"
     with knnstore.open_store(url, SPEC) as store, knnstore.open_store(other, SPEC) as approximate:
@@ -103,6 +105,7 @@ def test_a_store_used_before_a_fork_works_on_both_sides(tmp_path):
             assert consistent(each) == 2
             write(each, 3)
             assert consistent(each) == 3
+    faiss.omp_set_num_threads(1)
 
 
 def test_a_second_writer_waits_and_then_gives_up(tmp_path):
