@@ -6,7 +6,7 @@ import hashlib
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
@@ -54,8 +54,7 @@ def load_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> ImageArray
     if isinstance(source, np.ndarray):
         return _from_array(source)
     name = _name(source)
-    with _readable(name):
-        image = source if isinstance(source, Image.Image) else _open(source)
+    with _readable(name), _opened(source) as image:
         if image.width * image.height > max_pixels:
             raise ImageError(
                 f"{name}: expected at most {max_pixels:,} pixels, got {image.width}×{image.height}. "
@@ -75,8 +74,7 @@ def load_label_map(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArra
             raise ImageError(f"label map: expected an integer array (H, W), got {source.dtype.name} {source.shape}")
         return source.astype(np.int32)
     name = _name(source)
-    with _readable(name):
-        image = source if isinstance(source, Image.Image) else _open(source)
+    with _readable(name), _opened(source) as image:
         if image.mode not in ("L", "P", "I", "I;16", "I;16B", "1"):
             raise ImageError(f"{name}: expected a label map of one channel, got mode {image.mode}")
         if image.width * image.height > max_pixels:
@@ -87,8 +85,7 @@ def load_label_map(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArra
 def load_panoptic_png(source: str | PathLike[str] | bytes | Image.Image) -> NDArray[np.int32]:
     """Read a COCO panoptic PNG, where the segment number is R + 256·G + 65536·B: int32 (H, W)."""
     name = _name(source)
-    with _readable(name):
-        image = source if isinstance(source, Image.Image) else _open(source)
+    with _readable(name), _opened(source) as image:
         if image.mode not in ("RGB", "RGBA"):
             raise ImageError(f"{name}: expected a panoptic PNG in RGB, got mode {image.mode}")
         rgb = np.asarray(image.convert("RGB")).astype(np.int32)
@@ -134,8 +131,15 @@ def _from_array(array: NDArray[np.generic]) -> ImageArray:
     return np.array(_as_rgb(Image.fromarray(np.ascontiguousarray(array, np.uint8))), np.uint8)
 
 
-def _open(source: str | PathLike[str] | bytes) -> Image.Image:
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else Path(source))
+@contextmanager
+def _opened(source: str | PathLike[str] | bytes | Image.Image) -> Iterator[Image.Image]:
+    """The image, not yet decoded; the file is closed afterwards, a caller's own image is left open."""
+    if isinstance(source, Image.Image):
+        yield source
+        return
+    with ExitStack() as stack:
+        file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(Path(source).open("rb"))
+        yield Image.open(file)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

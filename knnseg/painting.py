@@ -110,8 +110,8 @@ def _by_mask(
             covered = masks.matrix.data[masks.matrix.indptr[n] : masks.matrix.indptr[n + 1]] >= 0.5
             owner[pixels[covered]], certainty[pixels[covered]] = n, best[n]
     visible = np.bincount(owner[owner >= 0], minlength=len(masks))
-    hidden = visible < config.min_visible * masks.areas
-    owner[(owner >= 0) & hidden[owner]] = -1
+    hidden = np.append(visible < config.min_visible * masks.areas, False)  # the last is for pixels of no mask, -1
+    owner[hidden[owner]] = -1
     things = np.array([name in vocabulary.things for name in vocabulary.names])
     first: dict[int, int] = {}
     merged = [n if things[c] else first.setdefault(c, n) for n, c in enumerate(classes.tolist())]

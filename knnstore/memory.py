@@ -192,6 +192,7 @@ class MemoryBackend(Backend):
 
     name = "memory"
     summary = "in this process only, exact, nothing is kept; for tests, notebooks and small jobs"
+    store_type: type[MemoryStore] = MemoryStore
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -209,7 +210,7 @@ class MemoryBackend(Backend):
                 collection = self._collections[key] = _Collection(request.spec)
         if request.spec is not None:
             request.spec.check_against(collection.spec, str(request.url))
-        return MemoryStore(request, collection)
+        return self.store_type(request, collection)
 
     def collections(self, url: StoreURL) -> list[StoreURL]:
         here, prefix = _key(url), _key(url) + "/"

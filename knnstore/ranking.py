@@ -1,9 +1,9 @@
 """Exact scores and a total order, for stores that hold their vectors in this process.
 
 A matrix product may round a score differently when the shape of the matrix changes, so which of two nearly equal
-records wins could depend on what else is stored. Here the product only nominates candidates, with a bound on its error; the
-score of each candidate is then computed from its own pair of vectors alone, and ties are broken by id. The same pair
-gets the same score whatever else is stored, in whatever order it came.
+records wins could depend on what else is stored. Here the product only nominates candidates, with a bound on its error;
+the score of each candidate is then computed from its own pair of vectors alone, and ties are broken by id. The same
+pair gets the same score whatever else is stored, in whatever order it came.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def error_bound(queries: NDArray[np.float32], largest: float, metric: Metric) ->
 
     Higham, Accuracy and Stability of Numerical Algorithms, 2002, eq. 3.5: an inner product of D terms is within
     D·u·Σ|x||y| of the exact one, u = 2^-24; Cauchy-Schwarz bounds the sum. The expanded square |q|² + |x|² - 2q·x that
-    libraries use for L2 has three such terms. Twice that covers the product's rounding and that of the pair's own score.
+    libraries use for L2 has three such terms. Twice that covers the rounding of the product and of the pair's score.
     """
     norms = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))
     unit = (queries.shape[1] + 2) * 2.0**-24

@@ -72,6 +72,8 @@ def read_classes(source: str | PathLike[str] | Mapping[int, str]) -> dict[int, t
         twice = [value for value, count in Counter(values).items() if count > 1]
         if twice:
             raise DatasetError(f"{source}: expected each {what} once, got {twice[0]!r} more than once")
+    if not rows:
+        raise DatasetError(f"{source}: expected at least one class, got none")
     return {number: (name, thing) for number, name, thing in rows}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnstore.errors import StoreBusyError, StoreCorruptError
-from knnstore.filters import Filter
+from knnstore.filters import Filter, Scalar
 from knnstore.types import Column, Records, StoreSpec, empty_column
 from knnstore_faiss.pool import ConnectionPool
 from knnstore_faiss.schema import FILE, Meta, connect
@@ -124,14 +124,22 @@ class Database:
         compiled = compile_filter(where, self.spec.fields)
         compiled.prepare(connection)
         return int(
-            connection.execute(f"SELECT count(*) FROM records WHERE {compiled.text}", compiled.values).fetchone()[0]
+            connection.execute(f"SELECT count(*) FROM records WHERE {compiled.text}", compiled.values).fetchone()[0]  # noqa: S608  # names f0, f1, …; values are bound
         )
+
+    def count_by(self, connection: sqlite3.Connection, field: str, where: Filter | None) -> dict[Scalar, int]:
+        """How many records match, for each value of a field."""
+        compiled = compile_filter(where, self.spec.fields)
+        compiled.prepare(connection)
+        column, kind = self.columns[field], self.spec.fields[field]
+        query = f"SELECT {column}, count(*) FROM records WHERE {compiled.text} GROUP BY {column}"  # noqa: S608  # names f0, f1, …; values are bound
+        return {kind(value): count for value, count in connection.execute(query, compiled.values)}
 
     def matching(self, connection: sqlite3.Connection, where: Filter | None) -> NDArray[np.int64]:
         """The rows that match: int64 (M,), rising."""
         compiled = compile_filter(where, self.spec.fields)
         compiled.prepare(connection)
-        cursor = connection.execute(f"SELECT row FROM records WHERE {compiled.text} ORDER BY row", compiled.values)
+        cursor = connection.execute(f"SELECT row FROM records WHERE {compiled.text} ORDER BY row", compiled.values)  # noqa: S608  # names f0, f1, …; values are bound
         return np.fromiter((row for (row,) in cursor), np.int64)
 
     def rows_of(self, connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
@@ -139,7 +147,7 @@ class Database:
         found: dict[str, int] = {}
         for part in chunks(ids, _LOOKUP):
             marks = ", ".join("?" * len(part))
-            found.update(connection.execute(f"SELECT id, row FROM records WHERE id IN ({marks})", list(part)))
+            found.update(connection.execute(f"SELECT id, row FROM records WHERE id IN ({marks})", list(part)))  # noqa: S608  # names f0, f1, …; values are bound
         return found
 
     def columns_of(
@@ -148,7 +156,7 @@ class Database:
         """Ids and fields of stored rows, in their order."""
         names = "".join(f", r.{self.columns[name]}" for name in fields)
         cursor = connection.execute(
-            f"SELECT r.row, r.id{names} FROM json_each(?) AS j CROSS JOIN records AS r ON r.row = j.value",
+            f"SELECT r.row, r.id{names} FROM json_each(?) AS j CROSS JOIN records AS r ON r.row = j.value",  # noqa: S608  # names f0, f1, …; values are bound
             (json.dumps(rows.tolist()),),
         )
         found, ids, *columns = _transposed(cursor.fetchall(), 2 + len(fields))
@@ -199,7 +207,8 @@ class Database:
         names = "".join(f", r.{self.columns[name]}" for name in fields)
         join, blob = (" JOIN vectors AS v ON v.row = r.row", ", v.vector") if vectors else ("", "")
         cursor = connection.execute(
-            f"SELECT r.id{names}{blob} FROM records AS r{join} WHERE {compiled.text} ORDER BY r.row", compiled.values
+            f"SELECT r.id{names}{blob} FROM records AS r{join} WHERE {compiled.text} ORDER BY r.row",  # noqa: S608  # as above
+            compiled.values,
         )
         while part := cursor.fetchmany(size):
             yield self._records(part, fields, vectors)

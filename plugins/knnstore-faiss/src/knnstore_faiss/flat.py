@@ -38,7 +38,7 @@ class FlatIndex:
         self._vectors = np.empty((capacity, dim), np.float32)
         self._rows = np.empty(capacity, np.int64)
         self._squares = np.empty(capacity, np.float32)
-        self._largest = 0.0
+        self.largest = 0.0
         self._order: NDArray[np.intp] | None = None
 
     @property
@@ -65,7 +65,7 @@ class FlatIndex:
         self._vectors[self.count : end], self._rows[self.count : end] = vectors, rows
         with np.errstate(over="ignore"):
             self._squares[self.count : end] = squares
-        self._largest = max(self._largest, float(np.sqrt(squares.max(initial=0))))
+        self.largest = max(self.largest, float(np.sqrt(squares.max(initial=0))))
         self.count, self._order = end, None
 
     def remove(self, rows: NDArray[np.int64]) -> None:
@@ -100,7 +100,7 @@ class FlatIndex:
         if not size:
             return Candidates(np.empty(0, np.intp), np.empty(0, np.int64), np.empty(0, np.float32))
         with np.errstate(over="ignore", invalid="ignore"):
-            slack = 2 * error_bound(queries, self._largest, self.metric)
+            slack = 2 * error_bound(queries, self.largest, self.metric)
             nominator = Nominator(len(queries), min(k, size), slack)
             for first, vectors, squares in self._blocks(len(queries), chosen):
                 nominator.offer(self._rough(queries, vectors, squares), first)
@@ -112,7 +112,7 @@ class FlatIndex:
     def _rough(
         self, queries: NDArray[np.float32], vectors: NDArray[np.float32], squares: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        product = np.matmul(queries, vectors.T)
+        product: NDArray[np.float32] = np.matmul(queries, vectors.T)
         if self.metric != "l2":
             return product
         product *= 2  # -|q-x|² = 2q·x - |x|² - |q|², and the last is the same for every record

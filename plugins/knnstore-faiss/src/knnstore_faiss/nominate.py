@@ -75,7 +75,7 @@ class Nominator:
         if self._best.shape[1] < self._k:
             return np.full(len(self._best), -np.inf, np.float32)
         lowest = self._best.min(axis=1).astype(np.float64) - self._slack
-        return np.nextafter(lowest.astype(np.float32), np.float32(-np.inf))
+        return np.asarray(np.nextafter(lowest.astype(np.float32), np.float32(-np.inf)))
 
 
 def ranked(
@@ -91,6 +91,9 @@ def ranked(
     Returns:
         rows int64 (Q, K), -1 where nothing was found, and scores float32 (Q, K), -inf there.
     """
+    rows, scores = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
+    if not len(found.rows):
+        return rows, scores
     k = shape[1]
     order = np.lexsort((-found.scores, found.queries))
     place = _places(found.queries[order])
@@ -100,7 +103,6 @@ def ranked(
         names[tied] = _name_order(found.rows[tied], ids_of)
         order = np.lexsort((names, -found.scores, found.queries))
         place = _places(found.queries[order])
-    rows, scores = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
     order, place = order[place < k], place[place < k]
     rows[found.queries[order], place] = found.rows[order]
     scores[found.queries[order], place] = found.scores[order]
@@ -120,7 +122,7 @@ def _tied(found: Candidates, order: NDArray[np.intp], place: NDArray[np.intp], k
     size = np.bincount(run)
     start = np.concatenate([[0], np.flatnonzero(~same) + 1])
     matters = (size > 1) & (place[start] < k)
-    return order[matters[run]]
+    return np.asarray(order[matters[run]], np.intp)
 
 
 def _name_order(
@@ -131,4 +133,4 @@ def _name_order(
     ids = ids_of(distinct)
     position = np.empty(len(distinct), np.int64)
     position[sorted(range(len(distinct)), key=ids.__getitem__)] = np.arange(len(distinct))
-    return position[inverse]
+    return np.asarray(position[inverse], np.int64)

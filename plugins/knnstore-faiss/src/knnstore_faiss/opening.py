@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from knnstore.abc import OpenRequest
-from knnstore.errors import BackendUnavailableError, KnnStoreError
+from knnstore.errors import KnnStoreError
 from knnstore.url import StoreURL
 from knnstore_faiss.database import Database
 from knnstore_faiss.errors import map_error
+from knnstore_faiss.library import load_faiss
 from knnstore_faiss.options import Options, folder
 from knnstore_faiss.schema import is_store, open_meta
 from knnstore_faiss.store import FaissStore
@@ -22,7 +23,7 @@ def open_folder(request: OpenRequest) -> FaissStore:
         StoreNotFoundError, SpecMismatchError, InvalidURLError, StoreCorruptError: see :func:`knnstore.open_store`.
     """
     path, options = folder(request.url), Options.parse(request.url)
-    _require_faiss()
+    load_faiss()
     try:
         meta = open_meta(path, request.spec, timeout=options.timeout, read_only=request.read_only)
         if request.spec is not None:
@@ -46,12 +47,3 @@ def collections_in(url: StoreURL) -> list[StoreURL]:
         return []
     below = sorted(child.name for child in path.iterdir() if child.is_dir() and is_store(child))
     return ([url] if is_store(path) else []) + [url.child(name) for name in below]
-
-
-def _require_faiss() -> None:
-    try:
-        import faiss  # noqa: F401  # only whether it is there
-    except ImportError as error:
-        raise BackendUnavailableError(
-            "the faiss backend needs FAISS", got=str(error), hint='Install it with: pip install "knnstore-faiss[cpu]"'
-        ) from error

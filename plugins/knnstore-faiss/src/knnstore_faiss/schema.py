@@ -56,7 +56,7 @@ def connect(folder: Path, *, timeout: float, sync: str = "normal", read_only: bo
     file = folder / FILE
     mode = "rwc"
     if read_only:
-        # Without its -shm and -wal a WAL store can be read only where they can be made, or as a file that never changes.
+        # A WAL store is read through files beside it; where they cannot be made, only as a file that never changes.
         frozen = not os.access(folder, os.W_OK) and not file.with_name(FILE + "-wal").exists()
         mode = "ro&immutable=1" if frozen else "ro"
     connection = sqlite3.connect(

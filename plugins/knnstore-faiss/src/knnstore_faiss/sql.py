@@ -1,4 +1,4 @@
-"""Filters as SQL. Values are bound, never pasted; columns are named by their position, so no field name is SQL either."""
+"""Filters as SQL. Values are bound, never pasted; columns are named by position, so no field name is SQL either."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ def _balanced(word: str, parts: list[str]) -> str:
 
 def values_for(kind: FieldType, values: Sequence[Scalar]) -> list[Scalar]:
     """Values as their column holds them: bool as 0 or 1, numbers compared with a float as floats."""
-    convert: Callable[[Scalar], Scalar] = {bool: int, float: _float}.get(kind, lambda value: value)
-    return [convert(value) for value in values]
+    convert: dict[FieldType, Callable[[Scalar], Scalar]] = {bool: int, float: _float}
+    return [convert[kind](value) for value in values] if kind in convert else list(values)
 
 
 def _float(value: Scalar) -> float:

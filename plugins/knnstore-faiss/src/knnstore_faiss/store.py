@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from knnstore.abc import EmbeddingStore, OpenRequest
 from knnstore.errors import KnnStoreError
-from knnstore.filters import Filter
+from knnstore.filters import Filter, Scalar
 from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreStats, empty_column
 from knnstore_faiss import writes
 from knnstore_faiss.database import Commit, Database
 from knnstore_faiss.errors import map_error
 from knnstore_faiss.nominate import ranked
 from knnstore_faiss.options import Options
-from knnstore_faiss.synced import SyncedIndex
+from knnstore_faiss.synced import Detail, SyncedIndex
 
 __all__ = ["FaissStore"]
 
@@ -43,7 +43,6 @@ class FaissStore(EmbeddingStore):
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            max_k=self._index.max_k,
             snapshot=True,
             multi_process=True,
             approximate=not self._options.exact,
@@ -59,12 +58,12 @@ class FaissStore(EmbeddingStore):
     def _delete_ids(self, ids: list[str]) -> None:
         with self._database.writing() as (connection, commit):
             rows = list(self._database.rows_of(connection, ids).values())
-            writes.remove(self._database, connection, commit, rows)
+            writes.remove(connection, commit, rows)
 
     def _delete_where(self, where: Filter) -> None:
         with self._database.writing() as (connection, commit):
             rows = self._database.matching(connection, where).tolist()
-            writes.remove(self._database, connection, commit, rows)
+            writes.remove(connection, commit, rows)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -115,6 +114,14 @@ class FaissStore(EmbeddingStore):
         with self._database.snapshot() as (connection, commit):
             return commit.count if where is None else self._database.count(connection, where)
 
+    def _count_by(self, field: str, where: Filter | None) -> dict[Scalar, int]:
+        with self._database.snapshot() as (connection, _):
+            return self._database.count_by(connection, field, where)
+
+    def _revision(self) -> str:
+        with self._database.snapshot() as (_, commit):
+            return f"{commit.generation}-{commit.token.hex()}"
+
     def _scan(self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
         with self._database.snapshot() as (connection, _):
             yield from self._database.scan(connection, where, fields, vectors=with_vectors, size=batch_size)
@@ -123,19 +130,25 @@ class FaissStore(EmbeddingStore):
 
     def _flush(self) -> None:
         self._database.settle()
-        self._index.save()
+        with self._database.gate:
+            self._index.save()
 
     def _optimize(self) -> None:
-        self._index.optimize()
+        with self._database.connection() as connection, self._database.gate:
+            connection.execute("BEGIN")
+            self._index.optimize(connection)
+            connection.execute("COMMIT")
         self._database.compact()
         self._flush()
 
     def _close(self) -> None:
         try:
             if not self._read_only:
-                self._index.save()
+                with self._database.gate:
+                    self._index.save()
         finally:
-            self._index.release()
+            with self._database.gate:
+                self._index.release()
             self._database.close()
 
     def _stats(self) -> StoreStats:
@@ -143,7 +156,8 @@ class FaissStore(EmbeddingStore):
             connection.execute("BEGIN")
             commit = self._index.follow(connection)
             recall = self._index.measured_recall(connection)
-        details = {"generation": commit.generation, "sync": self._options.sync} | self._index.details()
+        details: dict[str, Detail] = {"generation": commit.generation, "sync": self._options.sync}
+        details |= self._index.details()
         return StoreStats(
             "faiss", commit.count, self._database.bytes_on_disk(), self._index.nbytes, recall=recall, details=details
         )

@@ -35,7 +35,7 @@ def upsert(database: Database, batch: Batch, on_conflict: Conflict) -> int:
         return len(batch)
 
 
-def remove(database: Database, connection: sqlite3.Connection, commit: Commit, rows: Sequence[int]) -> None:
+def remove(connection: sqlite3.Connection, commit: Commit, rows: Sequence[int]) -> None:
     """Delete stored rows; none is fine."""
     if rows:
         _delete(connection, rows, commit.generation + 1)
@@ -54,11 +54,11 @@ def _insert(database: Database, connection: sqlite3.Connection, batch: Batch, fi
     listed = [batch.fields[name].tolist() for name in names]
     columns = "".join(f", {database.columns[name]}" for name in names)
     connection.executemany(
-        f"INSERT INTO records (row, id{columns}) VALUES (?, ?{', ?' * len(names)})",
+        f"INSERT INTO records (row, id{columns}) VALUES (?, ?{', ?' * len(names)})",  # noqa: S608  # names f0, f1, …; values are bound
         zip(rows, batch.ids, *listed, strict=True),
     )
     size = 4 * database.spec.dim
-    data = memoryview(np.ascontiguousarray(batch.vectors, "<f4")).cast("B")
+    data = np.ascontiguousarray(batch.vectors, "<f4").data.cast("B")
     connection.executemany(
         "INSERT INTO vectors VALUES (?, ?)", ((row, data[i * size : (i + 1) * size]) for i, row in enumerate(rows))
     )
