@@ -88,6 +88,7 @@ class _Collection:
 
     def write(self, batch: Batch, picked: list[int]) -> None:
         """Add records, in place of those of the same ids; the caller holds the lock."""
+        self.revision += 1
         self._reserve(self._used + len(picked))
         part, here = self._columns, slice(self._used, self._used + len(picked))
         part.ids[here] = [batch.ids[i] for i in picked]
