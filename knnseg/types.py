@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 from scipy import sparse
 
 from knnseg.errors import MaskError, ShapeError, VocabularyError
@@ -32,6 +33,7 @@ __all__ = [
     "Masks",
     "Neighbours",
     "Vocabulary",
+    "positions",
 ]
 
 ImageArray: TypeAlias = NDArray[np.uint8]
@@ -95,11 +97,13 @@ class Masks:
         matrix: float32 CSR (N, H·W), row-major pixels, coverage of the pixel by the mask in (0, 1].
         size: (H, W).
         scores: float32 (N,), how much the proposer believes in each mask; 1 where it has no opinion.
+        instances: each mask is meant to be one whole object, not a part of one or a patch of stuff.
     """
 
     matrix: sparse.csr_array
     size: tuple[int, int]
     scores: NDArray[np.float32]
+    instances: bool = False
 
     def __post_init__(self) -> None:
         rows, pixels = self.matrix.shape
@@ -111,33 +115,49 @@ class Masks:
 
     @classmethod
     def from_dense(
-        cls, masks: NDArray[np.bool_] | NDArray[np.float32], scores: NDArray[np.float32] | None = None
+        cls,
+        masks: NDArray[np.bool_] | NDArray[np.float32],
+        scores: NDArray[np.float32] | None = None,
+        *,
+        instances: bool = False,
     ) -> Masks:
         """Take bool or float32 (N, H, W) masks.
 
         Raises:
             MaskError: the array is not (N, H, W), or holds values outside [0, 1].
         """
-        masks = np.asarray(masks)
-        if masks.ndim != 3 or masks.dtype.kind not in "bf":
-            raise MaskError(f"masks: expected a bool or float array (N, H, W), got {masks.dtype.name} {masks.shape}")
-        if masks.dtype.kind == "f" and masks.size and not (np.nanmin(masks) >= 0 and np.nanmax(masks) <= 1):
+        array = np.asarray(masks)
+        if array.ndim != 3 or array.dtype.kind not in "bf":
+            raise MaskError(f"masks: expected a bool or float array (N, H, W), got {array.dtype.name} {array.shape}")
+        weights = array.astype(np.float32)
+        if not ((weights >= 0) & (weights <= 1)).all():  # false for NaN too
             raise MaskError("masks: expected values between 0 and 1")
-        count, height, width = masks.shape
-        matrix = sparse.csr_array(masks.reshape(count, height * width), dtype=np.float32)
-        return cls(matrix, (height, width), _ones(count) if scores is None else np.asarray(scores, np.float32))
+        count, height, width = array.shape
+        matrix = sparse.csr_array(weights.reshape(count, height * width))
+        quality = _ones(count) if scores is None else np.asarray(scores, np.float32)
+        return cls(matrix, (height, width), quality, instances)
 
     @classmethod
     def from_partition(cls, regions: NDArray[np.integer], scores: NDArray[np.float32] | None = None) -> Masks:
         """One mask for each value that is at least 0 in an integer (H, W) map, ordered by value."""
-        height, width = regions.shape
         flat = regions.reshape(-1)
         pixels = np.flatnonzero(flat >= 0)
         values, rows = np.unique(flat[pixels], return_inverse=True)
-        matrix = sparse.csr_array(
-            (np.ones(len(pixels), np.float32), (rows, pixels)), shape=(len(values), height * width)
-        )
-        return cls(matrix, (height, width), _ones(len(values)) if scores is None else scores)
+        return cls.from_pixels(rows, pixels, len(values), regions.shape, scores)
+
+    @classmethod
+    def from_pixels(
+        cls,
+        rows: NDArray[np.integer],
+        pixels: NDArray[np.integer],
+        count: int,
+        size: tuple[int, ...],
+        scores: NDArray[np.float32] | None = None,
+    ) -> Masks:
+        """Mask ``rows[i]`` of ``count`` covers pixel ``pixels[i]`` of an image of ``size`` (H, W), row-major."""
+        height, width = size
+        matrix = sparse.csr_array((np.ones(len(pixels), np.float32), (rows, pixels)), shape=(count, height * width))
+        return cls(matrix, (height, width), _ones(count) if scores is None else scores)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Masks]) -> Masks:
@@ -150,7 +170,8 @@ class Masks:
         if len(sizes) != 1:
             raise MaskError(f"masks: expected parts of one image size, got {sorted(sizes)}")
         matrix = sparse.csr_array(sparse.vstack([part.matrix for part in parts], format="csr"))
-        return cls(matrix, parts[0].size, np.concatenate([part.scores for part in parts]))
+        scores = np.concatenate([part.scores for part in parts])
+        return cls(matrix, parts[0].size, scores, all(part.instances for part in parts))
 
     def __len__(self) -> int:
         return int(self.matrix.shape[0])
@@ -164,12 +185,24 @@ class Masks:
         """The masks that an index or boolean array picks."""
         rows = np.asarray(keep)
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
-        return Masks(self.matrix[rows], self.size, self.scores[rows])
+        return Masks(self.matrix[rows], self.size, self.scores[rows], self.instances)
 
     def dense(self) -> NDArray[np.bool_]:
         """Bool (N, H, W): where each mask covers at least half of a pixel."""
         dense: NDArray[np.bool_] = self.matrix.toarray().reshape(len(self), *self.size) >= 0.5
         return dense
+
+    def to_rle(self) -> list[str]:
+        """Each mask in COCO's compressed run-length encoding, with column-major runs."""
+        return [
+            coco_mask.encode(np.asfortranarray(self[i], np.uint8))["counts"].decode("ascii") for i in range(len(self))
+        ]
+
+    @classmethod
+    def from_rle(cls, encoded: Sequence[str], size: tuple[int, int]) -> Masks:
+        """The inverse of :meth:`to_rle`, for an image of ``size`` (H, W)."""
+        decoded = [coco_mask.decode({"size": list(size), "counts": text.encode("ascii")}) for text in encoded]
+        return cls.from_dense(np.stack(decoded).astype(bool) if decoded else np.zeros((0, *size), bool))
 
     @property
     def areas(self) -> NDArray[np.float32]:
@@ -346,8 +379,15 @@ class LabelledImage:
     def semantic(self, classes: Sequence[str]) -> NDArray[np.int32]:
         """int32 (H, W): index into ``classes`` of each pixel, ``IGNORE`` elsewhere."""
         position = {name: i for i, name in enumerate(classes)}
-        table = np.full(int(self.segments.max(initial=0)) + 1, IGNORE, np.int32)
-        for segment in self.info:
-            if segment.id < len(table):
-                table[segment.id] = position.get(segment.label, IGNORE)
-        return table[self.segments]
+        table = np.array([*(position.get(segment.label, IGNORE) for segment in self.info), IGNORE], np.int32)
+        return table[positions(self.segments, [segment.id for segment in self.info])]
+
+
+def positions(values: NDArray[np.integer], wanted: Sequence[int]) -> NDArray[np.int64]:
+    """Where each value is in a list of distinct numbers, -1 where it is not: int64, the shape of ``values``."""
+    if not wanted:
+        return np.full(values.shape, -1, np.int64)
+    order = np.argsort(wanted, kind="stable")
+    ascending = np.asarray(wanted, np.int64)[order]
+    place = np.minimum(np.searchsorted(ascending, values), len(order) - 1)
+    return np.where(ascending[place] == values, order[place], -1)

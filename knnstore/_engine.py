@@ -7,6 +7,7 @@ whose public methods call these. See ``docs/store/writing-a-backend.md``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnstore.errors import BackendError, KnnStoreError
-from knnstore.filters import Filter
+from knnstore.filters import Filter, Scalar
 from knnstore.types import Batch, Conflict, Consistency, Hits, Records, StoreSpec, StoreStats
 from knnstore.url import StoreURL
 
@@ -64,7 +65,7 @@ class Backend(ABC):
     def collections(self, url: StoreURL) -> list[StoreURL]:
         """The collections at this URL and one level below it, sorted; empty where there is none."""
 
-    def remove_empty(self, url: StoreURL) -> bool:  # noqa: ARG002  # for those who override it
+    def remove_empty(self, url: StoreURL) -> bool:  # for those who override it
         """Remove the collection at this URL if it holds no record; how ``knnstore check`` cleans up behind itself.
 
         Returns:
@@ -72,7 +73,7 @@ class Backend(ABC):
         """
         return False
 
-    def map_error(self, error: Exception) -> KnnStoreError | None:  # noqa: ARG002  # for those who override it
+    def map_error(self, error: Exception) -> KnnStoreError | None:  # for those who override it
         """Turn what the engine raises in :meth:`open` or :meth:`collections` into one of ours.
 
         None makes it a :class:`BackendUnavailableError` if it is an ImportError, a :class:`BackendError` otherwise.
@@ -115,6 +116,17 @@ class Engine(ABC):
     def _stats(self) -> StoreStats:
         """Measure."""
 
+    def _count_by(self, field: str, where: Filter | None) -> dict[Scalar, int]:
+        """Count each value; an engine that can group or facet does better."""
+        counts: Counter[Scalar] = Counter()
+        for records in self._scan(where, [field], False, 8192):
+            counts.update(records.fields[field].tolist())
+        return dict(counts)
+
+    def _revision(self) -> str:
+        """Identify the content."""
+        return str(self._count(None))
+
     def _flush(self) -> None:  # noqa: B027  # optional: nothing to wait for where writes are synchronous
         """Wait for writes to settle."""
 
@@ -124,7 +136,7 @@ class Engine(ABC):
     def _close(self) -> None:  # noqa: B027  # optional: an engine may hold nothing
         """Release what is held."""
 
-    def _map_error(self, error: Exception) -> KnnStoreError | None:  # noqa: ARG002  # for those who override it
+    def _map_error(self, error: Exception) -> KnnStoreError | None:  # for those who override it
         """Turn an engine's exception into one of ours; None makes it a :class:`BackendError`."""
         return None
 

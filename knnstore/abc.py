@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from knnstore import _validation as checks
 from knnstore._engine import Backend, Engine, OpenRequest, mapped_error
 from knnstore.errors import InvalidFilterError, InvalidInputError, KnnStoreError, StoreClosedError
-from knnstore.filters import Filter
+from knnstore.filters import Filter, Scalar
 from knnstore.types import Capabilities, Conflict, Hits, Records, StoreSpec, StoreStats, empty_column
 from knnstore.url import StoreURL
 
@@ -169,6 +169,30 @@ class EmbeddingStore(Engine):
         checked = self._checked(where)
         with self._mapped("count"):
             return self._count(checked)
+
+    @final
+    def count_by(self, field: str, where: Filter | None = None) -> dict[Scalar, int]:
+        """How many records there are, or match, for each value that occurs in a field.
+
+        Raises:
+            UnknownFieldError: a field that the spec does not declare.
+        """
+        self._usable("count_by")
+        checks.check_fields([field], self._spec, default_all=False)
+        checked = self._checked(where)
+        with self._mapped("count_by"):
+            return self._count_by(field, checked)
+
+    @final
+    def revision(self) -> str:
+        """A short text that is another one whenever the content may have changed; cheap enough for every search.
+
+        For whoever remembers something derived from the content. A backend that cannot tell reports the number of
+        records, which misses a replacement by another process.
+        """
+        self._usable("revision")
+        with self._mapped("revision"):
+            return self._revision()
 
     @final
     def scan(

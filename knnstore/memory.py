@@ -53,6 +53,7 @@ class _Collection:
     def __init__(self, spec: StoreSpec) -> None:
         self.spec = spec
         self.lock = threading.RLock()
+        self.revision = 0
         self.rows: dict[str, int] = {}
         self._dead: set[int] = set()
         self._used = 0
@@ -82,10 +83,12 @@ class _Collection:
 
     def remove(self, ids: Iterable[str]) -> None:
         """Forget records; the caller holds the lock."""
+        self.revision += 1
         self._dead.update(self.rows.pop(value) for value in ids if value in self.rows)
 
     def write(self, batch: Batch, picked: list[int]) -> None:
         """Add records, in place of those of the same ids; the caller holds the lock."""
+        self.revision += 1
         self._reserve(self._used + len(picked))
         part, here = self._columns, slice(self._used, self._used + len(picked))
         part.ids[here] = [batch.ids[i] for i in picked]
@@ -175,6 +178,9 @@ class MemoryStore(EmbeddingStore):
         rows = view.match(where)
         for start in range(0, len(rows), batch_size):
             yield view.records(rows[start : start + batch_size], fields, with_vectors)
+
+    def _revision(self) -> str:
+        return str(self._data.revision)
 
     def _stats(self) -> StoreStats:
         view = self._data.view()

@@ -1,0 +1,85 @@
+"""Base predictors: what is believed about each mask before the database is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from knnseg.embeddings import pool
+from knnseg.errors import ConfigError
+from knnseg.features import EncodedImage, FeatureExtractor
+from knnseg.text import TEMPLATES, TextEncoder, class_embeddings
+from knnseg.types import ClassScores, Masks, Vocabulary
+
+__all__ = ["BasePredictor", "DenseClip", "NoBase"]
+
+
+@runtime_checkable
+class BasePredictor(Protocol):
+    """Anything with this method can be one."""
+
+    def predict(self, image: EncodedImage, masks: Masks, vocabulary: Vocabulary) -> ClassScores:
+        """P_base, float32 (N, C); rows sum to 1, or to 0 where there is no opinion."""
+
+
+class NoBase:
+    """No opinion about anything: predictions come from the database alone."""
+
+    def predict(self, image: EncodedImage, masks: Masks, vocabulary: Vocabulary) -> ClassScores:
+        """Zeros, (N, C)."""
+        return ClassScores(np.zeros((len(masks), len(vocabulary)), np.float32), vocabulary.names)
+
+
+class DenseClip:
+    """Zero-shot classification of masks: pooled dense CLIP features against the embeddings of the class names.
+
+    Args:
+        features: dense features in the joint space of ``text``.
+        text: the text encoder of the same model.
+        scale: inverse temperature of the softmax over cosine similarities.
+        templates: prompts, each with one ``{}``.
+    """
+
+    def __init__(
+        self, features: FeatureExtractor, text: TextEncoder, scale: float, templates: Sequence[str] = TEMPLATES
+    ) -> None:
+        if scale <= 0:
+            raise ConfigError(f"scale: expected a number above 0, got {scale}")
+        self._features, self._text, self._scale, self._templates = features, text, scale, tuple(templates)
+        self._names: dict[str, np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        pretrained: str = "",
+        short_side: int = 224,
+        attention: str = "value",
+        sigma: float = 5.0,
+        scale: float | None = None,
+        templates: Sequence[str] = TEMPLATES,
+        device: str = "auto",
+    ) -> DenseClip:
+        """Load an open_clip model, see :func:`knnseg.models.open_clip.load_model`; ``scale`` defaults to its own."""
+        from knnseg.models.open_clip import OpenClipFeatures, OpenClipText, load_model
+
+        loaded = load_model(model, pretrained, device)
+        features = OpenClipFeatures(loaded, short_side=short_side, attention=attention, sigma=sigma)  # type: ignore[arg-type]  # checked there
+        return cls(features, OpenClipText(loaded), loaded.logit_scale if scale is None else scale, templates)
+
+    def predict(self, image: EncodedImage, masks: Masks, vocabulary: Vocabulary) -> ClassScores:
+        """softmax(scale · cosine) over the vocabulary, (N, C); a mask with no features has a row of zeros."""
+        pooled = pool(image.features(self._features), masks).vectors
+        logits = self._scale * (pooled @ self._embeddings(vocabulary).T).astype(np.float64)
+        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+        scores /= scores.sum(axis=1, keepdims=True)
+        scores[~pooled.any(axis=1)] = 0
+        return ClassScores(scores.astype(np.float32), vocabulary.names)
+
+    def _embeddings(self, vocabulary: Vocabulary) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        for name in vocabulary:
+            if name not in self._names:
+                self._names[name] = class_embeddings(self._text, name, self._templates)
+        return np.stack([self._names[name] for name in vocabulary])

@@ -1,0 +1,421 @@
+"""The command ``knnseg``: add examples, segment, evaluate, look after concepts, and a demonstration.
+
+Exit codes: 0 done; 1 an error that the message explains; 2 wrong usage. With ``--json`` the result is one JSON document on
+standard output and nothing else is printed there; progress and messages go to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
+
+from knnseg.errors import ConfigError, KnnSegError
+from knnstore import KnnStoreError
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.table import Table
+except ImportError as error:
+    raise SystemExit(f"knnseg: the command line needs the extra `cli`: pip install 'knnseg[cli]' ({error})") from error
+
+if TYPE_CHECKING:
+    from knnseg.concepts import ConceptDatabase
+    from knnseg.datasets import LabelledImages
+    from knnseg.pipeline import Segmenter
+
+__all__ = ["app", "main"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+app = typer.Typer(
+    name="knnseg",
+    help="Segment images into any classes; teach new ones from a few masked examples, without training.",
+    epilog="Start with `knnseg demo`. Stores are URLs: faiss:///folder keeps everything in a folder.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+concepts_app = typer.Typer(
+    name="concepts", help="List, rename, merge and remove what a database knows.", no_args_is_help=True
+)
+app.add_typer(concepts_app)
+
+Store = Annotated[str, typer.Option("--store", "-s", help="URL of the concept database, such as faiss:///folder.")]
+Preset = Annotated[
+    str, typer.Option("--preset", "-p", help="A preset (`tiny`, `base`) or the path of a TOML configuration.")
+]
+Device = Annotated[str, typer.Option(help="Where models run: auto, cpu, cuda, cuda:1.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Pairs = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option("--pairs", metavar="IMAGES LABELS", help="Folders of images and of PNG label maps of the same stems."),
+]
+Classes = Annotated[
+    Path | None, typer.Option("--class-file", help='For --pairs: JSON list of {"id", "name", "isthing"}.')
+]
+Coco = Annotated[
+    tuple[Path, Path, Path] | None,
+    typer.Option(
+        "--coco-panoptic", metavar="IMAGES PNGS JSON", help="Folders of images and panoptic PNGs, and the JSON."
+    ),
+]
+Ignore = Annotated[
+    str, typer.Option(help="For --pairs: numbers in the label maps that mean unlabelled, separated by commas.")
+]
+Vocabulary = Annotated[
+    str | None, typer.Option("--classes", "-c", help="Class names separated by commas; all of the database by default.")
+]
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"knnseg: {message}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def _explained(command: Callable[P, R]) -> Callable[P, R]:
+    """Errors that the message explains end the command with it and exit code 1, without a traceback."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (KnnSegError, KnnStoreError) as error:
+            _fail(str(error))
+        except ModuleNotFoundError as error:
+            _fail(f"{error}. The models need the extra `torch`: pip install 'knnseg[torch]'")
+
+    return run
+
+
+def _print_json(result: object) -> None:
+    print(json.dumps(result, indent=1, ensure_ascii=False))
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+@contextmanager
+def _segmenter(preset: str, store: str | None, device: str, *, create: bool) -> Iterator[Segmenter]:
+    from knnseg.pipeline import Segmenter
+
+    with Segmenter.from_config(preset, store, device=device, create=create) as segmenter:
+        yield segmenter
+
+
+def _examples(
+    pairs: tuple[Path, Path] | None, classes: Path | None, coco: tuple[Path, Path, Path] | None, ignore: str
+) -> LabelledImages:
+    from knnseg.datasets import CocoPanoptic, ImageLabelPairs
+
+    if (pairs is None) == (coco is None):
+        raise typer.BadParameter("give either --pairs with --class-file, or --coco-panoptic")
+    if coco is not None:
+        return CocoPanoptic(*coco)
+    if classes is None or pairs is None:
+        raise typer.BadParameter("--pairs needs --class-file")
+    try:
+        numbers = [int(number) for number in ignore.split(",") if number.strip()]
+    except ValueError:
+        raise typer.BadParameter(f"--ignore: expected numbers separated by commas, got {ignore!r}") from None
+    return ImageLabelPairs(*pairs, classes, ignore=numbers)
+
+
+@app.command()
+@_explained
+def add(
+    store: Store,
+    image: Annotated[Path | None, typer.Argument(help="One image, with --mask and --label.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="PNG of the image's size; the concept is where it is not 0.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="What the mask shows.")] = None,
+    thing: Annotated[bool, typer.Option("--thing/--stuff", help="A countable object, or stuff.")] = True,
+    pairs: Pairs = None,
+    class_file: Classes = None,
+    coco_panoptic: Coco = None,
+    ignore: Ignore = "0,255",
+    classes: Vocabulary = None,
+    min_area: Annotated[int, typer.Option(help="Leave out segments with fewer pixels.")] = 1,
+    writer: Annotated[str, typer.Option(help="Who adds, kept with each example.")] = "",
+    preset: Preset = "tiny",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Add labelled examples in one pass. Safe to interrupt and to run again.
+
+    knnseg add -s faiss:///tmp/db photo.jpg --mask kettle.png --label kettle
+
+    knnseg add -s faiss:///tmp/db --pairs images labels --class-file classes.json
+    """
+    with _segmenter(preset, store, device, create=True) as segmenter:
+        database = segmenter.database
+        assert database is not None  # a store was given
+        if image is not None:
+            report = _add_one(database, image, mask, label, thing, writer)
+        else:
+            examples = _examples(pairs, class_file, coco_panoptic, ignore)
+            report = database.add(
+                examples, classes=_names(classes), min_area=min_area, writer=writer, progress=sys.stderr.isatty()
+            )
+    if as_json:
+        _print_json({name: getattr(report, name) for name in ("images", "added", "present", "skipped")})
+    else:
+        print(
+            f"{report.images} images: {report.added} examples added, {report.present} there already, "
+            f"{report.skipped} too small or featureless"
+        )
+
+
+def _add_one(
+    database: ConceptDatabase, image: Path, mask: Path | None, label: str | None, thing: bool, writer: str
+) -> Any:
+    from knnseg.images import load_image, load_label_map
+
+    if mask is None or label is None:
+        raise typer.BadParameter("an image needs --mask and --label")
+    pixels, stack = load_image(image), load_label_map(mask)[None] != 0
+    things = [label] if thing else []
+    return database.add_masks(pixels, stack, [label], things=things, uri=image.absolute().as_uri(), writer=writer)
+
+
+@app.command()
+@_explained
+def segment(
+    images: Annotated[list[Path], typer.Argument(help="Images.")],
+    store: Annotated[
+        str | None, typer.Option("--store", "-s", help="URL of the concept database; none uses the base alone.")
+    ] = None,
+    classes: Vocabulary = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for overlays, label maps and COCO panoptic files.")
+    ] = Path("segmented"),
+    preset: Preset = "tiny",
+    device: Device = "auto",
+    on_store_error: Annotated[str, typer.Option(help="When the store is down: raise, or base.")] = "raise",
+    as_json: AsJson = False,
+) -> None:
+    """Segment images.
+
+    knnseg segment photo.jpg -s faiss:///tmp/db --classes "kettle, grass, sky"
+    """
+    from knnseg.pipeline import Segmenter
+
+    if store is None and classes is None:
+        raise typer.BadParameter("give --classes, or --store to take its concepts")
+    if on_store_error not in ("raise", "base"):
+        raise typer.BadParameter("--on-store-error takes raise or base")
+    names, results = _names(classes), []
+    with Segmenter.from_config(
+        preset, store, device=device, create=False, on_store_error="base" if on_store_error == "base" else "raise"
+    ) as segmenter:
+        for path in images:
+            result = segmenter.predict(path, names)
+            files = [str(file) for file in result.save(out, path.stem)]
+            results.append({"image": str(path), "files": files, "degraded": result.degraded, "segments": result.rle()})
+            if not as_json:
+                _show_segments(path, result, files)
+            if result.degraded:
+                print(f"knnseg: base prediction only: {result.degraded}", file=sys.stderr)
+    if as_json:
+        _print_json({"classes": list(segmenter.vocabulary(names)), "images": results})
+
+
+def _show_segments(path: Path, result: Any, files: list[str]) -> None:
+    table = Table(title=f"{path.name}: {len(result.segments_info)} segments", title_justify="left")
+    for heading, side in (
+        ("#", "right"),
+        ("class", "left"),
+        ("kind", "left"),
+        ("score", "right"),
+        ("area", "right"),
+        ("box", "left"),
+    ):
+        table.add_column(heading, justify=side)  # type: ignore[arg-type]  # rich's literal
+    for s in result.segments_info:
+        kind = "thing" if s.thing else "stuff"
+        table.add_row(str(s.id), s.label, kind, f"{s.score:.2f}", f"{s.area / result.semantic.size:.1%}", str(s.box))
+    console = Console()
+    console.print(table)
+    console.print(f"picture: {files[0]}", soft_wrap=True)
+
+
+@app.command(name="eval")
+@_explained
+def evaluate_command(
+    store: Annotated[str | None, typer.Option("--store", "-s", help="URL of the concept database.")] = None,
+    pairs: Pairs = None,
+    class_file: Classes = None,
+    coco_panoptic: Coco = None,
+    ignore: Ignore = "0,255",
+    classes: Vocabulary = None,
+    preset: Preset = "tiny",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure mean IoU, pixel accuracy and panoptic quality on labelled images, without and with the database."""
+    from knnseg import types
+    from knnseg.evaluation import evaluate
+
+    examples = _examples(pairs, class_file, coco_panoptic, ignore)
+    listed: dict[int, tuple[str, bool]] = examples.classes  # type: ignore[attr-defined]  # both kinds have it
+    names = _names(classes) or [name for name, _ in listed.values()]
+    things = frozenset(name for name, thing in listed.values() if thing) & set(names)
+    with _segmenter(preset, store, device, create=False) as segmenter:
+        report = evaluate(segmenter, examples, types.Vocabulary(tuple(names), things), progress=sys.stderr.isatty())
+    result = report.to_dict()
+    if as_json:
+        _print_json(result)
+    else:
+        print_report(result)
+
+
+def print_report(result: dict[str, Any], groups: dict[str, list[str]] | None = None) -> None:
+    """A table of IoU by class, base against final, and the means."""
+    table = Table(title=f"{result['images']} images, {result['classes']} classes: IoU", title_justify="left")
+    table.add_column("class")
+    for heading in ("base", "with database", "gain"):
+        table.add_column(heading, justify="right")
+
+    def row(name: str, base: float | None, final: float | None) -> None:
+        gain = "" if base is None or final is None else f"{100 * (final - base):+.1f}"
+        table.add_row(name, *("–" if v is None else f"{100 * v:.1f}" for v in (base, final)), gain)
+
+    sections = groups or {"": list(result["base"]["iou"])}
+    for group, members in sections.items():
+        for name in members:
+            row(name, result["base"]["iou"][name], result["final"]["iou"][name])
+        if group:
+            table.add_section()
+            row(f"mean of {group}", result["base"][f"miou_{group}"], result["final"][f"miou_{group}"])
+        table.add_section()
+    for key, title in (
+        ("miou", "mean IoU"),
+        ("pixel_accuracy", "pixel accuracy"),
+        ("pq", "PQ"),
+        ("sq", "SQ"),
+        ("rq", "RQ"),
+    ):
+        row(title, result["base"][key], result["final"][key])
+    Console().print(table)
+
+
+@app.command()
+@_explained
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the store and the pictures.")] = Path(
+        "knnseg-demo"
+    ),
+    scenes: Annotated[int, typer.Option(min=1, help="Scenes to measure on.")] = 32,
+    examples: Annotated[int, typer.Option(min=1, help="Example scenes for each new concept.")] = 6,
+    as_json: AsJson = False,
+) -> None:
+    """Segment rendered scenes, teach the model the concepts that it was never trained on, and segment again."""
+    from knnseg.demo import run_demo
+
+    result = run_demo(out, scenes=scenes, examples=examples, progress=sys.stderr.isatty())
+    if as_json:
+        _print_json(result)
+        return
+    print_report(result["report"], result["groups"])
+    console = Console()
+    console.print(
+        f"{result['added']} examples of {len(result['groups']['new concepts'])} new concepts and their "
+        f"surroundings added in {result['seconds_adding']:.1f} s, no training",
+        soft_wrap=True,
+    )
+    console.print(f"picture:  {result['picture']}", soft_wrap=True)
+    console.print(f"store:    {result['store']}", soft_wrap=True)
+    console.print(f"try next: {result['try_next']}", soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def _database(store: str, preset: str, device: str, *, read_only: bool) -> Iterator[ConceptDatabase]:
+    from knnseg import stages
+    from knnseg.concepts import ConceptDatabase
+    from knnseg.pipeline import read_config
+
+    extractor = stages.make("features", read_config(preset).features, device=device)
+    with ConceptDatabase.open(store, extractor, create=False, read_only=read_only) as database:
+        yield database
+
+
+@concepts_app.command(name="list")
+@_explained
+def list_concepts(store: Store, preset: Preset = "tiny", device: Device = "auto", as_json: AsJson = False) -> None:
+    """List the concepts with their numbers of examples."""
+    with _database(store, preset, device, read_only=True) as database:
+        concepts = database.concepts()
+    if as_json:
+        _print_json([{"label": c.label, "count": c.count, "thing": c.thing} for c in concepts])
+        return
+    table = Table("concept", "examples", "kind")
+    for concept in concepts:
+        table.add_row(concept.label, str(concept.count), "thing" if concept.thing else "stuff")
+    Console().print(table)
+
+
+@concepts_app.command()
+@_explained
+def rename(
+    old: str, new: str, store: Store, preset: Preset = "tiny", device: Device = "auto", as_json: AsJson = False
+) -> None:
+    """Give a concept another name; merges where the new name exists."""
+    with _database(store, preset, device, read_only=False) as database:
+        moved = database.rename(old, new)
+    _print_json({"renamed": moved}) if as_json else print(f"{moved} examples of {old!r} are now {new!r}")
+
+
+@concepts_app.command()
+@_explained
+def merge(
+    labels: Annotated[list[str], typer.Argument(help="Concepts to merge.")],
+    into: Annotated[str, typer.Option(help="The concept that they become.")],
+    store: Store,
+    preset: Preset = "tiny",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Make one concept of several."""
+    with _database(store, preset, device, read_only=False) as database:
+        moved = database.merge(labels, into)
+    _print_json({"merged": moved}) if as_json else print(f"{moved} examples are now {into!r}")
+
+
+@concepts_app.command()
+@_explained
+def remove(
+    label: str,
+    store: Store,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    preset: Preset = "tiny",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Forget a concept and all its examples."""
+    with _database(store, preset, device, read_only=False) as database:
+        counts = {concept.label: concept.count for concept in database.concepts()}
+        if not yes and label in counts:
+            typer.confirm(f"Remove {counts[label]} examples of {label!r} from {store}?", abort=True, err=True)
+        gone = database.remove(label)
+    _print_json({"removed": gone}) if as_json else print(f"{gone} examples of {label!r} removed")
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except ConfigError as error:  # raised while options are read
+        print(f"knnseg: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

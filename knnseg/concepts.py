@@ -1,0 +1,401 @@
+"""The concept database: masked examples as rows of an embedding store.
+
+One store URL holds one collection for each embedding space, named after it, so that vectors of two encoders can never
+meet. An instance has the same id in every space: it is derived from the picture, the mask and the label, so adding the
+same example again, or going on after an interruption, adds nothing twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from tqdm import tqdm
+
+from knnseg.embeddings import pool
+from knnseg.errors import MaskError, VocabularyError
+from knnseg.features import FeatureExtractor
+from knnseg.images import content_hash
+from knnseg.types import Embeddings, LabelledImage, Masks, Neighbours, Vocabulary, positions
+from knnstore import EmbeddingSpace, EmbeddingStore, F, Filter, StoreSpec, StoreURL, collections, open_store
+from knnstore.errors import StoreNotFoundError
+
+__all__ = ["FIELDS", "AddReport", "Concept", "ConceptDatabase", "space_name"]
+
+FIELDS: dict[str, type[str] | type[int] | type[float] | type[bool]] = {
+    "label": str, "thing": bool, "image": str, "image_hash": str, "x0": int, "y0": int, "x1": int, "y1": int,
+    "area": int, "coverage": float, "rle": str, "writer": str, "added": float,
+}  # fmt: skip
+"""What is kept beside each vector: class name; thing or stuff; where the image is, and the SHA-256 of its pixels; the box
+(x1, y1 exclusive) and area in pixels; coverage in cells; the mask as COCO RLE or ""; who added it; and when, as seconds
+since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """A class as the database knows it.
+
+    Args:
+        label: its name.
+        count: examples.
+        thing: a countable object, by the majority of its examples.
+    """
+
+    label: str
+    count: int
+    thing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddReport:
+    """What :meth:`ConceptDatabase.add` did.
+
+    Args:
+        images: images read.
+        added: examples written.
+        present: examples that were there already.
+        skipped: segments that could not be used: empty, below ``min_area``, or over featureless ground.
+    """
+
+    images: int = 0
+    added: int = 0
+    present: int = 0
+    skipped: int = 0
+
+    def __add__(self, other: AddReport) -> AddReport:
+        return AddReport(
+            self.images + other.images, self.added + other.added,
+            self.present + other.present, self.skipped + other.skipped,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Examples:
+    """The usable segments of one image, on their way into the store."""
+
+    example: LabelledImage
+    image_hash: str
+    masks: Masks
+    labels: list[str]
+    things: list[bool]
+    rles: list[str]
+    ids: list[str] = field(default_factory=list)
+
+
+def space_name(space: EmbeddingSpace) -> str:
+    """The name of the collection that holds a space: readable, and distinct for distinct fingerprints."""
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in space.encoder.lower()).strip("-")
+    return f"{plain[:32]}-{hashlib.sha256(space.fingerprint.encode()).hexdigest()[:12]}"
+
+
+class ConceptDatabase:
+    """Labelled masks, searchable by appearance. Adding needs one pass and no training.
+
+    Args:
+        store: an open store whose spec has :data:`FIELDS`.
+        extractor: makes the vectors; its space must be the store's.
+    """
+
+    def __init__(self, store: EmbeddingStore, extractor: FeatureExtractor) -> None:
+        StoreSpec(extractor.dim, "cosine", FIELDS, extractor.space).check_against(store.spec, str(store.url))
+        self._store, self._extractor = store, extractor
+        self._concepts: tuple[str, tuple[Concept, ...]] | None = None
+
+    @classmethod
+    def open(
+        cls, url: str | StoreURL, extractor: FeatureExtractor, *, create: bool = True, read_only: bool = False
+    ) -> ConceptDatabase:
+        """Open the collection of the extractor's space below ``url``.
+
+        Args:
+            url: a store URL; ``faiss:///folder`` keeps each space in a folder of its own below.
+            extractor: makes the vectors.
+            create: make it where it does not exist.
+            read_only: write nothing.
+
+        Raises:
+            StoreNotFoundError: it does not exist and ``create`` is false; the message names the spaces that do.
+        """
+        place = StoreURL.parse(url).child(space_name(extractor.space))
+        spec = StoreSpec(extractor.dim, "cosine", FIELDS, extractor.space)
+        if create and not read_only:
+            return cls(open_store(place, spec), extractor)
+        try:
+            return cls(open_store(place, read_only=read_only), extractor)
+        except StoreNotFoundError as error:
+            there = [str(other) for other in collections(url)]
+            raise StoreNotFoundError(
+                f"no concept database of encoder {extractor.space.encoder!r} at {StoreURL.parse(url)}",
+                expected=place.path.rsplit("/", 1)[-1],
+                got=", ".join(there) or "nothing there",
+                hint="Add examples first, or choose the preset that it was made with.",
+            ) from error
+
+    @property
+    def store(self) -> EmbeddingStore:
+        """The store underneath."""
+        return self._store
+
+    @property
+    def extractor(self) -> FeatureExtractor:
+        """What makes the vectors."""
+        return self._extractor
+
+    # -- adding -------------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        examples: LabelledImage | Iterable[LabelledImage],
+        *,
+        classes: Iterable[str] | None = None,
+        min_area: int = 1,
+        keep_masks: bool = True,
+        writer: str = "",
+        batch: int = 16,
+        progress: bool = False,
+    ) -> AddReport:
+        """Add every labelled segment of every image, streaming.
+
+        Memory is bounded by ``batch`` images. Each batch is written at once and for good, so an interrupted run has lost
+        nothing that it reported, and running it again skips what is there without computing its features.
+
+        Args:
+            examples: images with their segments, in any number; a generator is fine.
+            classes: take only these; None takes all.
+            min_area: leave out segments with fewer pixels.
+            keep_masks: store the masks as RLE too, so that the database can be moved to another encoder later.
+            writer: who adds, kept with each example.
+            batch: images in one write.
+            progress: show a progress bar on standard error.
+
+        Returns:
+            What was done.
+        """
+        images = [examples] if isinstance(examples, LabelledImage) else examples
+        wanted = None if classes is None else frozenset(classes)
+        total = len(images) if isinstance(images, Sized) else None
+        report = AddReport()
+        # disable=None would hide the bar where standard error is no terminal; a caller that asks gets one.
+        with tqdm(images, total=total, unit="image", disable=not progress, desc="adding") as bar:
+            for group in _batched(bar, batch):
+                report += self._add_batch(group, wanted, min_area, keep_masks, writer)
+                bar.set_postfix(added=report.added, present=report.present)
+        return report
+
+    def add_masks(
+        self,
+        image: NDArray[np.uint8],
+        masks: NDArray[np.bool_],
+        labels: Iterable[str],
+        *,
+        things: Iterable[str] = (),
+        uri: str = "",
+        writer: str = "",
+    ) -> AddReport:
+        """Add one image with its masks as arrays.
+
+        Args:
+            image: uint8 (H, W, 3).
+            masks: bool (N, H, W); they may overlap.
+            labels: N class names.
+            things: the names among them that are countable objects.
+            uri: where the image comes from.
+            writer: who adds.
+
+        Raises:
+            MaskError: masks of another size than the image or in another number than the labels, or an empty mask;
+                nothing is added.
+        """
+        names, countable = list(labels), frozenset(things)
+        stack = Masks.from_dense(masks)
+        if stack.size != image.shape[:2]:
+            raise MaskError(f"masks: expected {image.shape[:2]} like the image, got {stack.size}")
+        if len(stack) != len(names):
+            raise MaskError(f"masks: expected one mask for each of {len(names)} labels, got {len(stack)}")
+        empty = np.flatnonzero(stack.areas == 0)
+        if len(empty):
+            raise MaskError(f"masks: expected every mask to cover a pixel, got an empty mask at {int(empty[0])}")
+        example = LabelledImage(image, np.zeros(stack.size, np.int32), (), uri)
+        prepared = _described(example, stack, names, [name in countable for name in names])
+        return self._write([prepared], True, writer) + AddReport(images=1)
+
+    def _add_batch(
+        self,
+        group: Iterable[LabelledImage],
+        wanted: frozenset[str] | None,
+        min_area: int,
+        keep_masks: bool,
+        writer: str,
+    ) -> AddReport:
+        prepared, report = [], AddReport()
+        for example in group:
+            info = [s for s in example.info if wanted is None or s.label in wanted]
+            masks = _segment_masks(example, [s.id for s in info])
+            usable = np.asarray(masks.areas >= max(min_area, 1))
+            kept = [s for s, ok in zip(info, usable.tolist(), strict=True) if ok]
+            report += AddReport(images=1, skipped=int((~usable).sum()))
+            prepared.append(_described(example, masks.select(usable), [s.label for s in kept], [s.thing for s in kept]))
+        return report + self._write(prepared, keep_masks, writer)
+
+    def _write(self, prepared: list[_Examples], keep_masks: bool, writer: str) -> AddReport:
+        """Embed what is not there yet, and write it in one call."""
+        report = AddReport()
+        ids = [identity for examples in prepared for identity in examples.ids]
+        there = set(self._store.get(ids, fields=[], with_vectors=False).ids.tolist())
+        columns: dict[str, list[object]] = {name: [] for name in FIELDS}
+        new_ids: list[str] = []
+        vectors: list[NDArray[np.float32]] = []
+        for examples in prepared:
+            fresh = [i for i, identity in enumerate(examples.ids) if identity not in there]
+            there.update(examples.ids)
+            report += AddReport(present=len(examples.ids) - len(fresh))
+            if not fresh:
+                continue
+            masks = examples.masks.select(fresh)
+            embeddings = pool(self._extractor.extract([examples.example.image])[0], masks)
+            usable = np.flatnonzero(embeddings.vectors.any(axis=1))
+            rows = [fresh[i] for i in usable.tolist()]
+            report += AddReport(added=len(rows), skipped=len(fresh) - len(rows))
+            new_ids += [examples.ids[i] for i in rows]
+            vectors.append(embeddings.vectors[usable])
+            _append(columns, examples, rows, embeddings.coverage[usable], keep_masks, writer)
+        if new_ids:
+            # Someone else may have added the same example since the look-up above; theirs is as good as ours.
+            self._store.upsert(new_ids, np.concatenate(vectors), columns, on_conflict="skip")
+        return report
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def concepts(self) -> tuple[Concept, ...]:
+        """Every concept with its number of examples, by name; remembered until the store changes."""
+        revision = self._store.revision()
+        if self._concepts is None or self._concepts[0] != revision:
+            counts = self._store.count_by("label")
+            countable = self._store.count_by("label", where=F("thing") == True)  # noqa: E712  # builds a filter
+            found = (Concept(str(n), c, 2 * countable.get(n, 0) > c) for n, c in counts.items())
+            self._concepts = (revision, tuple(sorted(found, key=lambda concept: concept.label)))
+        return self._concepts[1]
+
+    def neighbours(
+        self, embeddings: Embeddings, k: int, vocabulary: Vocabulary | None = None, *, exclude_image: str = ""
+    ) -> Neighbours:
+        """Equation 2: the k entries of highest cosine for each mask.
+
+        Args:
+            embeddings: N pooled vectors; a vector of zeros finds nothing.
+            k: how many.
+            vocabulary: only entries of these classes; None takes all.
+            exclude_image: leave out entries of the image with this content hash, for leave-one-image-out.
+        """
+        where: Filter | None = None if vocabulary is None else F("label").isin(vocabulary.names)
+        if exclude_image:
+            other = F("image_hash") != exclude_image
+            where = other if where is None else where & other
+        asked = embeddings.vectors.any(axis=1)
+        hits = self._store.search(embeddings.vectors[asked], k, where=where, fields=["label"])
+        shape = (len(embeddings), k)
+        ids, labels = np.full(shape, "", object), np.full(shape, "", object)
+        scores = np.full(shape, -np.inf, np.float32)
+        ids[asked], labels[asked], scores[asked] = hits.ids, hits.fields["label"], hits.scores
+        return Neighbours(ids, scores, labels)
+
+    # -- changing -----------------------------------------------------------------------------------------------------
+
+    def rename(self, old: str, new: str) -> int:
+        """Give a concept another name, merging it into ``new`` where that exists. Returns how many examples moved.
+
+        Raises:
+            VocabularyError: there is no concept ``old``, or ``new`` is empty.
+        """
+        if not new.strip():
+            raise VocabularyError("rename: expected a non-empty new name")
+        moved = self._known(old)
+        if old == new:
+            return moved
+        batches = list(self._store.scan(F("label") == old, with_vectors=True)) if moved else []
+        for records in batches:
+            assert records.vectors is not None  # asked for above
+            records.fields["label"][:] = new
+            self._store.upsert(records.ids.tolist(), records.vectors, records.fields)
+        return moved
+
+    def merge(self, labels: Iterable[str], into: str) -> int:
+        """Rename each of ``labels`` to ``into``; returns how many examples moved."""
+        return sum(self.rename(label, into) for label in dict.fromkeys(labels) if label != into)
+
+    def remove(self, label: str) -> int:
+        """Forget a concept; returns how many examples it had.
+
+        Raises:
+            VocabularyError: there is no such concept.
+        """
+        count = self._known(label)
+        self._store.delete(where=F("label") == label)
+        return count
+
+    def _known(self, label: str) -> int:
+        counts = {concept.label: concept.count for concept in self.concepts()}
+        if label not in counts:
+            raise VocabularyError(f"concept: expected one of {sorted(counts)[:20]}, got {label!r}")
+        return counts[label]
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()
+
+    def __enter__(self) -> ConceptDatabase:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _batched(items: Iterable[LabelledImage], size: int) -> Iterator[tuple[LabelledImage, ...]]:
+    """itertools.batched, which Python 3.11 does not have."""
+    iterator = iter(items)
+    while group := tuple(itertools.islice(iterator, size)):
+        yield group
+
+
+def _segment_masks(example: LabelledImage, numbers: list[int]) -> Masks:
+    """One mask for each segment number, in order; empty where the map does not have it."""
+    rows = positions(example.segments, numbers).reshape(-1)
+    pixels = np.flatnonzero(rows >= 0)
+    return Masks.from_pixels(rows[pixels], pixels, len(numbers), example.segments.shape)
+
+
+def _described(example: LabelledImage, masks: Masks, labels: list[str], things: list[bool]) -> _Examples:
+    digest = content_hash(example.image)
+    rles = masks.to_rle()
+    ids = [_identity(digest, rle, label) for rle, label in zip(rles, labels, strict=True)]
+    return _Examples(example, digest, masks, labels, things, rles, ids)
+
+
+def _identity(image_hash: str, rle: str, label: str) -> str:
+    """40 hexadecimal digits: the same picture, mask and label are the same instance, in any store and any space."""
+    text = "\0".join((image_hash, rle, label))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+
+def _append(
+    columns: dict[str, list[object]], examples: _Examples, rows: list[int],
+    coverage: NDArray[np.float32], keep_masks: bool, writer: str,
+) -> None:  # fmt: skip
+    height, width = examples.masks.size
+    coded = [{"size": [height, width], "counts": examples.rles[i].encode("ascii")} for i in rows]
+    boxes = np.asarray(coco_mask.toBbox(coded), np.int64).reshape(-1, 4)
+    areas = np.asarray(coco_mask.area(coded), np.int64).reshape(-1)
+    now = time.time()
+    for i, (x, y, w, h), area, covered in zip(rows, boxes.tolist(), areas.tolist(), coverage.tolist(), strict=True):
+        values = (
+            examples.labels[i], examples.things[i], examples.example.uri, examples.image_hash,
+            x, y, x + w, y + h, area, covered, examples.rles[i] if keep_masks else "", writer, now,
+        )  # fmt: skip
+        for name, value in zip(FIELDS, values, strict=True):
+            columns[name].append(value)

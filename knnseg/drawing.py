@@ -1,0 +1,114 @@
+"""Pictures for people: distinct colours, boundaries, and legends that can be read."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from knnseg.types import IGNORE, ImageArray
+
+__all__ = ["colours", "legend_strip", "overlay", "paint_classes", "side_by_side"]
+
+_GOLDEN = 0.61803398875
+"""Stepping the hue by the golden ratio keeps any number of colours apart without knowing how many there will be."""
+
+
+def colours(count: int) -> NDArray[np.uint8]:
+    """uint8 (count, 3): colours that differ in hue first, then in lightness and saturation."""
+    table = []
+    for i in range(count):
+        lightness, saturation = (0.55, 0.4, 0.7)[i % 3], (0.85, 0.6)[i // 3 % 2]
+        table.append(colorsys.hls_to_rgb((0.02 + i * _GOLDEN) % 1, lightness, saturation))
+    return np.round(np.array(table).reshape(-1, 3) * 255).astype(np.uint8)
+
+
+def paint_classes(semantic: NDArray[np.int32], count: int) -> ImageArray:
+    """uint8 (H, W, 3): each class in its colour, ``IGNORE`` in dark grey."""
+    table = np.concatenate([colours(count), np.array([[48, 48, 48]], np.uint8)])
+    return table[np.where(semantic == IGNORE, count, semantic)]
+
+
+def overlay(
+    image: ImageArray,
+    semantic: NDArray[np.int32],
+    names: Sequence[str],
+    segments: NDArray[np.int32] | None = None,
+    *,
+    legend: bool = True,
+    alpha: float = 0.55,
+) -> Image.Image:
+    """The image with its classes laid over it.
+
+    Args:
+        image: uint8 (H, W, 3).
+        semantic: int32 (H, W), positions in ``names``.
+        names: class names.
+        segments: int32 (H, W); boundaries between different numbers are drawn.
+        legend: put a legend of the classes that occur underneath.
+        alpha: 0 shows only the image, 1 only the colours.
+    """
+    shown = np.where(
+        (semantic == IGNORE)[..., None], image * 0.5, image * (1 - alpha) + alpha * paint_classes(semantic, len(names))
+    )
+    parts = semantic if segments is None else segments
+    edge = np.zeros(parts.shape, bool)
+    edge[:, 1:] |= parts[:, 1:] != parts[:, :-1]
+    edge[1:] |= parts[1:] != parts[:-1]
+    shown[edge] = 255
+    picture = Image.fromarray(np.round(shown).astype(np.uint8))
+    if not legend:
+        return picture
+    present = [c for c in np.unique(semantic).tolist() if c != IGNORE]
+    return _stack([picture, legend_strip(names, present, picture.width)])
+
+
+def legend_strip(names: Sequence[str], shown: Sequence[int], width: int, *, size: int = 13) -> Image.Image:
+    """Swatches with names, in as many lines as the width needs."""
+    font, table = ImageFont.load_default(size), colours(len(names))
+    gap, swatch = size // 2, size
+    places, x, y = [], gap, gap
+    for c in shown:
+        needed = swatch + gap + int(font.getlength(names[c])) + 2 * gap
+        if x > gap and x + needed > width:
+            x, y = gap, y + size + gap
+        places.append((c, x, y))
+        x += needed
+    strip = Image.new("RGB", (width, y + size + gap), "white")
+    draw = ImageDraw.Draw(strip)
+    for c, left, top in places:
+        draw.rectangle((left, top + 1, left + swatch, top + 1 + swatch), fill=tuple(table[c].tolist()), outline="black")
+        draw.text((left + swatch + gap, top - 1), names[c], fill="black", font=font)
+    return strip
+
+
+def side_by_side(
+    columns: Sequence[tuple[str, ImageArray | Image.Image]],
+    names: Sequence[str],
+    shown: Sequence[int],
+    *,
+    zoom: int = 1,
+) -> Image.Image:
+    """Pictures of one size next to each other under their titles, with one legend underneath."""
+    font, bar = ImageFont.load_default(15), 24
+    pictures = [p if isinstance(p, Image.Image) else Image.fromarray(p) for _, p in columns]
+    pictures = [p.resize((p.width * zoom, p.height * zoom), Image.Resampling.NEAREST) for p in pictures]
+    width, height = pictures[0].size
+    sheet = Image.new("RGB", (len(columns) * (width + 6) - 6, height + bar), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, ((title, _), picture) in enumerate(zip(columns, pictures, strict=True)):
+        draw.text((i * (width + 6) + 4, 3), title, fill="black", font=font)
+        sheet.paste(picture, (i * (width + 6), bar))
+    return _stack([sheet, legend_strip(names, shown, sheet.width)])
+
+
+def _stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    whole = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+    y = 0
+    for picture in pictures:
+        whole.paste(picture, (0, y))
+        y += picture.height
+    return whole

@@ -1,0 +1,61 @@
+"""Mask-average pooling with soft coverage, equation 1."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from scipy import sparse
+
+from knnseg.errors import MaskError
+from knnseg.types import Embeddings, Features, Masks
+
+__all__ = ["pool"]
+
+
+def pool(features: Features, masks: Masks) -> Embeddings:
+    """One unit vector for each mask.
+
+    Equation 1: e = normalise( Σ_p m(p) f(p) / Σ_p m(p) ), where f(p) is the feature grid interpolated bilinearly at pixel
+    p. Interpolation is linear, so the N pooled vectors are (M·B)·F: masks (N, H·W) times interpolation weights
+    (H·W, h·w), both sparse, times features (h·w, D). A mask smaller than a cell still weighs the cells around it.
+
+    Args:
+        features: the grid, over the same image.
+        masks: the masks, over the same image.
+
+    Returns:
+        Vectors in the order of the masks, with their coverage in cells. An empty mask, or one over features that cancel
+        out, has a vector of zeros; retrieval finds nothing for it.
+
+    Raises:
+        MaskError: masks of another image size than the features.
+    """
+    if masks.size != features.image_size:
+        raise MaskError(f"masks: expected {features.image_size} like the features' image, got {masks.size}")
+    weights = masks.matrix @ _interpolation(masks.size, features.grid, features.extent)
+    grid = features.data.reshape(features.dim, -1).T
+    sums = np.asarray(weights @ grid, np.float32)  # the 1/Σm of the mean cancels in the normalisation
+    lengths = np.linalg.norm(sums.astype(np.float64), axis=1, keepdims=True)
+    vectors = np.divide(sums, lengths, out=np.zeros(sums.shape, np.float64), where=lengths > 0)
+    (height, width), (tall, wide) = features.grid, features.extent
+    return Embeddings(vectors.astype(np.float32), masks.areas * np.float32(height * width / (tall * wide)))
+
+
+@lru_cache(maxsize=32)
+def _interpolation(size: tuple[int, int], grid: tuple[int, int], extent: tuple[float, float]) -> sparse.csr_array:
+    """float32 CSR (H·W, h·w): the bilinear weights of the cells at each pixel; rows sum to 1."""
+    down, across = (_linear(*axis) for axis in zip(size, grid, extent, strict=True))
+    return sparse.csr_array(sparse.kron(down, across, format="csr"), dtype=np.float32)
+
+
+def _linear(pixels: int, cells: int, extent: float) -> sparse.csr_array:
+    """CSR (pixels, cells): linear interpolation between cell centres, constant beyond the outermost."""
+    centre = np.clip((np.arange(pixels) + 0.5) * cells / extent - 0.5, 0, cells - 1)
+    left = np.minimum(centre.astype(np.int64), max(cells - 2, 0))
+    right = np.minimum(left + 1, cells - 1)
+    share = centre - left
+    rows = np.repeat(np.arange(pixels), 2)
+    columns = np.stack([left, right], 1).reshape(-1)
+    values = np.stack([1 - share, share], 1).reshape(-1)
+    return sparse.csr_array((values, (rows, columns)), shape=(pixels, cells))

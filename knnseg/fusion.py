@@ -1,0 +1,103 @@
+"""Equations 3 and 4: votes of the neighbours, and their fusion with the base prediction. Pure functions on arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnseg.config import FusionConfig, RetrievalConfig
+from knnseg.types import ClassScores, Neighbours, Vocabulary
+
+__all__ = ["confidence", "fuse", "vote", "vote_weights"]
+
+
+def vote_weights(
+    neighbours: Neighbours, config: RetrievalConfig, counts: dict[str, int] | None = None
+) -> NDArray[np.float64]:
+    """w_j of equation 3, normalised over the neighbours of each mask: float64 (N, K), rows that sum to 1 or 0.
+
+    Args:
+        neighbours: the neighbours; empty slots weigh nothing.
+        config: weighting, τ and γ.
+        counts: n_c, entries of each class; needed where γ > 0.
+    """
+    found = neighbours.found
+    scores = np.where(found, neighbours.scores.astype(np.float64), 0)
+    if config.weighting == "exponential":
+        # The common factor exp((s_1 - 1)/τ) cancels in the normalisation; without it small τ would underflow to 0/0.
+        best = np.where(found, scores, -np.inf).max(axis=1, initial=-np.inf, keepdims=True)
+        weights = np.exp((scores - np.where(np.isfinite(best), best, 0)) / config.temperature)
+    elif config.weighting == "similarity":
+        weights = np.maximum(scores, 0)
+    else:
+        weights = np.ones_like(scores)
+    if config.class_balance and counts:
+        size = np.vectorize(lambda label: max(counts.get(label, 1), 1), otypes=[np.float64])
+        weights = weights * (size(neighbours.labels) if weights.size else weights) ** -config.class_balance
+    weights = np.where(found, weights, 0)
+    total = weights.sum(axis=1, keepdims=True)
+    return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+
+
+def vote(neighbours: Neighbours, weights: NDArray[np.float64], vocabulary: Vocabulary) -> ClassScores:
+    """Equation 3: P_ret(c) = Σ_{j: y_j=c} w_j / Σ_j w_j.
+
+    Args:
+        neighbours: (N, K) neighbours.
+        weights: float64 (N, K) of :func:`vote_weights`.
+        vocabulary: the C active classes.
+
+    Returns:
+        (N, C); a mask without neighbours has a row of zeros.
+    """
+    columns = vocabulary.index(neighbours.labels)
+    rows = np.broadcast_to(np.arange(len(columns))[:, None], columns.shape)
+    shares = np.zeros((len(columns), len(vocabulary)), np.float64)
+    known = columns >= 0
+    np.add.at(shares, (rows[known], columns[known]), weights[known])
+    return ClassScores(shares.astype(np.float32), vocabulary.names)
+
+
+def confidence(neighbours: Neighbours, retrieved: ClassScores, config: FusionConfig) -> NDArray[np.float32]:
+    """What T is compared with, float32 (N,); -inf where nothing was retrieved."""
+    if config.confidence == "similarity":
+        return neighbours.scores.max(axis=1, initial=-np.inf)
+    return np.where(neighbours.found.any(axis=1), retrieved.probabilities.max(axis=1), -np.inf).astype(np.float32)
+
+
+def fuse(
+    base: ClassScores,
+    retrieved: ClassScores,
+    certainty: NDArray[np.float32],
+    supported: NDArray[np.bool_],
+    config: FusionConfig,
+) -> ClassScores:
+    """Equation 4: λ P_ret + (1-λ) P_base where the confidence reaches T, P_base untouched elsewhere.
+
+    With ``mode="supported"`` only the probability mass that the base gives to the classes S that have examples is
+    redistributed, so that classes without examples keep their score:
+    P(c∈S) = (1-λ) P_base(c) + λ P_base(S) P_ret(c).
+
+    A base without any opinion on a mask (a row of zeros) has no mass to share, so there the result is P_ret.
+
+    Args:
+        base: P_base, (N, C).
+        retrieved: P_ret, (N, C).
+        certainty: float32 (N,).
+        supported: bool (C,), the classes that have entries in the database.
+        config: mode, λ and T.
+    """
+    fused = base.probabilities.copy()
+    rows = np.flatnonzero((certainty >= config.threshold) & np.isfinite(certainty))
+    if not len(rows):
+        return ClassScores(fused, base.classes)
+    p_base, p_ret = base.probabilities[rows].astype(np.float64), retrieved.probabilities[rows].astype(np.float64)
+    if config.mode == "late":
+        mixed = config.weight * p_ret + (1 - config.weight) * p_base
+    else:
+        mass = p_base[:, supported].sum(axis=1, keepdims=True)
+        mixed = np.where(supported, (1 - config.weight) * p_base + config.weight * mass * p_ret, p_base)
+    silent = ~p_base.any(axis=1)
+    mixed[silent] = p_ret[silent]
+    fused[rows] = mixed
+    return ClassScores(fused, base.classes)

@@ -1,0 +1,83 @@
+"""What every torch-backed stage shares: device, preprocessing, fingerprint, and clear errors about weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from knnseg.errors import ConfigError, WeightsError
+from knnseg.images import fit, resize
+from knnseg.types import ImageArray
+
+__all__ = ["fingerprint", "pick_device", "to_batch", "weights"]
+
+
+def pick_device(name: str) -> torch.device:
+    """``"auto"`` is CUDA where it works, else the CPU.
+
+    Raises:
+        ConfigError: a device that this torch cannot use.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch says both, by build
+        raise ConfigError(f"device: expected one that this torch can use, got {name!r}: {error}") from error
+    return torch.device(name)
+
+
+def fingerprint(model: torch.nn.Module, settings: Mapping[str, object]) -> str:
+    """``"sha256:…"`` over every weight and everything else that changes a feature."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def to_batch(
+    image: ImageArray, short_side: int, multiple: int, mean: Sequence[float], std: Sequence[float], device: torch.device
+) -> torch.Tensor:
+    """Resize to multiples of a patch and normalise: float32 (1, 3, H', W') on ``device``."""
+    size = fit((image.shape[0], image.shape[1]), short_side, multiple)
+    pixels = resize(image, size).astype(np.float32) / 255
+    pixels = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return torch.from_numpy(pixels.transpose(2, 0, 1)[None]).contiguous().to(device)
+
+
+@contextmanager
+def weights(what: str, where: str) -> Iterator[None]:
+    """Turn whatever a hub client or a checkpoint reader raises into one clear message.
+
+    Args:
+        what: the model, for the message.
+        where: how to provide the weights by hand.
+    """
+    try:
+        yield
+    except (ImportError, ConfigError, WeightsError):
+        raise
+    except Exception as error:  # hub clients raise their own and their HTTP library's exceptions
+        first = (str(error).strip().splitlines() or [""])[0][:300]
+        raise WeightsError(
+            f"{what}: expected readable weights, got {type(error).__name__}: {first}. "
+            f"Without network access, fetch them elsewhere and {where}."
+        ) from error
+
+
+def existing(path: str, what: str) -> Path:
+    """A file that is there.
+
+    Raises:
+        WeightsError: it is not.
+    """
+    if not Path(path).is_file():
+        raise WeightsError(f"{what}: expected a file with weights, got no such file: {path}")
+    return Path(path)

@@ -1,0 +1,100 @@
+"""DINOv2 and DINOv2 with registers through timm: the retrieval keys of the paper.
+
+Oquab et al., 2023, arXiv 2304.07193; Darcet et al., ICLR 2024, arXiv 2309.16588.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+
+from knnseg.errors import ConfigError
+from knnseg.models._torch import existing, fingerprint, pick_device, to_batch, weights
+from knnseg.types import Features, ImageArray
+from knnstore import EmbeddingSpace
+
+__all__ = ["VARIANTS", "DinoFeatures"]
+
+VARIANTS = {
+    f"dinov2-{size}14{suffix}": f"vit_{name}_patch14_{middle}dinov2.lvd142m"
+    for size, name in (("s", "small"), ("b", "base"), ("l", "large"), ("g", "giant"))
+    for suffix, middle in (("", ""), ("-reg", "reg4_"))
+}
+"""Our short names, and timm's."""
+
+
+class DinoFeatures:
+    """Normalised patch tokens of the last layer. Implements :class:`knnseg.features.FeatureExtractor`.
+
+    Args:
+        name: for the embedding space.
+        model: a timm VisionTransformer made with ``dynamic_img_size=True`` and ``num_classes=0``.
+        short_side: images are resized so that their shorter side has about this many pixels.
+        device: where it runs.
+    """
+
+    def __init__(self, name: str, model: torch.nn.Module, *, short_side: int = 518, device: str = "auto") -> None:
+        if short_side < 1:
+            raise ConfigError(f"short_side: expected a number of pixels above 0, got {short_side}")
+        self._device = pick_device(device)
+        self._model = model.eval().to(self._device)
+        self._side, self._patch = short_side, int(model.patch_embed.patch_size[0])  # type: ignore[union-attr, index]
+        config: Any = model.pretrained_cfg
+        self._mean, self._std = tuple(config["mean"]), tuple(config["std"])
+        settings = {"short_side": short_side, "mean": self._mean, "std": self._std}
+        note = json.dumps(settings, sort_keys=True)
+        self._space = EmbeddingSpace(name, fingerprint(model, settings), note=note)
+
+    @classmethod
+    def load(
+        cls, model: str = "dinov2-b14-reg", weights_file: str = "", short_side: int = 518, device: str = "auto"
+    ) -> DinoFeatures:
+        """Load published weights.
+
+        Args:
+            model: one of :data:`VARIANTS`, or any timm ViT name.
+            weights_file: a checkpoint in timm's or in the published DINOv2 layout (safetensors, or a file that torch can
+                read with ``weights_only=True``); empty fetches it from the hub.
+            short_side: see the class.
+            device: see the class.
+
+        Raises:
+            ConfigError: a name that timm does not know.
+            WeightsError: weights absent, unreadable, or of another layout.
+        """
+        architecture = VARIANTS.get(model, model)
+        if not timm.is_model(architecture):
+            raise ConfigError(f"DINOv2 model: expected one of {sorted(VARIANTS)} or a timm name, got {model!r}")
+        overlay = {"file": str(existing(weights_file, model))} if weights_file else None
+        with weights(f"timm model {architecture}", "pass the checkpoint's path as `weights_file`"):
+            network = timm.create_model(
+                architecture, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, dynamic_img_size=True
+            )
+        return cls(model, network, short_side=short_side, device=device)
+
+    @property
+    def space(self) -> EmbeddingSpace:
+        """The embedding space: weights and size."""
+        return self._space
+
+    @property
+    def dim(self) -> int:
+        """D, the width of the tokens."""
+        return int(self._model.num_features)  # type: ignore[arg-type]
+
+    @torch.inference_mode()
+    def extract(self, images: Sequence[ImageArray]) -> list[Features]:
+        """See :meth:`knnseg.features.FeatureExtractor.extract`."""
+        return [self._extract(image) for image in images]
+
+    def _extract(self, image: ImageArray) -> Features:
+        batch = to_batch(image, self._side, self._patch, self._mean, self._std, self._device)
+        height, width = batch.shape[2] // self._patch, batch.shape[3] // self._patch
+        tokens = self._model.forward_features(batch)[:, self._model.num_prefix_tokens :]  # type: ignore[operator]
+        grid = tokens[0].T.reshape(-1, height, width).float().cpu().numpy()
+        return Features(np.ascontiguousarray(grid, np.float32), (int(image.shape[0]), int(image.shape[1])))

@@ -1,0 +1,157 @@
+"""From scored masks to maps: overlapping masks add up to a dense semantic map, and to panoptic segments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.measure import label as connected_components
+
+from knnseg.config import PaintingConfig
+from knnseg.types import IGNORE, ClassScores, Masks, Vocabulary
+
+__all__ = ["Segment", "paint_panoptic", "paint_semantic"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment of a panoptic map.
+
+    Args:
+        id: its number in the map, from 1.
+        label: class name.
+        thing: a countable object.
+        score: mean probability of the class over its pixels, 0 to 1.
+        area: pixels.
+        box: (x0, y0, x1, y1), pixels, the last two exclusive.
+    """
+
+    id: int
+    label: str
+    thing: bool
+    score: float
+    area: int
+    box: tuple[int, int, int, int]
+
+
+def paint_semantic(masks: Masks, scores: ClassScores) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Sum the class scores of all masks over each pixel and take the best class.
+
+    semantic(p) = argmax_c Σ_n q_n m_n(p) P_n(c), q_n the score of mask n; one sparse product (H·W, N)·(N, C).
+
+    Returns:
+        int32 (H, W) of class positions, ``IGNORE`` where no mask has an opinion; and float32 (H, W), the share of that
+        class in the sum, 0 to 1.
+    """
+    weighted = scores.probabilities.astype(np.float64) * masks.scores[:, None]
+    sums = np.asarray(masks.matrix.T.astype(np.float64) @ weighted)  # (H·W, C)
+    best = sums.argmax(axis=1)
+    total = sums.sum(axis=1)
+    top = np.take_along_axis(sums, best[:, None], 1)[:, 0]
+    share = np.divide(top, total, out=np.zeros_like(top), where=total > 0)
+    semantic = np.where(total > 0, best, IGNORE).astype(np.int32)
+    return semantic.reshape(masks.size), share.astype(np.float32).reshape(masks.size)
+
+
+def paint_panoptic(
+    masks: Masks,
+    scores: ClassScores,
+    semantic: tuple[NDArray[np.int32], NDArray[np.float32]],
+    vocabulary: Vocabulary,
+    config: PaintingConfig,
+) -> tuple[NDArray[np.int32], tuple[Segment, ...]]:
+    """Number the segments: each stuff class is one, each object of a thing class another.
+
+    Where the masks are whole instances, each pixel goes to the mask of highest q_n · max_c P_n(c) over it (Cheng et al.,
+    MaskFormer, 2021, arXiv 2107.06278, section 3.4); where they are regions, an object is a connected component of the
+    semantic map.
+
+    Args:
+        masks: N masks.
+        scores: their class probabilities.
+        semantic: the maps of :func:`paint_semantic`.
+        vocabulary: classes and which of them are things.
+        config: thresholds.
+
+    Returns:
+        int32 (H, W), segment numbers from 1, 0 where nothing is; and the segments in that order.
+    """
+    if masks.instances:
+        regions, classes, share = _by_mask(masks, scores, vocabulary, config)
+    else:
+        regions, classes = _by_component(semantic[0], vocabulary)
+        share = semantic[1]
+    return _numbered(regions, classes, share, vocabulary, config)
+
+
+def _by_component(semantic: NDArray[np.int32], vocabulary: Vocabulary) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Regions from 0 (-1 for none) and the class of each."""
+    things = np.array([name in vocabulary.things for name in vocabulary.names])
+    components = connected_components(semantic + 1, background=0, connectivity=2).astype(np.int64) - 1  # type: ignore[no-untyped-call]  # skimage's
+    classes = np.full(int(components.max(initial=-1)) + 1, IGNORE, np.int64)
+    classes[components[components >= 0]] = semantic[components >= 0]
+    first = {c: int(np.flatnonzero(classes == c)[0]) for c in np.unique(classes).tolist()}
+    merged = np.array([i if things[c] else first[c] for i, c in enumerate(classes.tolist())], np.int64)
+    return (np.where(components >= 0, merged[components], -1) if len(merged) else components), classes
+
+
+def _by_mask(
+    masks: Masks, scores: ClassScores, vocabulary: Vocabulary, config: PaintingConfig
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Regions from 0 (-1 for none), the class of each, and the class probability of each pixel's mask."""
+    best = scores.probabilities.max(axis=1, initial=0)
+    classes = scores.probabilities.argmax(axis=1).astype(np.int64) if len(masks) else np.empty(0, np.int64)
+    owner, certainty = np.full(masks.matrix.shape[1], -1, np.int64), np.zeros(masks.matrix.shape[1], np.float32)
+    rank = best * masks.scores
+    for n in np.argsort(rank, kind="stable").tolist():  # the most certain is painted last, over the others
+        if best[n] > 0:
+            pixels = masks.matrix.indices[masks.matrix.indptr[n] : masks.matrix.indptr[n + 1]]
+            covered = masks.matrix.data[masks.matrix.indptr[n] : masks.matrix.indptr[n + 1]] >= 0.5
+            owner[pixels[covered]], certainty[pixels[covered]] = n, best[n]
+    visible = np.bincount(owner[owner >= 0], minlength=len(masks))
+    hidden = np.append(visible < config.min_visible * masks.areas, False)  # the last is for pixels of no mask, -1
+    owner[hidden[owner]] = -1
+    things = np.array([name in vocabulary.things for name in vocabulary.names])
+    first: dict[int, int] = {}
+    merged = [n if things[c] else first.setdefault(c, n) for n, c in enumerate(classes.tolist())]
+    owner = np.where(owner >= 0, np.array([*merged, -1])[owner], -1)
+    return owner.reshape(masks.size), classes, certainty.reshape(masks.size)
+
+
+def _numbered(
+    regions: NDArray[np.int64],
+    classes: NDArray[np.int64],
+    share: NDArray[np.float32],
+    vocabulary: Vocabulary,
+    config: PaintingConfig,
+) -> tuple[NDArray[np.int32], tuple[Segment, ...]]:
+    """Drop what is too small or too uncertain, number the rest from 1 by class and position."""
+    count = len(classes)
+    flat = regions.reshape(-1)
+    inside = flat >= 0
+    areas = np.bincount(flat[inside], minlength=count)
+    certainty = np.bincount(flat[inside], weights=share.reshape(-1)[inside], minlength=count) / np.maximum(areas, 1)
+    kept = np.flatnonzero((areas >= max(config.min_area, 1)) & (certainty >= config.min_score))
+    table = np.zeros(count + 1, np.int32)
+    segments = []
+    boxes = _boxes(regions, count)
+    for number, region in enumerate(sorted(kept.tolist(), key=lambda r: (classes[r], boxes[r][1], boxes[r][0], r)), 1):
+        table[region] = number
+        label = vocabulary.names[classes[region]]
+        score, area = float(min(certainty[region], 1)), int(areas[region])
+        segments.append(Segment(number, label, label in vocabulary.things, score, area, boxes[region]))
+    return table[regions], tuple(segments)  # regions of -1 read the last entry, which is 0
+
+
+def _boxes(regions: NDArray[np.int64], count: int) -> list[tuple[int, int, int, int]]:
+    """(x0, y0, x1, y1) of each region, zeros for one without pixels."""
+    rows, columns = np.nonzero(regions >= 0)
+    owner = regions[rows, columns]
+    low = np.full((count, 2), np.iinfo(np.int64).max)
+    high = np.zeros((count, 2), np.int64)
+    for axis, positions in enumerate((columns, rows)):
+        np.minimum.at(low[:, axis], owner, positions)
+        np.maximum.at(high[:, axis], owner, positions + 1)
+    low[(high == 0).all(axis=1)] = 0
+    return [(int(a), int(b), int(c), int(d)) for (a, b), (c, d) in zip(low, high, strict=True)]

@@ -1,0 +1,334 @@
+"""The whole way: an image goes in, a segmentation comes out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnseg import stages
+from knnseg.base import BasePredictor, NoBase
+from knnseg.concepts import ConceptDatabase
+from knnseg.config import Config
+from knnseg.embeddings import pool
+from knnseg.errors import ConfigError, MaskError
+from knnseg.features import EncodedImage, FeatureExtractor
+from knnseg.fusion import confidence, fuse, vote, vote_weights
+from knnseg.images import ImageLike, load_image
+from knnseg.masks import MaskProposer
+from knnseg.painting import paint_panoptic, paint_semantic
+from knnseg.segmentation import Evidence, Segmentation
+from knnseg.types import ClassScores, Masks, Vocabulary
+from knnstore import StoreURL
+from knnstore.errors import StoreConnectionError, StoreTimeoutError
+
+__all__ = ["Explanation", "Segmenter", "Vote"]
+
+MaskInput = Masks | NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One database entry that voted on a segment.
+
+    Args:
+        id: its id.
+        label: the class that it voted for.
+        weight: its share of all votes on the segment, 0 to 1.
+        similarity: cosine to the mask that it was nearest to.
+        image: where its image is.
+        box: (x0, y0, x1, y1) in that image, pixels.
+    """
+
+    id: str
+    label: str
+    weight: float
+    similarity: float
+    image: str
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a segment has its class.
+
+    Args:
+        label: the class it got.
+        base: mean P_base of the classes over the masks that made the segment, weighted by shared pixels.
+        retrieved: mean P_ret likewise.
+        final: mean P_final likewise.
+        votes: the entries that voted, heaviest first.
+    """
+
+    label: str
+    base: dict[str, float]
+    retrieved: dict[str, float]
+    final: dict[str, float]
+    votes: tuple[Vote, ...]
+
+
+class Segmenter:
+    """Segments images into any classes by name, with the help of a concept database.
+
+    Every stage can be any object with the right methods; see :class:`~knnseg.features.FeatureExtractor`,
+    :class:`~knnseg.masks.MaskProposer` and :class:`~knnseg.base.BasePredictor`.
+
+    Args:
+        extractor: makes the retrieval keys.
+        proposer: proposes masks.
+        base: predicts without the database; None for none.
+        database: the concept database, in the extractor's space; None predicts with the base alone.
+        config: the numbers; stage names in it are not used here.
+        on_store_error: when the store cannot be reached: ``"raise"``, or ``"base"`` to go on with the base prediction
+            and say so in ``Segmentation.degraded``.
+    """
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        proposer: MaskProposer,
+        base: BasePredictor | None = None,
+        database: ConceptDatabase | None = None,
+        *,
+        config: Config | None = None,
+        on_store_error: Literal["raise", "base"] = "raise",
+    ) -> None:
+        if on_store_error not in ("raise", "base"):
+            raise ConfigError(f"on_store_error: expected raise or base, got {on_store_error!r}")
+        for name, stage, kind in (("extractor", extractor, FeatureExtractor), ("proposer", proposer, MaskProposer)):
+            if not isinstance(stage, kind):
+                raise ConfigError(f"{name}: expected an object with the methods of {kind.__name__}, got {stage!r}")
+        self.extractor, self.proposer, self.base = extractor, proposer, base if base is not None else NoBase()
+        self.database, self._on_store_error = database, on_store_error
+        self.config = config or Config.preset("tiny")
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Config | str | PathLike[str],
+        store: str | StoreURL | None = None,
+        *,
+        device: str = "auto",
+        create: bool = True,
+        on_store_error: Literal["raise", "base"] = "raise",
+    ) -> Segmenter:
+        """Make the stages that a configuration names.
+
+        Args:
+            config: a :class:`Config`, the name of a preset, or the path of a TOML file.
+            store: URL of the concept database; None for none.
+            device: for the models: ``"auto"``, ``"cpu"``, ``"cuda"``.
+            create: make the database where it does not exist.
+            on_store_error: see the class.
+        """
+        loaded = config if isinstance(config, Config) else read_config(config)
+        extractor = stages.make("features", loaded.features, device=device)
+        proposer = stages.make("masks", loaded.masks, device=device)
+        base = stages.make("base", loaded.base, device=device)
+        database = None if store is None else ConceptDatabase.open(store, extractor, create=create)
+        return cls(extractor, proposer, base, database, config=loaded, on_store_error=on_store_error)
+
+    def close(self) -> None:
+        """Close the database."""
+        if self.database is not None:
+            self.database.close()
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- predicting ---------------------------------------------------------------------------------------------------
+
+    @overload
+    def predict(
+        self, images: ImageLike, classes: Vocabulary | Iterable[str] | None = None, *,
+        masks: MaskInput | None = None, exclude_image: str = "",
+    ) -> Segmentation: ...  # fmt: skip
+
+    @overload
+    def predict(
+        self, images: list[ImageLike] | tuple[ImageLike, ...], classes: Vocabulary | Iterable[str] | None = None, *,
+        masks: Sequence[MaskInput] | None = None, exclude_image: str = "",
+    ) -> list[Segmentation]: ...  # fmt: skip
+
+    def predict(
+        self,
+        images: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
+        classes: Vocabulary | Iterable[str] | None = None,
+        *,
+        masks: MaskInput | Sequence[MaskInput] | None = None,
+        exclude_image: str = "",
+    ) -> Segmentation | list[Segmentation]:
+        """Segment one image, or several.
+
+        Args:
+            images: a path, bytes, a PIL image or uint8 (H, W, 3); or a list or tuple of them.
+            classes: the vocabulary, names or a :class:`Vocabulary`; None takes every concept of the database.
+            masks: bool (N, H, W) or :class:`Masks` to classify instead of the proposer's; for several images, a list of
+                them. An array is taken as whole instances.
+            exclude_image: leave out database entries of the image with this content hash.
+
+        Raises:
+            ImageError: an image that cannot be read.
+            MaskError: masks of another size than the image, or an empty one.
+            VocabularyError: no classes, or one of them twice.
+            KnnStoreError: the store fails and ``on_store_error`` is ``"raise"``.
+        """
+        if isinstance(images, list | tuple):
+            given = [None] * len(images) if masks is None else list(masks)  # type: ignore[arg-type]  # one set for each image
+            if len(given) != len(images):
+                raise MaskError(f"masks: expected one set for each of {len(images)} images, got {len(given)}")
+            return [
+                self.predict(image, classes, masks=own, exclude_image=exclude_image)
+                for image, own in zip(images, given, strict=True)
+            ]
+        pixels = load_image(images)
+        return self._predict(EncodedImage(pixels), self.vocabulary(classes), masks, exclude_image)  # type: ignore[arg-type]
+
+    def vocabulary(self, classes: Vocabulary | Iterable[str] | None = None) -> Vocabulary:
+        """The active vocabulary; what the database knows of things and stuff is filled in for plain names."""
+        if isinstance(classes, Vocabulary):
+            return classes
+        known = self._concepts()
+        names = tuple(known) if classes is None else Vocabulary.of(classes).names
+        return Vocabulary(names, frozenset(name for name in names if known.get(name, (0, False))[1]))
+
+    def _predict(
+        self, image: EncodedImage, vocabulary: Vocabulary, given: MaskInput | None, exclude_image: str
+    ) -> Segmentation:
+        clock = _Clock()
+        with clock("proposals"):
+            masks = _given(given, image.size) if given is not None else self.proposer.propose(image.pixels)
+        with clock("base"):
+            base = self.base.predict(image, masks, vocabulary)
+        evidence, degraded = Evidence(base), ""
+        final = base
+        if self.database is not None:
+            try:
+                final, evidence = self._augment(image, masks, base, vocabulary, exclude_image, clock)
+            except (StoreConnectionError, StoreTimeoutError) as error:
+                if self._on_store_error == "raise":
+                    raise
+                degraded = str(error)
+        with clock("painting"):
+            semantic = paint_semantic(masks, final)
+            panoptic, segments = paint_panoptic(masks, final, semantic, vocabulary, self.config.painting)
+        return Segmentation(
+            image.pixels, vocabulary, semantic[0], panoptic, segments, masks, final, evidence, degraded, clock.seconds
+        )
+
+    def _augment(
+        self, image: EncodedImage, masks: Masks, base: ClassScores, vocabulary: Vocabulary, exclude: str, clock: _Clock
+    ) -> tuple[ClassScores, Evidence]:
+        """Equations 1 to 4 for all masks of an image."""
+        assert self.database is not None  # the caller has looked
+        config = self.config
+        with clock("features"):
+            features = image.features(self.extractor)
+        with clock("pooling"):
+            embeddings = pool(features, masks)
+        with clock("search"):
+            found = self.database.neighbours(embeddings, config.retrieval.k, vocabulary, exclude_image=exclude)
+            counts = {name: count for name, (count, _) in self._concepts().items()}
+        with clock("fusion"):
+            weights = vote_weights(found, config.retrieval, counts)
+            retrieved = vote(found, weights, vocabulary)
+            certainty = confidence(found, retrieved, config.fusion)
+            supported = np.array([counts.get(name, 0) > 0 for name in vocabulary])
+            final = fuse(base, retrieved, certainty, supported, config.fusion)
+        return final, Evidence(base, retrieved, found, weights, certainty)
+
+    def _concepts(self) -> dict[str, tuple[int, bool]]:
+        if self.database is None:
+            return {}
+        try:
+            return {concept.label: (concept.count, concept.thing) for concept in self.database.concepts()}
+        except (StoreConnectionError, StoreTimeoutError):
+            if self._on_store_error == "raise":
+                raise
+            return {}
+
+    # -- explaining ---------------------------------------------------------------------------------------------------
+
+    def explain(self, result: Segmentation, segment: int, *, most: int = 10) -> Explanation:
+        """Which database entries voted on a segment, and how base and retrieval compare on it.
+
+        Args:
+            result: what :meth:`predict` returned.
+            segment: a number in ``result.panoptic``.
+            most: how many votes to list.
+        """
+        label = result.segment(segment).label
+        pixels = np.flatnonzero(result.panoptic.reshape(-1) == segment)
+        shared = np.asarray(result.masks.matrix[:, pixels].sum(axis=1)).reshape(-1) * result.masks.scores
+        shared = (shared / max(float(shared.sum()), 1e-12)).astype(np.float64)
+        evidence = result.evidence
+
+        def mean(scores: ClassScores | None) -> dict[str, float]:
+            if scores is None:
+                return {}
+            shares = (shared @ scores.probabilities).tolist()
+            return {name: p for name, p in zip(scores.classes, shares, strict=True) if p > 0}
+
+        votes = () if evidence.neighbours is None else self._votes(result, shared, most)
+        return Explanation(label, mean(evidence.base), mean(evidence.retrieved), mean(result.scores), votes)
+
+    def _votes(self, result: Segmentation, shared: NDArray[np.floating], most: int) -> tuple[Vote, ...]:
+        found, weights = result.evidence.neighbours, result.evidence.weights
+        assert found is not None and weights is not None and self.database is not None  # they come together
+        totals: dict[str, float] = {}
+        similarity: dict[str, float] = {}
+        for n in np.flatnonzero(shared).tolist():
+            for j in np.flatnonzero(weights[n]).tolist():
+                identity = found.ids[n, j]
+                totals[identity] = totals.get(identity, 0.0) + float(shared[n] * weights[n, j])
+                similarity[identity] = max(similarity.get(identity, -1.0), float(found.scores[n, j]))
+        heaviest = sorted(totals, key=lambda identity: (-totals[identity], identity))[:most]
+        records = self.database.store.get(heaviest, with_vectors=False)
+        columns = records.fields
+        return tuple(
+            Vote(
+                identity, columns["label"][i], totals[identity], similarity[identity], columns["image"][i],
+                (int(columns["x0"][i]), int(columns["y0"][i]), int(columns["x1"][i]), int(columns["y1"][i])),
+            )
+            for i, identity in enumerate(records.ids.tolist())
+        )  # fmt: skip
+
+
+def read_config(source: str | PathLike[str]) -> Config:
+    """A preset by name, or a TOML file by path."""
+    text = str(source)
+    return Config.from_toml(text) if text.endswith(".toml") else Config.preset(text)
+
+
+def _given(masks: MaskInput, size: tuple[int, int]) -> Masks:
+    taken = masks if isinstance(masks, Masks) else replace(Masks.from_dense(masks), instances=True)
+    if taken.size != size:
+        raise MaskError(f"masks: expected {size} like the image, got {taken.size}")
+    empty = np.flatnonzero(taken.areas == 0)
+    if len(empty):
+        raise MaskError(f"masks: expected every mask to cover a pixel, got an empty mask at {int(empty[0])}")
+    return taken
+
+
+class _Clock:
+    """Wall seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start

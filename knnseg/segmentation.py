@@ -1,0 +1,172 @@
+"""The result of a prediction, and every form in which people want it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from knnseg.drawing import overlay
+from knnseg.errors import VocabularyError
+from knnseg.painting import Segment
+from knnseg.types import ClassScores, ImageArray, Masks, Neighbours, Vocabulary
+
+__all__ = ["Evidence", "Segmentation"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """Why each mask got its class.
+
+    Args:
+        base: P_base, (N, C).
+        retrieved: P_ret, (N, C); None where the database was not asked.
+        neighbours: (N, K); None likewise.
+        weights: float64 (N, K), the normalised w_j; None likewise.
+        confidence: float32 (N,), what T was compared with; None likewise.
+    """
+
+    base: ClassScores
+    retrieved: ClassScores | None = None
+    neighbours: Neighbours | None = None
+    weights: NDArray[np.float64] | None = None
+    confidence: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """A segmented image.
+
+    Args:
+        image: uint8 (H, W, 3), what was segmented.
+        vocabulary: the C classes.
+        semantic: int32 (H, W), position in the vocabulary, ``IGNORE`` (-1) where nothing is known.
+        panoptic: int32 (H, W), segment numbers from 1; 0 is no segment.
+        segments_info: the segments, in the order of their numbers.
+        masks: the N proposals that were classified.
+        scores: P_final, (N, C).
+        evidence: how the scores came about.
+        degraded: why the database was not used though it should have been; "" normally.
+        seconds: wall time by stage.
+    """
+
+    image: ImageArray
+    vocabulary: Vocabulary
+    semantic: NDArray[np.int32]
+    panoptic: NDArray[np.int32]
+    segments_info: tuple[Segment, ...]
+    masks: Masks
+    scores: ClassScores
+    evidence: Evidence
+    degraded: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def segment(self, number: int) -> Segment:
+        """The segment of a number in ``panoptic``.
+
+        Raises:
+            VocabularyError: there is no such segment.
+        """
+        for segment in self.segments_info:
+            if segment.id == number:
+                return segment
+        raise VocabularyError(f"segment: expected a number from 1 to {len(self.segments_info)}, got {number}")
+
+    def overlay(self, *, legend: bool = True, alpha: float = 0.55) -> Image.Image:
+        """The image with its classes in colour, boundaries between segments, and a legend."""
+        return overlay(self.image, self.semantic, self.vocabulary.names, self.panoptic, legend=legend, alpha=alpha)
+
+    def save(self, folder: str | PathLike[str], stem: str = "segmentation") -> list[Path]:
+        """Write ``STEM.overlay.png``, ``STEM.semantic.png`` (16-bit, position + 1, 0 is none) and COCO panoptic files.
+
+        Returns:
+            The files, in that order.
+        """
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        picture, semantic = target / f"{stem}.overlay.png", target / f"{stem}.semantic.png"
+        self.overlay().save(picture)
+        Image.fromarray((self.semantic + 1).astype(np.uint16)).save(semantic)
+        return [picture, semantic, *self.save_coco(target, stem)]
+
+    def save_coco(self, folder: str | PathLike[str], stem: str = "segmentation", image_id: int = 0) -> list[Path]:
+        """Write COCO panoptic's ``STEM.panoptic.png`` (R + 256·G + 65536·B) and ``STEM.panoptic.json``."""
+        target = Path(folder)
+        png, annotation = target / f"{stem}.panoptic.png", target / f"{stem}.panoptic.json"
+        digits = [(self.panoptic // 256**i % 256).astype(np.uint8) for i in range(3)]
+        Image.fromarray(np.stack(digits, -1)).save(png)
+        annotation.write_text(json.dumps(self.coco_panoptic(png.name, image_id), indent=1), encoding="utf-8")
+        return [png, annotation]
+
+    def coco_panoptic(self, file_name: str, image_id: int = 0) -> dict[str, Any]:
+        """The annotation in COCO's panoptic format; category ids are positions in the vocabulary, from 1."""
+        height, width = self.panoptic.shape
+        info = [
+            {
+                "id": s.id, "category_id": self.vocabulary.names.index(s.label) + 1, "iscrowd": 0, "area": s.area,
+                "bbox": [s.box[0], s.box[1], s.box[2] - s.box[0], s.box[3] - s.box[1]], "score": s.score,
+            }
+            for s in self.segments_info
+        ]  # fmt: skip
+        categories = [
+            {"id": i, "name": name, "isthing": int(name in self.vocabulary.things)}
+            for i, name in enumerate(self.vocabulary.names, 1)
+        ]
+        return {
+            "images": [{"id": image_id, "file_name": file_name, "height": height, "width": width}],
+            "annotations": [{"image_id": image_id, "file_name": file_name, "segments_info": info}],
+            "categories": categories,
+        }
+
+    def rle(self) -> list[dict[str, Any]]:
+        """The segments as COCO results: ``segmentation`` (compressed RLE), ``category_id`` from 1, ``bbox``, ``score``."""
+        results = []
+        for entry in self.coco_panoptic("")["annotations"][0]["segments_info"]:
+            encoded = coco_mask.encode(np.asfortranarray(self.panoptic == entry["id"], np.uint8))
+            counts = encoded["counts"].decode("ascii")
+            picked = {key: entry[key] for key in ("category_id", "bbox", "area", "score")}
+            results.append(picked | {"segmentation": {"size": list(self.panoptic.shape), "counts": counts}})
+        return results
+
+    def to_transformers(self) -> dict[str, Any]:
+        """What ``post_process_panoptic_segmentation`` of transformers returns: a tensor and ``segments_info``.
+
+        ``label_id`` is the position in the vocabulary. Needs torch.
+        """
+        import torch
+
+        info = [
+            {"id": s.id, "label_id": self.vocabulary.names.index(s.label), "was_fused": not s.thing, "score": s.score}
+            for s in self.segments_info
+        ]
+        return {"segmentation": torch.from_numpy(self.panoptic.copy()), "segments_info": info}
+
+    def to_transformers_semantic(self) -> Any:
+        """What ``post_process_semantic_segmentation`` of transformers returns for one image: an int64 tensor (H, W).
+
+        Pixels without a class are -1. Needs torch.
+        """
+        import torch
+
+        return torch.from_numpy(self.semantic.astype(np.int64))
+
+    def to_supervision(self) -> Any:
+        """``supervision.Detections`` with masks; class ids are positions in the vocabulary. Needs supervision."""
+        import supervision
+
+        masks = np.stack([self.panoptic == s.id for s in self.segments_info]) if self.segments_info else None
+        return supervision.Detections(
+            xyxy=np.array([s.box for s in self.segments_info], np.float32).reshape(-1, 4),
+            mask=masks,
+            confidence=np.array([s.score for s in self.segments_info], np.float32),
+            class_id=np.array([self.vocabulary.names.index(s.label) for s in self.segments_info], int),
+            data={"class_name": np.array([s.label for s in self.segments_info], str)},
+        )

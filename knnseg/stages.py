@@ -1,0 +1,110 @@
+"""Stages by name: found through pluggy, imported when made, their options held against what they accept."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+import pluggy
+
+from knnseg import hookspecs
+from knnseg.config import StageConfig
+from knnseg.errors import ConfigError, UnknownStageError
+from knnseg.hookspecs import Factory, Kind, hookimpl
+
+__all__ = ["knnseg_register", "make", "names", "register"]
+
+_GROUP = "knnseg"
+_BUILTIN: dict[tuple[Kind, str], Factory] = {
+    ("features", "open_clip"): "knnseg.models.open_clip:OpenClipFeatures.load",
+    ("features", "dinov2"): "knnseg.models.dinov2:DinoFeatures.load",
+    ("masks", "regions"): "knnseg.masks:RegionProposer",
+    ("base", "none"): "knnseg.base:NoBase",
+    ("base", "dense_clip"): "knnseg.base:DenseClip.load",
+}
+
+
+@hookimpl
+def knnseg_register(register: hookspecs.RegisterStage) -> None:
+    """Register the stages of this package."""
+    for (kind, name), factory in _BUILTIN.items():
+        register(kind, name, factory)
+
+
+class _Registry:
+    def __init__(self) -> None:
+        self.factories: dict[tuple[Kind, str], Factory] = {}
+        self.broken: dict[str, str] = {}
+
+    def add(self, kind: Kind, name: str, factory: Factory) -> None:
+        self.factories[kind, name] = factory
+
+    def load(self, plugin: object) -> None:
+        """Run one plugin's hook in a manager of its own, so that its mistakes stay its own."""
+        manager = pluggy.PluginManager(_GROUP)
+        manager.add_hookspecs(hookspecs)
+        manager.register(plugin)
+        manager.check_pending()
+        manager.hook.knnseg_register(register=self.add)
+
+
+@cache
+def _registry() -> _Registry:
+    registry = _Registry()
+    for entry in entry_points(group=_GROUP):
+        try:
+            registry.load(entry.load())
+        except Exception as error:  # any exception at all: the module is not ours
+            registry.broken[entry.name] = f"{type(error).__name__}: {error}"
+    return registry
+
+
+def register(plugin: object) -> None:
+    """Register a module or object that has a ``knnseg_register`` hook, without an entry point."""
+    _registry().load(plugin)
+
+
+def names(kind: Kind) -> list[str]:
+    """The stages registered for one place in the pipeline."""
+    return sorted(name for other, name in _registry().factories if other == kind)
+
+
+def make(kind: Kind, config: StageConfig, **defaults: Any) -> Any:
+    """Make a stage.
+
+    Args:
+        kind: ``"features"``, ``"masks"`` or ``"base"``.
+        config: its name and options.
+        defaults: options to pass where the stage accepts them and the configuration does not set them.
+
+    Raises:
+        UnknownStageError: no such stage; plugins that failed to load are named.
+        ConfigError: an option that the stage does not accept, or one missing.
+    """
+    factory = _registry().factories.get((kind, config.name))
+    if factory is None:
+        broken = "".join(f" Plugin {name!r} failed to load: {why}." for name, why in _registry().broken.items())
+        raise UnknownStageError(f"{kind} stage: expected one of {names(kind)}, got {config.name!r}.{broken}")
+    call: Callable[..., Any] = pkgutil.resolve_name(factory) if isinstance(factory, str) else factory
+    accepted = inspect.signature(call).parameters
+    _check_options(kind, config, accepted)
+    options = {name: value for name, value in defaults.items() if name in accepted} | dict(config.options)
+    missing = [
+        p.name for p in accepted.values() if p.default is p.empty and p.kind != p.VAR_KEYWORD and p.name not in options
+    ]
+    if missing:
+        raise ConfigError(f"configuration [{kind}] name = {config.name!r}: expected a value for {missing}")
+    return call(**options)
+
+
+def _check_options(kind: str, config: StageConfig, accepted: Mapping[str, inspect.Parameter]) -> None:
+    for option in config.options:
+        if option not in accepted:
+            near = difflib.get_close_matches(option, list(accepted), 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"It accepts {sorted(accepted)}."
+            raise ConfigError(f"configuration [{kind}] name = {config.name!r}: unknown option {option!r}. {hint}")

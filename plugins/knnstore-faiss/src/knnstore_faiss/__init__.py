@@ -1,0 +1,32 @@
+"""knnstore-faiss: the embedded store. Importing it imports neither FAISS nor SQLite; opening a store does."""
+
+from __future__ import annotations
+
+from knnstore.abc import Backend, EmbeddingStore, OpenRequest
+from knnstore.hookspecs import Register, hookimpl
+from knnstore.url import StoreURL
+
+__all__ = ["FaissBackend", "knnstore_register"]
+
+
+class FaissBackend(Backend):
+    """Collections as folders on this machine."""
+
+    name = "faiss"
+    summary = "a folder on this machine, no server; exact or any FAISS index, safe against crashes"
+
+    def open(self, request: OpenRequest) -> EmbeddingStore:
+        from knnstore_faiss.opening import open_folder
+
+        return open_folder(request)
+
+    def collections(self, url: StoreURL) -> list[StoreURL]:
+        from knnstore_faiss.opening import collections_in
+
+        return collections_in(url)
+
+
+@hookimpl
+def knnstore_register(register: Register) -> None:
+    """Register the embedded store."""
+    register(FaissBackend())

@@ -1,0 +1,104 @@
+"""FAISS factory strings: which are usable, what they need to be trained, how they are searched."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnstore.errors import InvalidURLError
+from knnstore.types import Metric
+from knnstore_faiss.library import load_faiss
+
+__all__ = ["Effort", "make_index", "search_parameters", "training_size"]
+
+_PER_CENTROID = 39
+"""Training vectors for each centroid below which FAISS itself warns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How hard an approximate index looks.
+
+    Args:
+        nprobe: cells visited (IVF).
+        ef_search: candidates kept (HNSW).
+        refine: candidates nominated for each of the k wanted.
+    """
+
+    nprobe: int
+    ef_search: int
+    refine: int
+
+    def doubled(self) -> Effort:
+        """Twice as hard."""
+        return Effort(2 * self.nprobe, 2 * self.ef_search, 2 * self.refine)
+
+
+def make_index(text: str, dim: int, metric: Metric) -> Any:
+    """An empty FAISS index.
+
+    Raises:
+        InvalidURLError: not a factory string, or one whose index cannot do what a store needs.
+    """
+    faiss = load_faiss()
+    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    try:
+        index = faiss.index_factory(dim, text, kind)
+    except RuntimeError as error:
+        reason = str(error).rpartition("Error: ")[2].strip().splitlines()[0]
+        raise InvalidURLError(
+            f"index={text}", expected=f"a FAISS factory string that fits dim={dim}", got=reason
+        ) from error
+    core = _core(faiss, index)
+    if core is None or core.metric_type != kind:
+        raise InvalidURLError(
+            f"index={text}",
+            expected=f"Flat, HNSW…, IVF… or SQ…, perhaps after OPQ or PCA, for metric {metric}",
+            got=f"{type(faiss.downcast_index(index)).__name__}, which cannot search a selection by that metric",
+            hint="For PQ use IVF1,PQ…; re-scoring (RFlat) is done by the store, see refine=.",
+        )
+    return index
+
+
+def _core(faiss: Any, index: Any) -> Any:
+    """What is behind the transforms, where it can search a selection; None where it cannot."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        return _core(faiss, index.index)
+    kinds = (faiss.IndexHNSW, faiss.IndexIVF, faiss.IndexScalarQuantizer, faiss.IndexFlat)
+    return index if isinstance(index, kinds) else None
+
+
+def search_parameters(index: Any, selector: Any, effort: Effort) -> Any:
+    """FAISS's search parameters for ``index``; the caller keeps ``selector`` alive."""
+    faiss = load_faiss()
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        inner = search_parameters(index.index, selector, effort)
+        return faiss.SearchParametersPreTransform(index_params=inner)
+    if isinstance(index, faiss.IndexIVF):
+        product = isinstance(index, faiss.IndexIVFPQ)
+        parameters = faiss.IVFPQSearchParameters if product else faiss.SearchParametersIVF
+        return parameters(sel=selector, nprobe=min(effort.nprobe, index.nlist))
+    if isinstance(index, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(sel=selector, efSearch=effort.ef_search)
+    return faiss.SearchParameters(sel=selector)
+
+
+def training_size(text: str, dim: int) -> int:
+    """How many vectors it takes to train what a factory string describes; 0 where nothing is trained."""
+    needs = [0]
+    needs += [_PER_CENTROID * int(cells) for cells in re.findall(r"IVF(\d+)", text)]
+    needs += [_PER_CENTROID * 2 ** int(bits or 8) for bits in re.findall(r"PQ\d+(?:x(\d+))?", text)]
+    needs += [2 * dim] * bool(re.search(r"PCA|OPQ|ITQ", text))
+    needs += [256] * bool(re.search(r"SQ\d", text))
+    return max(needs)
+
+
+def bitmap(chosen: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Bool (N,) as FAISS's selector wants it."""
+    return np.packbits(chosen, bitorder="little")

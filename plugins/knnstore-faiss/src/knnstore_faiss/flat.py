@@ -1,0 +1,157 @@
+"""The exact index: one matrix in memory, searched by matrix products in blocks.
+
+NumPy's product is used and not ``faiss.IndexFlat``: on the CPU it was the faster of the two at every number of queries,
+it gives all scores and not the k best alone (so nothing has to be searched twice when many are tied), and it starts no
+OpenMP threads, which a forked child could not use. See docs/design/faiss-store.md for the measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnstore.ranking import error_bound, pair_scores
+from knnstore.types import Metric
+from knnstore_faiss.nominate import Candidates, Nominator
+
+__all__ = ["FlatIndex", "exact_scores"]
+
+_ROUGH_BYTES = 64 << 20
+"""For the rough scores of one block; larger blocks are faster until they leave little memory to others."""
+_GATHER_BYTES = 32 << 20
+_PAIR_BYTES = 16 << 20
+
+
+class FlatIndex:
+    """Vectors and their rows, dense: the last record fills the hole of a deleted one.
+
+    Args:
+        dim: D.
+        metric: the metric.
+        capacity: records to make room for.
+    """
+
+    def __init__(self, dim: int, metric: Metric, capacity: int = 0) -> None:
+        self.dim, self.metric, self.count = dim, metric, 0
+        self._vectors = np.empty((capacity, dim), np.float32)
+        self._rows = np.empty(capacity, np.int64)
+        self._squares = np.empty(capacity, np.float32)
+        self.largest = 0.0
+        self._order: NDArray[np.intp] | None = None
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """int64 (count,), in the order of :attr:`vectors`."""
+        return self._rows[: self.count]
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """float32 (count, D)."""
+        return self._vectors[: self.count]
+
+    @property
+    def nbytes(self) -> int:
+        """What it holds in memory."""
+        return self._vectors.nbytes + self._rows.nbytes + self._squares.nbytes
+
+    def add(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+        """Append records: int64 (N,) and float32 (N, D)."""
+        end = self.count + len(rows)
+        if end > len(self._rows):
+            self._grow(max(end, self.count + self.count // 2))
+        squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+        self._vectors[self.count : end], self._rows[self.count : end] = vectors, rows
+        with np.errstate(over="ignore"):
+            self._squares[self.count : end] = squares
+        self.largest = max(self.largest, float(np.sqrt(squares.max(initial=0))))
+        self.count, self._order = end, None
+
+    def remove(self, rows: NDArray[np.int64]) -> None:
+        """Drop records; rows that are not here are ignored."""
+        holes = self.positions(rows)
+        left = self.count - len(holes)
+        inner = holes[holes < left]
+        last = np.setdiff1d(np.arange(left, self.count), holes, assume_unique=True)
+        for array in (self._vectors, self._rows, self._squares):
+            array[inner] = array[last]
+        self.count, self._order = left, None
+
+    def positions(self, rows: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Where the rows that are here are: intp (≤ N,), rising."""
+        if self._order is None:
+            self._order = np.argsort(self.rows, kind="stable")
+        if not self.count:
+            return np.empty(0, np.intp)
+        at = np.minimum(np.searchsorted(self.rows, rows, sorter=self._order), self.count - 1)
+        positions = self._order[at]
+        return np.sort(positions[self.rows[positions] == rows])
+
+    def search(self, queries: NDArray[np.float32], k: int, chosen: NDArray[np.intp] | None) -> Candidates:
+        """Everything that can be among the k best of each query, scored exactly.
+
+        Args:
+            queries: float32 (Q, D).
+            k: how many are wanted.
+            chosen: intp (M,) positions to choose from; None for all.
+        """
+        size = self.count if chosen is None else len(chosen)
+        if not size:
+            return Candidates(np.empty(0, np.intp), np.empty(0, np.int64), np.empty(0, np.float32))
+        with np.errstate(over="ignore", invalid="ignore"):
+            slack = 2 * error_bound(queries, self.largest, self.metric)
+            nominator = Nominator(len(queries), min(k, size), slack)
+            for first, vectors, squares in self._blocks(len(queries), chosen):
+                nominator.offer(self._rough(queries, vectors, squares), first)
+            at, number = nominator.result()
+            position = number if chosen is None else chosen[number]
+            scores = exact_scores(queries, at, self._vectors, position, self.metric)
+        return Candidates(at, self._rows[position], scores)
+
+    def _rough(
+        self, queries: NDArray[np.float32], vectors: NDArray[np.float32], squares: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        product: NDArray[np.float32] = np.matmul(queries, vectors.T)
+        if self.metric != "l2":
+            return product
+        product *= 2  # -|q-x|² = 2q·x - |x|² - |q|², and the last is the same for every record
+        product -= squares
+        return product
+
+    def _blocks(
+        self, count: int, chosen: NDArray[np.intp] | None
+    ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
+        size = max(1024, _ROUGH_BYTES // (4 * count))
+        if chosen is None:
+            for first in range(0, self.count, size):
+                part = slice(first, min(first + size, self.count))
+                yield first, self._vectors[part], self._squares[part]
+            return
+        size = min(size, max(1024, _GATHER_BYTES // (4 * self.dim)))
+        for first in range(0, len(chosen), size):
+            positions = chosen[first : first + size]
+            yield first, self._vectors[positions], self._squares[positions]
+
+    def _grow(self, capacity: int) -> None:
+        for name in ("_vectors", "_rows", "_squares"):
+            old = getattr(self, name)
+            new = np.empty((capacity, *old.shape[1:]), old.dtype)
+            new[: self.count] = old[: self.count]
+            setattr(self, name, new)
+
+
+def exact_scores(
+    queries: NDArray[np.float32],
+    at: NDArray[np.intp],
+    vectors: NDArray[np.float32],
+    position: NDArray[np.intp],
+    metric: Metric,
+) -> NDArray[np.float32]:
+    """The score of ``queries[at[i]]`` and ``vectors[position[i]]`` for each i, from that pair alone: float32 (P,)."""
+    scores = np.empty(len(at), np.float32)
+    size = max(1, _PAIR_BYTES // (4 * queries.shape[1]))
+    for start in range(0, len(at), size):
+        part = slice(start, start + size)
+        scores[part] = pair_scores(queries[at[part]], vectors[position[part]], metric)
+    return scores

@@ -1,0 +1,115 @@
+"""Exact search on a GPU. Written against FAISS's GPU interface and **not yet run on a GPU**; see docs/design.
+
+The GPU nominates; the scores are computed on the CPU from the stored vectors, as everywhere, so results are the same
+bit for bit. Where the nominated cannot be shown to contain the k best (ties, very large k), the CPU searches instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnstore.errors import BackendUnavailableError
+from knnstore.ranking import error_bound
+from knnstore_faiss.flat import FlatIndex, exact_scores
+from knnstore_faiss.library import load_faiss
+from knnstore_faiss.nominate import Candidates
+
+__all__ = ["GpuSearcher", "device_number", "gpu_nominate"]
+
+_MOST = 2048
+"""Largest k of FAISS on a GPU."""
+
+Nominate: TypeAlias = Callable[
+    [NDArray[np.float32], NDArray[np.float32], int], tuple[NDArray[np.float32], NDArray[np.int64]]
+]
+"""(queries, vectors, k) to rough scores (Q, k), higher is better, falling, and positions (Q, k)."""
+
+
+def device_number(device: str) -> int | None:
+    """Which GPU ``device`` means, None for the CPU.
+
+    Raises:
+        BackendUnavailableError: a GPU is asked for by name and cannot be used.
+    """
+    if device == "cpu":
+        return None
+    faiss = load_faiss()
+    count = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
+    if device == "auto":
+        return 0 if count else None
+    number = int(device.partition(":")[2] or 0)
+    if number >= count:
+        built = hasattr(faiss, "StandardGpuResources")
+        raise BackendUnavailableError(
+            f"device={device}",
+            expected=f"more than {number} usable GPUs",
+            got=f"{count} of them" if built else "a FAISS without GPU support",
+            hint="" if built else 'Replace faiss-cpu: pip uninstall faiss-cpu && pip install "knnstore-faiss[gpu]"',
+        )
+    return number
+
+
+def gpu_nominate(number: int, metric: str) -> Nominate:
+    """Nomination by ``faiss.knn_gpu`` on one GPU."""
+    faiss = load_faiss()
+    resources = faiss.StandardGpuResources()
+    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+
+    def nominate(queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int) -> Any:
+        rough, positions = faiss.knn_gpu(resources, queries, vectors, k, metric=kind, device=number)
+        return (-rough if metric == "l2" else rough), positions
+
+    return nominate
+
+
+class GpuSearcher:
+    """Searches a :class:`FlatIndex` with another nominator.
+
+    Args:
+        flat: the vectors, in main memory. FAISS moves them to the GPU in pieces.
+        nominate: how candidates are found.
+    """
+
+    def __init__(self, flat: FlatIndex, nominate: Nominate) -> None:
+        self._flat, self._nominate = flat, nominate
+
+    def search(self, queries: NDArray[np.float32], k: int, chosen: NDArray[np.intp] | None) -> Candidates:
+        """See :meth:`FlatIndex.search`."""
+        vectors = self._flat.vectors if chosen is None else self._flat.vectors[chosen]
+        wanted = min(len(vectors), k + max(16, k // 4), _MOST)
+        if wanted < min(k, len(vectors)) or not wanted:
+            return self._flat.search(queries, k, chosen)
+        rough, positions = self._nominate(queries, vectors, wanted)
+        at = np.repeat(np.arange(len(queries)), wanted)
+        position = np.maximum(positions, 0).ravel()  # -1, where NaN keeps FAISS from filling up, fails the check below
+        scores = exact_scores(queries, at, vectors, position, self._flat.metric)
+        safe: NDArray[np.bool_] = np.all(positions >= 0, axis=1)
+        if wanted < len(vectors):
+            kth = np.partition(scores.reshape(len(queries), wanted), -k, axis=1)[:, -k]
+            bound = error_bound(queries, self._flat.largest, self._flat.metric)
+            safe = safe & (kth.astype(np.float64) > rough[:, -1].astype(np.float64) + bound)
+        stays = safe[at]
+        rows = self._flat.rows[position if chosen is None else chosen[position]]
+        return self._with_doubtful(Candidates(at[stays], rows[stays], scores[stays]), queries, k, chosen, ~safe)
+
+    def _with_doubtful(
+        self,
+        found: Candidates,
+        queries: NDArray[np.float32],
+        k: int,
+        chosen: NDArray[np.intp] | None,
+        doubtful: NDArray[np.bool_],
+    ) -> Candidates:
+        numbers = np.flatnonzero(doubtful)
+        if not len(numbers):
+            return found
+        more = self._flat.search(queries[numbers], k, chosen)
+        return Candidates(
+            np.concatenate([found.queries, numbers[more.queries]]),
+            np.concatenate([found.rows, more.rows]),
+            np.concatenate([found.scores, more.scores]),
+        )

@@ -1,0 +1,49 @@
+"""From a URL to an open store, and from a URL to the stores below it."""
+
+from __future__ import annotations
+
+from knnstore.abc import OpenRequest
+from knnstore.errors import KnnStoreError
+from knnstore.url import StoreURL
+from knnstore_faiss.database import Database
+from knnstore_faiss.errors import map_error
+from knnstore_faiss.library import load_faiss
+from knnstore_faiss.options import Options, folder
+from knnstore_faiss.schema import is_store, open_meta
+from knnstore_faiss.store import FaissStore
+
+__all__ = ["collections_in", "open_folder"]
+
+
+def open_folder(request: OpenRequest) -> FaissStore:
+    """Open or create the collection; see :meth:`knnstore.abc.Backend.open`.
+
+    Raises:
+        BackendUnavailableError: FAISS is not installed.
+        StoreNotFoundError, SpecMismatchError, InvalidURLError, StoreCorruptError: see :func:`knnstore.open_store`.
+    """
+    path, options = folder(request.url), Options.parse(request.url)
+    load_faiss()
+    try:
+        meta = open_meta(path, request.spec, timeout=options.timeout, read_only=request.read_only)
+        if request.spec is not None:
+            request.spec.check_against(meta.spec, str(request.url))
+        database = Database(path, meta, timeout=options.timeout, sync=options.sync, read_only=request.read_only)
+        return FaissStore(request, database, options)
+    except KnnStoreError:
+        raise
+    except Exception as error:
+        mapped = map_error(error, str(request.url))
+        if mapped is None:
+            raise
+        raise mapped from error
+
+
+def collections_in(url: StoreURL) -> list[StoreURL]:
+    """The folder itself and those directly below it that hold a store, sorted by name."""
+    path = folder(url)
+    Options.parse(url)
+    if not path.is_dir():
+        return []
+    below = sorted(child.name for child in path.iterdir() if child.is_dir() and is_store(child))
+    return ([url] if is_store(path) else []) + [url.child(name) for name in below]

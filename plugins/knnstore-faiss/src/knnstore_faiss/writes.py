@@ -1,0 +1,81 @@
+"""The three writes: append, remove, note the commit. Each inside a transaction of :meth:`Database.writing`."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+
+import numpy as np
+
+from knnstore.errors import ConflictError
+from knnstore.types import Batch, Conflict
+from knnstore_faiss.database import Commit, Database
+
+__all__ = ["remove", "upsert"]
+
+_KEPT = 100_000
+"""Generations that an index may lag behind before it is rebuilt instead of following."""
+
+
+def upsert(database: Database, batch: Batch, on_conflict: Conflict) -> int:
+    """Write a batch; see :meth:`EmbeddingStore.upsert`. Returns how many records were written."""
+    with database.writing() as (connection, commit):
+        there = database.rows_of(connection, batch.ids) if commit.count else {}
+        if on_conflict == "error" and there:
+            first = next(value for value in batch.ids if value in there)
+            raise ConflictError(f"{database.folder}: id {first!r} is stored already", hint="Nothing was written.")
+        if on_conflict == "skip" and there:
+            batch = _without(batch, there)
+        gone = list(there.values()) if on_conflict == "replace" else []
+        if len(batch):
+            _delete(connection, gone, commit.generation + 1)
+            _insert(database, connection, batch, commit.last_row + 1)
+            _note(connection, commit, len(batch), len(gone))
+        return len(batch)
+
+
+def remove(connection: sqlite3.Connection, commit: Commit, rows: Sequence[int]) -> None:
+    """Delete stored rows; none is fine."""
+    if rows:
+        _delete(connection, rows, commit.generation + 1)
+        _note(connection, commit, 0, len(rows))
+
+
+def _without(batch: Batch, there: dict[str, int]) -> Batch:
+    kept = [i for i, value in enumerate(batch.ids) if value not in there]
+    columns = {name: column[kept] for name, column in batch.fields.items()}
+    return Batch([batch.ids[i] for i in kept], batch.vectors[kept], columns)
+
+
+def _insert(database: Database, connection: sqlite3.Connection, batch: Batch, first: int) -> None:
+    rows = range(first, first + len(batch))
+    names = list(batch.fields)
+    listed = [batch.fields[name].tolist() for name in names]
+    columns = "".join(f", {database.columns[name]}" for name in names)
+    connection.executemany(
+        f"INSERT INTO records (row, id{columns}) VALUES (?, ?{', ?' * len(names)})",  # noqa: S608  # names f0, f1, …; values are bound
+        zip(rows, batch.ids, *listed, strict=True),
+    )
+    size = 4 * database.spec.dim
+    data = np.ascontiguousarray(batch.vectors, "<f4").data.cast("B")
+    connection.executemany(
+        "INSERT INTO vectors VALUES (?, ?)", ((row, data[i * size : (i + 1) * size]) for i, row in enumerate(rows))
+    )
+
+
+def _delete(connection: sqlite3.Connection, rows: Sequence[int], generation: int) -> None:
+    connection.executemany("DELETE FROM records WHERE row = ?", ((row,) for row in rows))
+    connection.executemany("DELETE FROM vectors WHERE row = ?", ((row,) for row in rows))
+    connection.executemany("INSERT INTO deleted VALUES (?, ?)", ((row, generation) for row in rows))
+
+
+def _note(connection: sqlite3.Connection, before: Commit, added: int, gone: int) -> None:
+    generation = before.generation + 1
+    connection.execute(
+        "INSERT INTO commits VALUES (?, ?, ?, ?)",
+        (generation, os.urandom(16), before.last_row + added, before.count + added - gone),
+    )
+    if generation % 1024 == 0:
+        connection.execute("DELETE FROM deleted WHERE generation <= ?", (generation - _KEPT,))
+        connection.execute("DELETE FROM commits WHERE generation < ?", (generation - _KEPT,))

@@ -1,0 +1,229 @@
+import itertools
+
+import numpy as np
+import pytest
+
+import knnstore
+from knnseg import ConceptDatabase, LabelledImage, LabelledSegment, Vocabulary
+from knnseg.concepts import FIELDS, space_name
+from knnseg.embeddings import pool
+from knnseg.errors import MaskError, VocabularyError
+from knnseg.types import Masks
+from knnstore import F
+from knnstore.errors import SpecMismatchError, StoreNotFoundError
+
+
+def content(database):
+    batches = list(database.store.scan(with_vectors=True))
+    rows = {}
+    for records in batches:
+        for i, identity in enumerate(records.ids):
+            fields = {n: c[i] for n, c in records.fields.items() if n != "added"}
+            rows[identity] = (records.vectors[i].tobytes(), tuple(sorted(fields.items())))
+    return rows
+
+
+def test_adding_keeps_everything_about_a_segment(database, scene, extractor):
+    example = scene(1, ("sky", "grass", "ball"))
+    report = database.add(example, writer="ann")
+    assert (report.images, report.added, report.present, report.skipped) == (1, len(example.info), 0, 0)
+    records = database.store.get(database.store.search(np.ones((1, 9), np.float32), 9).ids[0, : report.added].tolist())
+    by_label = {label: i for i, label in enumerate(records.fields["label"])}
+    for segment in example.info:
+        i, mask = by_label[segment.label], example.segments == segment.id
+        ys, xs = np.nonzero(mask)
+        box = [int(records.fields[name][i]) for name in ("x0", "y0", "x1", "y1")]
+        assert box == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+        assert records.fields["area"][i] == mask.sum() and records.fields["coverage"][i] == pytest.approx(
+            mask.sum() / 64
+        )
+        assert records.fields["thing"][i] == segment.thing and records.fields["writer"][i] == "ann"
+        assert records.fields["image"][i] == "scene:1"
+        assert np.array_equal(Masks.from_rle([records.fields["rle"][i]], mask.shape)[0], mask)
+        expected = pool(extractor.extract([example.image])[0], Masks.from_dense(mask[None])).vectors[0]
+        np.testing.assert_allclose(records.vectors[i], expected, atol=1e-6)
+
+
+def test_adding_again_adds_nothing_and_computes_nothing(database, scene, extractor):
+    examples = [scene(i) for i in range(5)]
+    first = database.add(examples)
+    before, calls = content(database), extractor.calls
+    again = database.add(examples)
+    assert again.added == 0 and again.present == first.added and extractor.calls == calls
+    assert content(database) == before
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(store_url, extractor, scene):
+    examples = [scene(i) for i in range(12)]
+
+    def breaking():
+        yield from examples[:7]
+        raise KeyboardInterrupt
+
+    with ConceptDatabase.open(f"{store_url}-a", extractor) as database:
+        with pytest.raises(KeyboardInterrupt):
+            database.add(breaking(), batch=3)
+        assert database.store.count() == sum(len(e.info) for e in examples[:6]), "full batches are kept"
+        database.add(examples, batch=3)
+        resumed = content(database)
+    with ConceptDatabase.open(f"{store_url}-b", extractor) as database:
+        database.add(examples)
+        assert content(database) == resumed
+
+
+def test_a_stream_is_read_in_bounded_batches(database, scene):
+    alive, most = 0, 0
+
+    class Counted(LabelledImage):
+        def __del__(self):
+            nonlocal alive
+            alive -= 1
+
+    def stream():
+        nonlocal alive, most
+        for i in range(40):
+            example = scene(i)
+            alive += 1
+            most = max(most, alive)
+            yield Counted(example.image, example.segments, example.info, example.uri)
+
+    database.add(stream(), batch=4)
+    assert most <= 10
+
+
+def test_the_same_picture_twice_in_one_call_is_added_once(database, scene):
+    report = database.add([scene(1), scene(1)])
+    assert report.present == report.added == len(scene(1).info) == database.store.count()
+
+
+def test_arrays(database, scene):
+    example = scene(2)
+    masks = np.stack([example.segments == s.id for s in example.info])
+    labels = [s.label for s in example.info]
+    assert database.add_masks(example.image, masks, labels, things=["ball"]).added == len(labels)
+    assert {c.label: c.thing for c in database.concepts()} == {label: label == "ball" for label in labels}
+    assert database.add(scene(2)).present == len(labels), "the same instances as from a labelled image"
+
+
+@pytest.mark.parametrize(
+    ("masks", "labels", "message"),
+    [
+        (np.ones((1, 5, 5), bool), ["a"], "like the image"),
+        (np.ones((2, 48, 64), bool), ["a"], "one mask for each"),
+        (np.zeros((1, 48, 64), bool), ["a"], "empty mask at 0"),
+        (np.ones((48, 64), bool), ["a"], r"\(N, H, W\)"),
+    ],
+)
+def test_wrong_masks_change_nothing(database, scene, masks, labels, message):
+    database.add(scene(1))
+    before = content(database)
+    with pytest.raises(MaskError, match=message):
+        database.add_masks(scene(2).image, masks, labels)
+    assert content(database) == before
+
+
+def test_small_empty_and_featureless_segments_are_counted_not_added(database, scene):
+    example = scene(3, ("sky", "grass"))
+    with_ghost = LabelledImage(example.image, example.segments, (*example.info, LabelledSegment(99, "ghost")))
+    assert database.add(with_ghost).skipped == 1
+    assert database.add(scene(4), min_area=10**6).skipped == len(scene(4).info)
+    assert "ghost" not in {c.label for c in database.concepts()}
+
+
+def test_only_the_classes_asked_for(database, scene):
+    database.add((scene(i) for i in range(3)), classes=["ball"])
+    assert [c.label for c in database.concepts()] == ["ball"]
+
+
+def test_rename_merge_and_remove(database, scene):
+    database.add(scene(i, ("sky", "grass", "sand", "ball")) for i in range(4))
+    counts = {c.label: c.count for c in database.concepts()}
+    vectors = {v for v, _ in content(database).values()}
+    assert database.rename("ball", "football") == counts["ball"]
+    assert database.merge(["grass", "sand"], into="ground") == counts["grass"] + counts["sand"]
+    assert {c.label: c.count for c in database.concepts()} == {
+        "football": counts["ball"], "ground": counts["grass"] + counts["sand"], "sky": counts["sky"],
+    }  # fmt: skip
+    assert {v for v, _ in content(database).values()} == vectors, "renaming must not touch a bit of a vector"
+    assert database.remove("ground") == counts["grass"] + counts["sand"]
+    assert database.store.count(F("label") == "ground") == 0
+    for change in (database.remove, lambda label: database.rename(label, "x")):
+        with pytest.raises(VocabularyError, match="unheard of"):
+            change("unheard of")
+    with pytest.raises(VocabularyError, match="non-empty"):
+        database.rename("sky", " ")
+
+
+AWKWARD = ['quo"te', "it's", "new\nline", "back\\slash", "100%", "emoji 🫖", "x" * 10_000, "nul\0nul", "日本語", "a, b"]
+
+
+@pytest.mark.parametrize("label", AWKWARD)
+def test_any_label_is_data(database, scene, label):
+    example = scene(1, ("sky", "grass"))
+    info = (LabelledSegment(example.info[0].id, label), example.info[1])
+    database.add(LabelledImage(example.image, example.segments, info))
+    assert {c.label for c in database.concepts()} == {label, info[1].label}
+    found = database.neighbours(
+        pool(database.extractor.extract([example.image])[0], Masks.from_partition(example.segments)),
+        5,
+        Vocabulary((label,)),
+    )
+    assert set(found.labels[found.found]) == {label}
+    database.remove(label)
+    assert {c.label for c in database.concepts()} == {info[1].label}
+
+
+def test_neighbours_obey_vocabulary_and_excluded_image(database, scene):
+    examples = [scene(i) for i in range(4)]
+    database.add(examples)
+    masks = Masks.from_partition(examples[0].segments)
+    embeddings = pool(database.extractor.extract([examples[0].image])[0], masks)
+    everything = database.neighbours(embeddings, 3)
+    np.testing.assert_allclose(everything.scores[:, 0], 1, atol=1e-5)
+    from knnseg.images import content_hash
+
+    others = database.neighbours(embeddings, 3, exclude_image=content_hash(examples[0].image))
+    assert not set(others.ids[:, 0]) & set(everything.ids[:, 0])
+    only = database.neighbours(embeddings, 50, Vocabulary(("sky",)))
+    assert set(only.labels[only.found]) == {"sky"} and (only.ids[~only.found] == "").all()
+
+
+def test_each_space_has_a_collection_of_its_own_and_the_same_instance_ids(tmp_path, colour_features, scene):
+    url = f"faiss://{tmp_path}/db"
+    identities = []
+    for extractor in (colour_features(), colour_features(cell=4, name="finer")):
+        with ConceptDatabase.open(url, extractor) as database:
+            database.add(scene(i) for i in range(3))
+            identities.append(set(content(database)))
+    assert identities[0] == identities[1]
+    assert len(knnstore.collections(url)) == 2
+    with pytest.raises(StoreNotFoundError, match=r"'third'.*colour"):
+        ConceptDatabase.open(url, colour_features(name="third"), create=False)
+
+
+def test_a_store_of_another_space_is_refused(tmp_path, colour_features):
+    one, other = colour_features(), colour_features(name="other")
+    with (
+        ConceptDatabase.open(f"faiss://{tmp_path}/db", one) as database,
+        pytest.raises(SpecMismatchError, match="space"),
+    ):
+        ConceptDatabase(database.store, other)
+
+
+def test_names_of_spaces_are_readable_and_distinct(colour_features):
+    names = {space_name(colour_features(name=n).space) for n in ("a", "b", "Ä/b", "x" * 200)}
+    assert len(names) == 4 and all(name.isascii() and len(name) < 64 for name in names)
+
+
+def test_the_fields_are_the_documented_ones(database):
+    assert database.store.spec.fields == FIELDS
+
+
+def test_writing_from_two_databases_loses_nothing(tmp_path, colour_features, scene):
+    url = f"faiss://{tmp_path}/db"
+    with ConceptDatabase.open(url, colour_features()) as one, ConceptDatabase.open(url, colour_features()) as two:
+        for a, b in itertools.pairwise(range(6)):
+            one.add(scene(a))
+            two.add(scene(b))
+        assert {c.label: c.count for c in one.concepts()} == {c.label: c.count for c in two.concepts()}
+        assert one.store.count() == sum(len(scene(i).info) for i in range(6))

@@ -1,0 +1,68 @@
+import dataclasses
+
+import pytest
+
+from knnseg.config import Config, FusionConfig, PaintingConfig, RetrievalConfig, presets
+from knnseg.errors import ConfigError
+
+
+def written(tmp_path, text):
+    path = tmp_path / "c.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_presets_load():
+    assert {"base", "tiny"} <= set(presets())
+    for name in presets():
+        assert Config.preset(name).features.name
+
+
+def test_a_preset_can_be_changed_key_by_key(tmp_path):
+    config = Config.from_toml(written(tmp_path, 'preset = "tiny"\n[retrieval]\nk = 5\n[features]\nshort_side = 96\n'))
+    tiny = Config.preset("tiny")
+    assert config.retrieval == dataclasses.replace(tiny.retrieval, k=5)
+    assert config.features.options == {**tiny.features.options, "short_side": 96}
+    assert config.fusion == tiny.fusion
+
+
+def test_another_stage_does_not_inherit_the_options_of_the_old_one():
+    config = Config.from_dict({"preset": "tiny", "base": {"name": "none"}})
+    assert config.base.name == "none" and not config.base.options
+
+
+def test_every_constant_is_readable_from_toml(tmp_path):
+    text = 'preset = "tiny"\n'
+    for name, kind in (("retrieval", RetrievalConfig), ("fusion", FusionConfig), ("painting", PaintingConfig)):
+        text += f"[{name}]\n"
+        for key, value in dataclasses.asdict(kind()).items():
+            text += f"{key} = {repr(value).replace(chr(39), chr(34))}\n"
+    config = Config.from_toml(written(tmp_path, text))
+    assert (config.retrieval, config.fusion, config.painting) == (RetrievalConfig(), FusionConfig(), PaintingConfig())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('preset = "tiny"\n[retrieval]\ntemprature = 1', "Did you mean 'temperature'"),
+        ('preset = "tiny"\n[retreival]\nk = 1', "Did you mean 'retrieval'"),
+        ('preset = "tinny"', r"expected one of \['base'"),
+        ('preset = "tiny"\n[fusion]\nweight = 1.5', "fusion.weight: expected 0 to 1, got 1.5"),
+        ('preset = "tiny"\n[fusion]\nmode = "early"', "supported or late"),
+        ('preset = "tiny"\n[retrieval]\nk = 0', "at least 1"),
+        ('preset = "tiny"\n[retrieval]\nk = "many"', "retrieval.k"),
+        ('preset = "tiny"\n[retrieval]\ntemperature = "hot"', "retrieval"),
+        ('preset = "tiny"\nretrieval = 3', "a section with keys"),
+        ("[retrieval]\nk = 3", "features and masks"),
+        ("[features]\nmodel = 3", "`name`"),
+        ("not toml at all", "expected TOML"),
+    ],
+)
+def test_mistakes_are_explained(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        Config.from_toml(written(tmp_path, text))
+
+
+def test_a_missing_file():
+    with pytest.raises(ConfigError, match="no such file"):
+        Config.from_toml("/nowhere/c.toml")

@@ -1,0 +1,126 @@
+"""Against torchmetrics for the confusion matrix, and against panoptic quality written out from its definition."""
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.detection import PanopticQuality as Reference
+
+from knnseg.errors import ShapeError
+from knnseg.metrics import ConfusionMatrix, PanopticQuality
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_iou_agrees_with_torchmetrics(seed):
+    rng = np.random.default_rng(seed)
+    ours, reference = ConfusionMatrix(6), MulticlassJaccardIndex(6, average="none", ignore_index=-1)
+    for _ in range(4):
+        truth, predicted = rng.integers(-1, 5, (30, 40)), rng.integers(0, 5, (30, 40))  # class 5 never occurs
+        ours.add(truth, predicted)
+        reference.update(torch.from_numpy(predicted), torch.from_numpy(truth))
+    np.testing.assert_allclose(ours.iou[:5], reference.compute().numpy()[:5], atol=1e-6)
+    assert np.isnan(ours.iou[5])
+    assert ours.mean_iou() == pytest.approx(float(ours.iou[:5].mean()))
+    hits = sum(int(ours.matrix[i, i]) for i in range(6))
+    assert ours.pixel_accuracy == pytest.approx(hits / ours.matrix.sum())
+
+
+def test_predicting_nothing_counts_against_the_true_class():
+    matrix = ConfusionMatrix(2)
+    matrix.add(np.array([[0, 0, 1, -1]]), np.array([[0, -1, 1, 0]]))
+    np.testing.assert_allclose(matrix.iou, [0.5, 1])
+    assert matrix.pixel_accuracy == pytest.approx(2 / 3)
+
+
+def test_nothing_counted_is_nan_and_wrong_maps_are_refused():
+    assert np.isnan(ConfusionMatrix(3).mean_iou())
+    with pytest.raises(ShapeError, match="one size"):
+        ConfusionMatrix(3).add(np.zeros((2, 2), int), np.zeros((2, 3), int))
+    with pytest.raises(ShapeError, match="-1 to 2"):
+        ConfusionMatrix(3).add(np.full((2, 2), 3), np.zeros((2, 2), int))
+
+
+def panoptic(rng, size=(40, 40), segments=9, classes=4):
+    """Blobs, numbered with gaps, some of them void."""
+    centres = rng.integers(0, 40, (segments, 2))
+    grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1)
+    nearest = ((grid[:, :, None] - centres) ** 2).sum(-1).argmin(-1)
+    kinds = {int(i) * 7 + 3: int(rng.integers(0, classes)) for i in range(segments - 2)}  # the last two are void
+    return (nearest * 7 + 3).astype(np.int32), kinds
+
+
+def by_definition(pairs, classes):
+    """Kirillov et al., section 4.1, with the void rules of section 4.3, one segment pair at a time."""
+    result = []
+    for c in range(classes):
+        iou_sum, tp, fp, fn = 0.0, 0, 0, 0
+        for truth, truth_kinds, guess, guess_kinds in pairs:
+            void = ~np.isin(truth, list(truth_kinds))
+            matched_truth, matched_guess = set(), set()
+            for t in (t for t, k in truth_kinds.items() if k == c):
+                for g in (g for g, k in guess_kinds.items() if k == c):
+                    a, b = truth == t, guess == g
+                    union = (a | b).sum() - (b & void).sum()
+                    iou = (a & b).sum() / union if union else 0
+                    if iou > 0.5:
+                        iou_sum, tp = iou_sum + iou, tp + 1
+                        matched_truth.add(t)
+                        matched_guess.add(g)
+            fn += sum((truth == t).any() for t, k in truth_kinds.items() if k == c and t not in matched_truth)
+            for g in (g for g, k in guess_kinds.items() if k == c and g not in matched_guess):
+                area = (guess == g).sum()
+                fp += bool(area) and ((guess == g) & void).sum() / area <= 0.5
+        result.append((iou_sum, tp, fp, fn))
+    return result
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_panoptic_quality_is_its_definition(seed):
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(3):
+        truth, truth_kinds = panoptic(rng)
+        guess, guess_kinds = truth.copy(), dict(truth_kinds)
+        guess[:, : rng.integers(4, 25)] = 3  # partly right
+        if seed % 2:
+            guess, guess_kinds = panoptic(rng)
+        pairs.append((truth, truth_kinds, guess, guess_kinds))
+    quality = PanopticQuality(4)
+    for pair in pairs:
+        quality.add(*pair)
+    expected = by_definition(pairs, 4)
+    for c, (iou, tp, fp, fn) in enumerate(expected):
+        assert (quality.matched[c], quality.invented[c], quality.missed[c]) == (tp, fp, fn)
+        assert quality.matched_iou[c] == pytest.approx(iou)
+    present = [(iou, tp, fp, fn) for iou, tp, fp, fn in expected if tp + fp + fn]
+    scores = quality.scores()
+    assert scores.pq == pytest.approx(np.mean([iou / (tp + fp / 2 + fn / 2) for iou, tp, fp, fn in present]))
+    assert scores.rq == pytest.approx(np.mean([tp / (tp + fp / 2 + fn / 2) for iou, tp, fp, fn in present]))
+    assert scores.sq == pytest.approx(np.mean([iou / tp if tp else 0 for iou, tp, fp, fn in present]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_panoptic_quality_agrees_with_torchmetrics_without_void(seed):
+    rng = np.random.default_rng(seed)
+    reference, ours = Reference(things={0, 1}, stuffs={2, 3}, return_sq_and_rq=True), PanopticQuality(4)
+    for _ in range(3):
+        maps = []
+        truth, _ = panoptic(rng)
+        shifted = np.roll(truth, 3, axis=1)
+        for segments in (truth, shifted):
+            # torchmetrics merges stuff by class, so every class is one segment here
+            kinds = {n: n % 4 for n in np.unique(segments).tolist()}
+            classes = np.vectorize(kinds.get)(segments)
+            maps.append(classes)
+        ours.add(maps[0] + 1, {c + 1: c for c in range(4)}, maps[1] + 1, {c + 1: c for c in range(4)})
+        stack = [torch.from_numpy(np.stack([m, np.zeros_like(m)], -1))[None] for m in maps]
+        reference.update(stack[1], stack[0])
+    pq, sq, rq = reference.compute().tolist()
+    scores = ours.scores()
+    assert (scores.pq, scores.sq, scores.rq) == pytest.approx((pq, sq, rq), abs=1e-6)
+
+
+def test_an_empty_image_counts_nothing():
+    quality = PanopticQuality(2)
+    quality.add(np.zeros((4, 4), int), {}, np.zeros((4, 4), int), {})
+    assert np.isnan(quality.scores().pq)

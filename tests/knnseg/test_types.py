@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from knnseg import LabelledImage, LabelledSegment, Masks, Vocabulary
+from knnseg.errors import MaskError, ShapeError, VocabularyError
+from knnseg.types import ClassScores, Features, positions
+
+
+@pytest.mark.parametrize("names", [[], ["a", "b", "a"], ["a", ""], ["a", "  "], "kettle", [1, 2]])
+def test_vocabularies_that_make_no_sense(names):
+    with pytest.raises(VocabularyError, match="vocabulary"):
+        Vocabulary.of(names)
+
+
+def test_things_must_be_among_the_names():
+    with pytest.raises(VocabularyError, match="zebra"):
+        Vocabulary.of(["a"], things=["zebra"])
+
+
+def test_dense_and_sparse_masks_are_the_same():
+    rng = np.random.default_rng(0)
+    dense = rng.random((5, 7, 9)) < 0.4
+    masks = Masks.from_dense(dense)
+    assert len(masks) == 5 and masks.size == (7, 9)
+    assert np.array_equal(masks.dense(), dense)
+    assert np.array_equal(masks[3], dense[3])
+    np.testing.assert_array_equal(masks.areas, dense.sum((1, 2)))
+    assert np.array_equal(masks.select([4, 0]).dense(), dense[[4, 0]])
+    assert np.array_equal(masks.select(dense.any((1, 2))).dense(), dense)
+    assert np.array_equal(Masks.concatenate([masks.select([0]), masks.select([1])]).dense(), dense[:2])
+    assert np.array_equal(Masks.from_rle(masks.to_rle(), (7, 9)).dense(), dense)
+
+
+def test_a_partition_is_one_mask_for_each_value_in_order():
+    regions = np.array([[5, 5, 2], [-1, 2, 2]])
+    assert np.array_equal(Masks.from_partition(regions).dense(), [regions == 2, regions == 5])
+
+
+@pytest.mark.parametrize(
+    "array", [np.ones((3, 4), bool), np.ones((1, 3, 4), int), np.full((1, 2, 2), 1.5), np.full((1, 2, 2), np.nan)]
+)
+def test_masks_that_are_none(array):
+    with pytest.raises(MaskError, match="expected"):
+        Masks.from_dense(array)
+
+
+def test_masks_of_different_images_do_not_mix():
+    with pytest.raises(MaskError, match="one image size"):
+        Masks.concatenate([Masks.from_dense(np.ones((1, 2, 2), bool)), Masks.from_dense(np.ones((1, 3, 3), bool))])
+
+
+def test_wrong_dtypes_are_named():
+    with pytest.raises(ShapeError, match=r"float32.*got 3 dimensions of float64"):
+        Features(np.zeros((2, 3, 3)), (6, 6))
+    with pytest.raises(ShapeError, match="3 columns"):
+        ClassScores(np.zeros((2, 2), np.float32), ("a", "b", "c"))
+
+
+def test_labelled_images_check_themselves():
+    image, segments = np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), np.int32)
+    with pytest.raises(MaskError, match="like the image"):
+        LabelledImage(image, np.ones((4, 5), np.int32), ())
+    with pytest.raises(MaskError, match="distinct positive"):
+        LabelledImage(image, segments, (LabelledSegment(1, "a"), LabelledSegment(1, "b")))
+    huge = np.full((4, 4), 16_000_000, np.int32)
+    example = LabelledImage(image, huge, (LabelledSegment(16_000_000, "a"), LabelledSegment(7, "b")))
+    assert (example.semantic(["b", "a"]) == 1).all() and (example.semantic(["b"]) == -1).all()
+
+
+def test_positions():
+    values = np.array([[4, 9], [2, 5]])
+    np.testing.assert_array_equal(positions(values, [5, 2, 4]), [[2, -1], [1, 0]])
+    np.testing.assert_array_equal(positions(values, []), [[-1, -1], [-1, -1]])
