@@ -55,29 +55,34 @@ def _expect(array: NDArray[np.generic], name: str, kind: type[np.generic], ndim:
 class Features:
     """A dense feature grid over one image.
 
-    Cell (i, j) of the grid sits over the pixels [i·eh/h, (i+1)·eh/h) × [j·ew/w, (j+1)·ew/w) of the original image, where
-    (eh, ew) is ``extent``. An extractor that pads its input reports an extent larger than the image, so that masks and
-    features stay aligned to the pixel.
+    Cell (i, j) of the grid sits over the pixels [i·eh/h, (i+1)·eh/h) × [j·ew/w, (j+1)·ew/w) of the original image,
+    where (eh, ew) is ``extent``. An extractor that pads its input reports an extent larger than the image, so that
+    masks and features stay aligned to the pixel.
 
     Args:
         data: float32 (D, h, w).
         image_size: (H, W) of the original image, pixels.
         extent: (eh, ew), pixels of the original image that the grid spans from its top left corner; at least (H, W)
             up to rounding. Defaults to ``image_size``.
+        context: float32 (Dc,), what is known of the image as a whole, or None. Pooling appends it to the unit vector of
+            every mask, so its length is its weight there; see :class:`knnseg.keys.WithContext`.
     """
 
     data: NDArray[np.float32]
     image_size: tuple[int, int]
     extent: tuple[float, float] = (0.0, 0.0)
+    context: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         _expect(self.data, "Features.data", np.float32, 3)
+        if self.context is not None:
+            _expect(self.context, "Features.context", np.float32, 1)
         if self.extent == (0.0, 0.0):
             object.__setattr__(self, "extent", (float(self.image_size[0]), float(self.image_size[1])))
 
     @property
     def dim(self) -> int:
-        """D."""
+        """D, without the context."""
         return int(self.data.shape[0])
 
     @property
@@ -85,13 +90,22 @@ class Features:
         """(h, w)."""
         return int(self.data.shape[1]), int(self.data.shape[2])
 
+    @property
+    def inside(self) -> NDArray[np.float64]:
+        """float64 (h, w), the share of each cell that lies over the image, 0 to 1; less than 1 only at padding."""
+        down, across = (
+            np.clip(pixels * cells / spanned - np.arange(cells), 0, 1)
+            for pixels, cells, spanned in zip(self.image_size, self.grid, self.extent, strict=True)
+        )
+        return np.outer(down, across)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Masks:
     """N masks of one image, which may overlap, held as a sparse matrix.
 
-    Region proposals at several scales are mostly zeros: 900 of them over a 320×213 photograph take 61 MB as booleans and
-    1.6 MB like this, and both pooling (equation 1) and painting are then one sparse matrix product.
+    Region proposals at several scales are mostly zeros: 900 of them over a 320×213 photograph take 61 MB as booleans
+    and 1.6 MB like this, and both pooling (equation 1) and painting are then one sparse matrix product.
 
     Args:
         matrix: float32 CSR (N, H·W), row-major pixels, coverage of the pixel by the mask in (0, 1].
@@ -276,7 +290,8 @@ class ClassScores:
         _expect(self.probabilities, "ClassScores.probabilities", np.float32, 2)
         if self.probabilities.shape[1] != len(self.classes):
             raise ShapeError(
-                f"ClassScores: expected {len(self.classes)} columns, one for each class, got {self.probabilities.shape[1]}"
+                f"ClassScores: expected {len(self.classes)} columns, one for each class, "
+                f"got {self.probabilities.shape[1]}"
             )
 
     def __len__(self) -> int:
@@ -353,7 +368,8 @@ class LabelledImage:
         image_id: the id of the image within its dataset, for evaluation files.
 
     Raises:
-        MaskError: the segment map has another size than the image, or the numbers in ``info`` repeat or are not positive.
+        MaskError: the segment map has another size than the image, or the numbers in ``info`` repeat or are not
+        positive.
     """
 
     image: ImageArray

@@ -117,14 +117,14 @@ class Engine(ABC):
         """Measure."""
 
     def _count_by(self, field: str, where: Filter | None) -> dict[Scalar, int]:
-        """Count each value; an engine that can group or facet does better."""
+        """Count each value of a field; an engine that can group or facet does better than this scan."""
         counts: Counter[Scalar] = Counter()
         for records in self._scan(where, [field], False, 8192):
             counts.update(records.fields[field].tolist())
         return dict(counts)
 
     def _revision(self) -> str:
-        """Identify the content."""
+        """Identify the content; an engine that numbers its changes does better than this count."""
         return str(self._count(None))
 
     def _flush(self) -> None:  # noqa: B027  # optional: nothing to wait for where writes are synchronous

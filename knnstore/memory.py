@@ -83,12 +83,11 @@ class _Collection:
 
     def remove(self, ids: Iterable[str]) -> None:
         """Forget records; the caller holds the lock."""
-        self.revision += 1
         self._dead.update(self.rows.pop(value) for value in ids if value in self.rows)
+        self.revision += 1
 
     def write(self, batch: Batch, picked: list[int]) -> None:
         """Add records, in place of those of the same ids; the caller holds the lock."""
-        self.revision += 1
         self._reserve(self._used + len(picked))
         part, here = self._columns, slice(self._used, self._used + len(picked))
         part.ids[here] = [batch.ids[i] for i in picked]
@@ -100,6 +99,7 @@ class _Collection:
         self._dead.update(self.rows[batch.ids[i]] for i in picked if batch.ids[i] in self.rows)
         self.rows.update({batch.ids[i]: self._used + n for n, i in enumerate(picked)})
         self._used += len(picked)
+        self.revision += 1
 
     def _reserve(self, rows: int) -> None:
         """Room for so many rows: at least doubled, into new arrays, as readers may hold the old ones."""
