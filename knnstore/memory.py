@@ -84,8 +84,8 @@ class _Collection:
         """Forget records; the caller holds the lock."""
         self._dead.update(self.rows.pop(value) for value in ids if value in self.rows)
 
-    def append(self, batch: Batch, picked: list[int]) -> None:
-        """Add records that are not stored; the caller holds the lock."""
+    def write(self, batch: Batch, picked: list[int]) -> None:
+        """Add records, in place of those of the same ids; the caller holds the lock."""
         self._reserve(self._used + len(picked))
         part, here = self._columns, slice(self._used, self._used + len(picked))
         part.ids[here] = [batch.ids[i] for i in picked]
@@ -93,6 +93,8 @@ class _Collection:
         part.norms[here] = np.einsum("nd,nd->n", part.vectors[here], part.vectors[here], dtype=np.float64)
         for name, column in part.fields.items():
             column[here] = batch.fields[name][picked]
+        # Nothing has changed for anyone up to here, should memory have run out on the way.
+        self._dead.update(self.rows[batch.ids[i]] for i in picked if batch.ids[i] in self.rows)
         self.rows.update({batch.ids[i]: self._used + n for n, i in enumerate(picked)})
         self._used += len(picked)
 
@@ -130,9 +132,7 @@ class MemoryStore(EmbeddingStore):
                 raise ConflictError(f"{self.url}: id {stored[0]!r} is stored already", hint="Nothing was written.")
             kept = set(stored) if on_conflict == "skip" else set()
             picked = [i for i, value in enumerate(batch.ids) if value not in kept]
-            if on_conflict == "replace":
-                self._data.remove(stored)
-            self._data.append(batch, picked)
+            self._data.write(batch, picked)
             return len(picked)
 
     def _delete_ids(self, ids: list[str]) -> None:
@@ -186,6 +186,7 @@ class MemoryBackend(Backend):
 
     name = "memory"
     summary = "in this process only, exact, nothing is kept; for tests, notebooks and small jobs"
+    store_type: type[MemoryStore] = MemoryStore
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -203,7 +204,7 @@ class MemoryBackend(Backend):
                 collection = self._collections[key] = _Collection(request.spec)
         if request.spec is not None:
             request.spec.check_against(collection.spec, str(request.url))
-        return MemoryStore(request, collection)
+        return self.store_type(request, collection)
 
     def collections(self, url: StoreURL) -> list[StoreURL]:
         here, prefix = _key(url), _key(url) + "/"
@@ -211,6 +212,14 @@ class MemoryBackend(Backend):
             keys = sorted(self._collections)
         below = [key[len(prefix) :] for key in keys if key.startswith(prefix) and "/" not in key[len(prefix) :]]
         return [url] * (here in keys) + [url.child(name) for name in below]
+
+    def remove_empty(self, url: StoreURL) -> bool:
+        with self._lock:
+            collection = self._collections.get(_key(url))
+            if collection is None or collection.rows:
+                return False
+            del self._collections[_key(url)]
+            return True
 
 
 def _key(url: StoreURL) -> str:

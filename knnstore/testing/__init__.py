@@ -21,8 +21,8 @@ as a strict xfail: should it pass one day, the test run fails until the entry is
 
 Answers are held against brute force in float64, with ties free among themselves and with the rounding allowed that
 float32 products can have. Where a backend declares itself approximate, at least ``capabilities.recall_floor`` of the
-true neighbours must be found. Exact backends in this process must also answer the same bits whatever else is stored. All
-random numbers come from fixed seeds, and Hypothesis runs derandomised, so that a run can be repeated.
+true neighbours must be found. Exact backends in this process must also answer the same bits whatever else is stored.
+All random numbers come from fixed seeds, and Hypothesis runs derandomised, so that a run can be repeated.
 """
 
 from __future__ import annotations

@@ -1,0 +1,167 @@
+"""What ``knnstore --help`` lists. Errors of the store are left to :func:`knnstore.cli.main`, which prints them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from knnstore._plugins import backends as installed_backends
+from knnstore._plugins import collections, get_backend, known_backends, open_store
+from knnstore.errors import BrokenPluginError, StoreNotFoundError
+from knnstore.types import StoreSpec
+from knnstore.url import StoreURL
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="knnstore",
+    help="One embedding store in front of several engines.",
+    epilog="Exit codes: 0 all is well, 1 a check failed or the store reported an error, 2 wrong usage.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Url = Annotated[str, typer.Argument(help="Store URL, such as faiss:///data/concepts or qdrant://host:6333/concepts.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+@app.callback()
+def _root() -> None:
+    """Keep sub-commands named, however few there are."""
+
+
+def _print(text: str) -> None:
+    typer.echo(text)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+# -- backends ----------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: knnstore backends --json")
+def backends(as_json: Json = False) -> None:
+    """List the backends: which are installed and load, which are broken and why, which could be installed."""
+    rows = [_status(info.name, info.distribution) for info in installed_backends()]
+    there = {row["name"] for row in rows}
+    rows += [
+        {"name": name, "distribution": "", "status": "not installed", "detail": f"pip install {package}"}
+        for name, package in known_backends().items()
+        if name not in there
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        _print(f"{row['name']:<10} {row['status']:<14} {row['distribution']:<24} {row['detail']}".rstrip())
+
+
+def _status(name: str, distribution: str) -> dict[str, str]:
+    """Load one backend, and say what came of it."""
+    row = {"name": name, "distribution": distribution}
+    try:
+        return {**row, "status": "loaded", "detail": str(getattr(get_backend(name), "summary", ""))}
+    except BrokenPluginError as error:
+        return {**row, "status": "broken", "detail": str(error)}
+
+
+# -- info --------------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: knnstore info faiss:///data/concepts")
+def info(url: Url, as_json: Json = False) -> None:
+    """Show what is stored at a URL: the spec, the embedding space, figures, capabilities, and collections below it."""
+    parsed = StoreURL.parse(url)
+    found = collections(parsed)
+    here = next((place for place in found if str(place) == str(parsed)), None)
+    below = [_described(place) for place in found if place is not here]
+    if here is None and not below:
+        raise StoreNotFoundError(f"nothing is stored at {parsed}")
+    report = {"url": str(parsed), **(_described(here, full=True) if here else {}), "collections": below}
+    if as_json:
+        _print_json(report)
+    else:
+        _print("\n".join(_lines(report)))
+
+
+def _described(url: StoreURL, *, full: bool = False) -> dict[str, Any]:
+    """A collection as plain data."""
+    with open_store(url, read_only=True) as store:
+        short = {"url": str(url), "count": store.count(), "spec": _spec(store.spec)}
+        if not full:
+            return short
+        can = asdict(store.capabilities)
+        can["filters"] = sorted(can["filters"])
+        stats = asdict(store.stats())
+        return {**short, "capabilities": can, "stats": stats}
+
+
+def _spec(spec: StoreSpec) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads(spec.to_json())
+    return described
+
+
+def _lines(value: dict[str, Any], indent: str = "") -> list[str]:
+    """Nested data as ``name: value`` lines."""
+    lines: list[str] = []
+    for name, item in value.items():
+        if isinstance(item, dict) and item:
+            lines += [f"{indent}{name}:", *_lines(item, indent + "  ")]
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            lines += [f"{indent}{name}:", *(f"{indent}  {_one_line(entry)}" for entry in item)]
+        else:
+            shown = ", ".join(map(str, item)) if isinstance(item, list | tuple) else item
+            lines.append(f"{indent}{name}: {'-' if shown in (None, '', {}) else shown}")
+    return lines
+
+
+def _one_line(entry: dict[str, Any]) -> str:
+    space = entry["spec"]["space"]
+    encoder = f", {space['encoder']}" if space else ""
+    return f"{entry['url']}  {entry['count']} records, dim {entry['spec']['dim']}, {entry['spec']['metric']}{encoder}"
+
+
+# -- check -------------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: knnstore check 'qdrant://db.example:6333/scratch?tls=1' --test test_delete_by_id")
+def check(
+    url: Url,
+    test: Annotated[list[str] | None, typer.Option(help="Run only this check; may be given more than once.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the conformance kit against a store, in throw-away collections below the URL.
+
+    What is stored at the URL itself is not touched. The collections are emptied and removed afterwards; the report
+    lists those that the backend cannot remove. Needs the extra `testing`.
+    """
+    try:
+        from knnstore.testing.live import check_store
+    except ModuleNotFoundError as error:
+        if error.name not in ("pytest", "hypothesis"):
+            raise
+        typer.echo(f"error: check needs {error.name}. Install it with: pip install 'knnseg[testing]'", err=True)
+        raise typer.Exit(2) from None
+    done = 0
+
+    def progress(_: object) -> None:
+        nonlocal done
+        done += 1
+        if sys.stderr.isatty() and not as_json:
+            typer.echo(f"\r{done} checks done", nl=False, err=True)
+
+    report = check_store(url, tests=test or (), on_result=progress)
+    if sys.stderr.isatty() and not as_json:
+        typer.echo("\r", nl=False, err=True)
+    if as_json:
+        _print_json({**asdict(report), "ok": report.ok})
+    else:
+        _print(report.summary())
+    raise typer.Exit(0 if report.ok else 1)

@@ -1,0 +1,187 @@
+"""The kit against a store that exists already: a server, a folder. This is what ``knnstore check URL`` runs.
+
+    >>> from knnstore.testing.live import check_store
+    >>> report = check_store("memory:///demo", tests=["test_k_limits", "test_delete_by_id"])
+    >>> report.ok, len(report.results)
+    (True, 2)
+
+Every check works in a new collection below the URL, under a name that no one else has; what is stored at the URL is not
+touched. Afterwards those collections are emptied, and removed where the backend can do that
+(:meth:`knnstore.Backend.remove_empty`). Empty ones may be left behind otherwise; the report lists them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import pytest
+
+from knnstore._plugins import collections, open_store, remove_empty
+from knnstore.errors import InvalidInputError, KnnStoreError
+from knnstore.url import StoreURL
+
+__all__ = ["CheckReport", "CheckResult", "Outcome", "check_store"]
+
+Outcome: TypeAlias = Literal["passed", "failed", "gap", "gap closed", "skipped"]
+
+_SUITE = Path(__file__).with_name("_suite.py")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One check.
+
+    Args:
+        name: such as ``test_filter[int-lt]``.
+        outcome: ``"gap"`` is a declared failure, ``"gap closed"`` one that passes after all.
+        message: why it failed or was skipped; no secret of the URL is in it.
+    """
+
+    name: str
+    outcome: Outcome
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """All of them.
+
+    Args:
+        url: what was checked, without secrets.
+        results: one for each check, in order.
+        left: collections that are still there; empty, unless cleaning up has failed.
+    """
+
+    url: str
+    results: Sequence[CheckResult]
+    left: Sequence[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there were checks, and none has failed or passed against its declaration."""
+        return bool(self.results) and all(r.outcome in ("passed", "gap", "skipped") for r in self.results)
+
+    def summary(self) -> str:
+        """A line of figures, then one for each check that did not simply pass."""
+        counts = Counter(result.outcome for result in self.results)
+        figures = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+        lines = [f"{self.url}: {len(self.results)} checks, {figures or 'nothing was run'}"]
+        lines += [f"  {r.outcome}: {r.name}: {r.message}" for r in self.results if r.outcome != "passed"]
+        lines += [f"  left behind: {url}" for url in self.left]
+        return "\n".join(lines)
+
+
+def check_store(
+    url: str | StoreURL,
+    *,
+    tests: Sequence[str] = (),
+    expected_failures: Mapping[str, str] | None = None,
+    on_result: Callable[[CheckResult], None] | None = None,
+) -> CheckReport:
+    """Run the kit in throw-away collections below a URL.
+
+    Args:
+        url: where; its options are used for every collection.
+        tests: names of checks, or of their cases; all by default.
+        expected_failures: declared gaps, as in :class:`knnstore.testing.StoreTests`.
+        on_result: called after each check.
+
+    Raises:
+        InvalidInputError: ``tests`` names a check that does not exist.
+        KnnStoreError: the URL cannot be opened at all.
+    """
+    parsed = StoreURL.parse(url)
+    collections(parsed)  # one clear error now instead of the same one from every check
+    plugin = _Plugin(parsed, expected_failures or {}, on_result)
+    wanted = [f"{_SUITE}::TestStore::{name}" for name in tests] or [str(_SUITE)]
+    # Nothing of the surroundings: no configuration, no conftest, no plugin that would change how checks run.
+    options = [
+        "-c",
+        os.devnull,
+        f"--rootdir={_SUITE.parent}",
+        "--noconftest",
+        "--import-mode=importlib",
+        "--capture=no",
+    ]
+    options += [f"-pno:{name}" for name in ("cacheprovider", "xdist", "timeout", "randomly", "cov", "logging")]
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        code = pytest.ExitCode(pytest.main([*options, *wanted], plugins=[plugin]))
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise InvalidInputError("tests", expected="names of checks", got=f"{list(tests)} ({code.name})")
+    return CheckReport(str(parsed), plugin.results, plugin.left())
+
+
+class _Plugin:
+    """Hands out places, cleans up behind, and keeps the results."""
+
+    def __init__(self, url: StoreURL, gaps: Mapping[str, str], on_result: Callable[[CheckResult], None] | None) -> None:
+        self._url, self._gaps, self._on_result = url, gaps, on_result
+        self._prefix = f"check_{uuid.uuid4().hex[:8]}"
+        self._places: list[StoreURL] = []
+        self.results: list[CheckResult] = []
+
+    @pytest.fixture
+    def live_location(self) -> Iterator[StoreURL]:
+        """A place where nothing is, emptied afterwards."""
+        place = self._url.child(f"{self._prefix}_{len(self._places)}")
+        self._places.append(place)
+        yield place
+        for url in collections(place):
+            with open_store(url) as store:
+                ids = [value for records in store.scan(fields=[]) for value in records.ids]
+                store.delete(ids)
+            remove_empty(url)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Apply the declared gaps."""
+        for item in items:
+            reason = self._gaps.get(item.name) or self._gaps.get(item.name.partition("[")[0])
+            if reason:
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the result of a check; of its setup and its cleaning up only if they fail."""
+        if report.when != "call" and report.passed:
+            return
+        name = report.nodeid.rpartition("::")[2] + (" (cleaning up)" if report.when == "teardown" else "")
+        result = CheckResult(name, _outcome(report), self._url.redact(_message(report)))
+        self.results.append(result)
+        if self._on_result is not None:
+            self._on_result(result)
+
+    def left(self) -> list[str]:
+        """Collections that are still there."""
+        try:
+            return [str(url) for place in self._places for url in collections(place)]
+        except KnnStoreError as error:
+            return [f"could not be listed: {error}"]
+
+
+def _outcome(report: pytest.TestReport) -> Outcome:
+    declared = hasattr(report, "wasxfail") or "XPASS(strict)" in str(report.longrepr)
+    if report.passed:
+        return "passed"
+    if report.failed:
+        return "gap closed" if declared else "failed"
+    return "gap" if declared else "skipped"
+
+
+def _message(report: pytest.TestReport) -> str:
+    """The reason in a line: the exception, or what was declared."""
+    if hasattr(report, "wasxfail"):
+        return str(report.wasxfail)
+    crash = getattr(getattr(report, "longrepr", None), "reprcrash", None)
+    if crash is not None:
+        return str(crash.message).replace("\n", " ")[:500]
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2])
+    return str(report.longrepr or "")[-500:]

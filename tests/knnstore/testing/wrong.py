@@ -1,0 +1,551 @@
+"""Stores that are wrong on purpose, each in one way, and the checks of the kit that must catch it."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from knnstore.abc import OpenRequest
+from knnstore.errors import ConflictError
+from knnstore.filters import Filter, IsIn
+from knnstore.memory import MemoryBackend, MemoryStore, _Collection
+from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreStats
+from knnstore.url import StoreURL
+
+
+@dataclass(frozen=True)
+class Wrong:
+    store: type[MemoryStore]
+    backend: type[MemoryBackend]
+    caught_by: tuple[str, ...]
+
+
+WRONG: dict[str, Wrong] = {}
+
+
+def caught_by(*tests: str, backend: type[MemoryBackend] = MemoryBackend) -> Any:
+    """Registers a wrong store together with the checks that must fail on it."""
+
+    def keep(store: type[MemoryStore]) -> type[MemoryStore]:
+        WRONG[store.__name__.lower()] = Wrong(store, backend, tests)
+        return store
+
+    return keep
+
+
+# -- scores and order --------------------------------------------------------------------------------------------------
+
+
+@caught_by("test_scores_and_order[cosine]", "test_l2_is_the_negative_square")
+class WorstFirst(MemoryStore):
+    def _search(self, *args: Any) -> Hits:
+        hits = super()._search(*args)
+        for q in range(len(hits.ids)):
+            found = int((hits.ids[q] != "").sum())
+            hits.ids[q, :found], hits.scores[q, :found] = hits.ids[q, :found][::-1], hits.scores[q, :found][::-1]
+        return hits
+
+
+class _Rescored(MemoryStore):
+    def _search(self, *args: Any) -> Hits:
+        hits = super()._search(*args)
+        found = hits.ids != ""
+        hits.scores[found] = self._changed(hits.scores[found])
+        return hits
+
+    def _changed(self, scores: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+@caught_by("test_l2_is_the_negative_square", "test_scores_and_order[l2]")
+class PositiveDistance(_Rescored):
+    def _changed(self, scores: np.ndarray) -> np.ndarray:
+        return -scores if self.spec.metric == "l2" else scores
+
+
+@caught_by("test_l2_is_the_negative_square", "test_scores_and_order[l2]")
+class PlainDistance(_Rescored):
+    def _changed(self, scores: np.ndarray) -> np.ndarray:
+        return -np.sqrt(-scores) if self.spec.metric == "l2" else scores
+
+
+@caught_by("test_cosine_does_not_depend_on_length", "test_scores_and_order[cosine]")
+class CosineDistance(_Rescored):
+    def _changed(self, scores: np.ndarray) -> np.ndarray:
+        return 1 - scores if self.spec.metric == "cosine" else scores
+
+
+@caught_by("test_scores_and_order[dot]", "test_dot_depends_on_length")
+class DotIsCosine(MemoryStore):
+    def _search(self, queries: Any, *args: Any) -> Hits:
+        if self.spec.metric == "dot":
+            queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+        return super()._search(queries, *args)
+
+
+@caught_by("test_scores_and_order[l2]", "test_dot_depends_on_length")
+class OneTooFew(MemoryStore):
+    def _search(self, queries: Any, k: int, *args: Any) -> Hits:
+        hits = super()._search(queries, k, *args)
+        hits.ids[:, -1:], hits.scores[:, -1:] = "", -np.inf
+        return hits
+
+
+@caught_by("test_scores_and_order[cosine]", "test_many_records[cosine]", "test_a_batch_is_its_single_queries[l2]")
+class HalfOfTheNeighbours(MemoryStore):
+    """Declares an approximate search with a recall that it does not reach."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(persistent=False, approximate=True, recall_floor=0.9)
+
+    def _search(self, queries: Any, k: int, where: Any, fields: Any) -> Hits:
+        wide = super()._search(queries, 2 * k, where, fields)
+        return Hits(wide.ids[:, ::2], wide.scores[:, ::2], {n: c[:, ::2] for n, c in wide.fields.items()})
+
+
+@caught_by("test_a_batch_is_its_single_queries[dot]", "test_scores_and_order[dot]")
+class FirstQueryOnly(MemoryStore):
+    def _search(self, queries: Any, *args: Any) -> Hits:
+        return super()._search(np.repeat(queries[:1], len(queries), axis=0), *args)
+
+
+@caught_by("test_fewer_records_than_k[l2]", "test_empty_store")
+class PaddingScoreLeaks(MemoryStore):
+    def _search(self, *args: Any) -> Hits:
+        hits = super()._search(*args)
+        hits.scores[hits.ids == ""] = np.finfo(np.float32).min
+        return hits
+
+
+@caught_by("test_fewer_records_than_k[cosine]", "test_empty_store")
+class PaddingIdLeaks(MemoryStore):
+    def _search(self, *args: Any) -> Hits:
+        hits = super()._search(*args)
+        hits.ids[hits.ids == ""] = "-1"
+        return hits
+
+
+@caught_by("test_fields_come_with_the_hits")
+class FieldsOfOthers(MemoryStore):
+    def _search(self, *args: Any) -> Hits:
+        hits = super()._search(*args)
+        return Hits(hits.ids, hits.scores, {name: np.roll(c, 1, axis=1) for name, c in hits.fields.items()})
+
+
+@caught_by("test_k_limits")
+class MaxKIsNotTrue(MemoryStore):
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(persistent=False, max_k=100)
+
+    def _search(self, queries: Any, k: int, *args: Any) -> Hits:
+        if k > 64:
+            raise RuntimeError("topk must be at most 64")
+        return super()._search(queries, k, *args)
+
+
+@caught_by("test_order_of_writing_changes_nothing[cosine]")
+class LatestWinsTies(MemoryStore):
+    def _search(self, *args: Any) -> Hits:
+        hits = super()._search(*args)
+        rows = {value: row for row, value in enumerate(self._data.view().ids)}
+        for q in range(len(hits.ids)):
+            order = sorted(range(hits.ids.shape[1]), key=lambda i: (-hits.scores[q, i], -rows.get(hits.ids[q, i], -1)))
+            hits.ids[q], hits.scores[q] = hits.ids[q, order], hits.scores[q, order]
+        return hits
+
+
+# -- filters -----------------------------------------------------------------------------------------------------------
+
+
+@caught_by("test_filter[str-eq]", "test_the_filter_comes_before_the_k_best")
+class FilterIgnored(MemoryStore):
+    def _search(self, queries: Any, k: int, where: Any, fields: Any) -> Hits:
+        return super()._search(queries, k, None, fields)
+
+
+@caught_by("test_the_filter_comes_before_the_k_best", "test_filter[int-lt]")
+class FilterAfterwards(MemoryStore):
+    def _search(self, queries: Any, k: int, where: Filter | None, fields: Any) -> Hits:
+        hits = super()._search(queries, k, None, fields)
+        if where is not None:
+            view = self._data.view()
+            allowed = set(view.ids[view.match(where)])
+            for q in range(len(hits.ids)):
+                kept = [i for i in range(k) if hits.ids[q, i] in allowed]
+                ids, scores = hits.ids[q, kept], hits.scores[q, kept]
+                hits.ids[q], hits.scores[q] = "", -np.inf
+                hits.ids[q, : len(kept)], hits.scores[q, : len(kept)] = ids, scores
+        return hits
+
+
+@caught_by("test_filter[str-isin-empty]")
+class EmptyListMatchesAll(MemoryStore):
+    def _count(self, where: Filter | None) -> int:
+        return super()._count(None if isinstance(where, IsIn) and not where.values else where)
+
+
+@caught_by("test_filter[int-eq]")
+class UndeclaredOperator(MemoryStore):
+    """Says that it cannot compare, and does not refuse to."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(persistent=False, filters=frozenset({"isin", "&", "|", "~"}))
+
+
+# -- what is stored ----------------------------------------------------------------------------------------------------
+
+
+class _Altered(MemoryStore):
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        return super()._upsert(self._changed(batch), on_conflict)
+
+    def _changed(self, batch: Batch) -> Batch:
+        raise NotImplementedError
+
+
+@caught_by("test_every_bit_comes_back[cosine]", "test_unit_rows_are_left_alone_under_cosine")
+class NormalisedAgain(_Altered):
+    def _changed(self, batch: Batch) -> Batch:
+        lengths = np.linalg.norm(batch.vectors, axis=1, keepdims=True)
+        return replace(batch, vectors=batch.vectors / lengths) if self.spec.metric == "cosine" else batch
+
+
+@caught_by("test_every_bit_comes_back[dot]", "test_odd_numbers_come_back[l2]")
+class HalfPrecision(_Altered):
+    def _changed(self, batch: Batch) -> Batch:
+        vectors = np.clip(batch.vectors, -60000, 60000).astype(np.float16).astype(np.float32)
+        return replace(batch, vectors=vectors)
+
+
+@caught_by("test_odd_numbers_come_back[dot]")
+class NegativeZeroLost(_Altered):
+    def _changed(self, batch: Batch) -> Batch:
+        return replace(batch, vectors=batch.vectors + np.float32(0))
+
+
+@caught_by("test_odd_numbers_come_back[dot]")
+class DenormalsFlushed(_Altered):
+    def _changed(self, batch: Batch) -> Batch:
+        small = np.abs(batch.vectors) < np.finfo(np.float32).tiny
+        return replace(batch, vectors=np.where(small, np.float32(0), batch.vectors))
+
+
+@caught_by("test_any_text_is_an_id[case]")
+class IdsCaseFolded(_Altered):
+    def _changed(self, batch: Batch) -> Batch:
+        return replace(batch, ids=[value.lower() for value in batch.ids])
+
+
+@caught_by("test_any_text_is_an_id[unicode]")
+class IdsComposed(_Altered):
+    def _changed(self, batch: Batch) -> Batch:
+        return replace(batch, ids=[unicodedata.normalize("NFC", value) for value in batch.ids])
+
+
+class _Relabelled(_Altered):
+    def _changed(self, batch: Batch) -> Batch:
+        fields = dict(batch.fields)
+        if "label" in fields:
+            fields["label"] = np.array([self._text(value) for value in fields["label"]] + [None], object)[:-1]
+        return replace(batch, fields=fields)
+
+    def _text(self, value: str) -> str:
+        raise NotImplementedError
+
+
+@caught_by("test_any_label_is_data[nul]")
+class LabelsEndAtNul(_Relabelled):
+    def _text(self, value: str) -> str:
+        return value.partition("\0")[0]
+
+
+@caught_by("test_any_label_is_data[whitespace]")
+class LabelsStripped(_Relabelled):
+    def _text(self, value: str) -> str:
+        return value.strip()
+
+
+@caught_by("test_a_long_label_is_data")
+class LabelsCut(_Relabelled):
+    def _text(self, value: str) -> str:
+        return value[:256]
+
+
+@caught_by("test_any_label_is_data[quotes]", "test_any_label_is_data[backslashes]")
+class LabelsEscaped(_Relabelled):
+    def _text(self, value: str) -> str:
+        return value.replace("\\", "\\\\").replace("'", "\\'")
+
+
+@caught_by("test_large_integers_are_exact")
+class IntegersAsDoubles(_Altered):
+    def _changed(self, batch: Batch) -> Batch:
+        areas = [int(float(v)) if abs(v) < 2**62 else v for v in batch.fields["area"].tolist()]
+        return replace(batch, fields={**batch.fields, "area": np.array(areas, np.int64)})
+
+
+@caught_by("test_floats_are_exact")
+class FloatsAsSingles(_Altered):
+    def _changed(self, batch: Batch) -> Batch:
+        weights = np.clip(batch.fields["weight"], -1e38, 1e38).astype(np.float32).astype(np.float64)
+        return replace(batch, fields={**batch.fields, "weight": weights})
+
+
+@caught_by("test_arrays_read_are_the_callers")
+class OwnArraysHandedOut(MemoryStore):
+    def _get(self, ids: list[str], fields: list[str], with_vectors: bool) -> Records:
+        records, view = super()._get(ids, fields, with_vectors), self._data.view()
+        if ids != view.ids.tolist():
+            return records
+        return Records(view.ids, view.vectors if with_vectors else None, {name: view.fields[name] for name in fields})
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+@caught_by("test_search_sees_every_write", "test_upsert_replaces", "test_delete_by_id")
+class StaleIndex(MemoryStore):
+    """Searches what was there at the first search, until somebody optimises."""
+
+    _index: _Collection | None = None
+
+    def _search(self, *args: Any) -> Hits:
+        if self._index is None:
+            self._index = _Collection(self.spec)
+            view = self._data.view()
+            if len(view.ids):
+                self._index.write(Batch(view.ids.tolist(), view.vectors, view.fields), list(range(len(view.ids))))
+        data, self._data = self._data, self._index
+        try:
+            return super()._search(*args)
+        finally:
+            self._data = data
+
+    def _optimize(self) -> None:
+        self._index = None
+
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        if self._index is None:
+            self._search(np.ones((1, self.spec.dim), np.float32), 1, None, [])
+        return super()._upsert(batch, on_conflict)
+
+
+@caught_by("test_upsert_twice_is_once", "test_upsert_replaces")
+class DuplicatesKept(MemoryStore):
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        if on_conflict != "replace":
+            return super()._upsert(batch, on_conflict)
+        written = super()._upsert(batch, on_conflict)
+        self._data._dead.clear()
+        return written
+
+
+@caught_by("test_skip_keeps_what_is_there")
+class SkipReplaces(MemoryStore):
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        return super()._upsert(batch, "replace" if on_conflict == "skip" else on_conflict)
+
+
+@caught_by("test_skip_keeps_what_is_there")
+class SkipCountsAll(MemoryStore):
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        super()._upsert(batch, on_conflict)
+        return len(batch)
+
+
+@caught_by("test_error_writes_nothing")
+class ErrorWritesHalf(MemoryStore):
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        if on_conflict != "error":
+            return super()._upsert(batch, on_conflict)
+        stored = [value for value in batch.ids if value in self._data.rows]
+        super()._upsert(batch, "skip")
+        if stored:
+            raise ConflictError(f"id {stored[0]!r} is stored already")
+        return len(batch)
+
+
+@caught_by("test_delete_by_id", "test_delete_everything_and_start_again")
+class DeleteForgets(MemoryStore):
+    def _delete_ids(self, ids: list[str]) -> None:
+        super()._delete_ids(ids[1:])
+
+
+@caught_by("test_delete_what_is_not_there")
+class DeleteInsists(MemoryStore):
+    def _delete_ids(self, ids: list[str]) -> None:
+        if any(value not in self._data.rows for value in ids):
+            raise KeyError("no such id")
+        super()._delete_ids(ids)
+
+
+@caught_by("test_delete_by_filter[str-eq]")
+class DeleteByFilterDoesNothing(MemoryStore):
+    def _delete_where(self, where: Filter) -> None:
+        pass
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+@caught_by("test_scan_to_the_end[3]", "test_scan_beyond_the_limits_of_servers")
+class ScanCutAtTen(MemoryStore):
+    def _scan(self, *args: Any) -> Iterator[Records]:
+        left = 10
+        for records in super()._scan(*args):
+            part = slice(0, left)
+            vectors = None if records.vectors is None else records.vectors[part]
+            yield Records(records.ids[part], vectors, {n: c[part] for n, c in records.fields.items()})
+            left -= len(records.ids[part])
+
+
+@caught_by("test_scan_to_the_end[7]")
+class ScanOverlaps(MemoryStore):
+    def _scan(self, *args: Any) -> Iterator[Records]:
+        for records in super()._scan(*args):
+            yield records
+        yield records
+
+
+@caught_by("test_get_keeps_the_order_asked_for")
+class GetInStoredOrder(MemoryStore):
+    def _get(self, ids: list[str], *args: Any) -> Records:
+        return super()._get([value for value in self._data.view().ids.tolist() if value in ids], *args)
+
+
+@caught_by("test_stats")
+class StatsCountTheDead(MemoryStore):
+    _most = 0
+
+    def _stats(self) -> StoreStats:
+        return replace(super()._stats(), count=self._most)
+
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        self._most += len(batch)
+        return super()._upsert(batch, on_conflict)
+
+
+# -- opening -----------------------------------------------------------------------------------------------------------
+
+
+class _AnySpecOpens(MemoryBackend):
+    def open(self, request: OpenRequest) -> MemoryStore:
+        there = bool(MemoryBackend.collections(self, request.url)[:1] == [request.url])
+        return super().open(replace(request, spec=None) if there else request)
+
+
+@caught_by("test_another_spec_is_refused[dim]", "test_another_spec_is_refused[space]", backend=_AnySpecOpens)
+class AnySpecOpens(MemoryStore):
+    pass
+
+
+class _Recreates(MemoryBackend):
+    def open(self, request: OpenRequest) -> MemoryStore:
+        try:
+            return super().open(request)
+        except ValueError:
+            self._collections.clear()
+            return super().open(request)
+
+
+@caught_by("test_another_spec_is_refused[metric]", backend=_Recreates)
+class RecreatesOnMismatch(MemoryStore):
+    pass
+
+
+class _Forgets(MemoryBackend):
+    def open(self, request: OpenRequest) -> MemoryStore:
+        store = super().open(request)
+        collections = self._collections
+        store._close = collections.clear  # type: ignore[method-assign]
+        return store
+
+
+@caught_by("test_reopen[dot]", "test_reopen_after_each_write", backend=_Forgets)
+class GoneAfterClosing(MemoryStore):
+    pass
+
+
+class _LosesSpace(MemoryBackend):
+    def open(self, request: OpenRequest) -> MemoryStore:
+        spec = request.spec and replace(request.spec, space=None)
+        return super().open(replace(request, spec=spec))
+
+
+@caught_by("test_reopen[cosine]", "test_another_spec_is_refused[space]", backend=_LosesSpace)
+class SpaceNotStored(MemoryStore):
+    pass
+
+
+class _CreatesAlways(MemoryBackend):
+    def open(self, request: OpenRequest) -> MemoryStore:
+        store = super().open(replace(request, read_only=False))
+        store._read_only = request.read_only
+        return store
+
+
+@caught_by("test_nothing_there", backend=_CreatesAlways)
+class CreatesReadOnly(MemoryStore):
+    pass
+
+
+class _OneForAll(MemoryBackend):
+    def open(self, request: OpenRequest) -> MemoryStore:
+        if request.url.path.endswith(("/one", "/two")):
+            return super().open(replace(request, url=replace(request.url, path="/same")))
+        return super().open(request)
+
+
+@caught_by("test_children_are_collections_of_their_own", backend=_OneForAll)
+class ChildrenShared(MemoryStore):
+    pass
+
+
+class _RemovesAll(MemoryBackend):
+    def remove_empty(self, url: StoreURL) -> bool:
+        return self._collections.pop(url.path, None) is not None
+
+
+@caught_by("test_only_what_is_empty_is_removed", backend=_RemovesAll)
+class RemovesWithRecords(MemoryStore):
+    pass
+
+
+class _AnyOption(MemoryBackend):
+    def open(self, request: OpenRequest) -> MemoryStore:
+        return super().open(replace(request, url=replace(request.url, options={})))
+
+
+@caught_by("test_an_unknown_option_is_refused", backend=_AnyOption)
+class OptionsSwallowed(MemoryStore):
+    pass
+
+
+class _ListsNothing(MemoryBackend):
+    def collections(self, url: StoreURL) -> list[StoreURL]:
+        return []
+
+
+@caught_by("test_collections_lists_the_url_itself", backend=_ListsNothing)
+class ListsNothing(MemoryStore):
+    pass
+
+
+# -- threads -----------------------------------------------------------------------------------------------------------
+
+
+@caught_by("test_searching_while_writing")
+class TornRecords(MemoryStore):
+    """Takes the fields of its hits from a later state than the hits."""
+
+    def _search(self, queries: Any, k: int, where: Any, fields: Any) -> Hits:
+        hits, view = super()._search(queries, k, where, fields), self._data.view()
+        rows = np.arange(hits.ids.size).reshape(hits.ids.shape) % max(len(view.ids), 1)
+        return Hits(hits.ids, hits.scores, {name: view.fields[name][rows] for name in fields})
