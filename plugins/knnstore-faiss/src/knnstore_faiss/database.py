@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnstore.errors import StoreBusyError, StoreCorruptError
-from knnstore.filters import Filter
+from knnstore.filters import Filter, Scalar
 from knnstore.types import Column, Records, StoreSpec, empty_column
 from knnstore_faiss.pool import ConnectionPool
 from knnstore_faiss.schema import FILE, Meta, connect
@@ -126,6 +126,17 @@ class Database:
         return int(
             connection.execute(f"SELECT count(*) FROM records WHERE {compiled.text}", compiled.values).fetchone()[0]  # noqa: S608  # names f0, f1, …; values are bound
         )
+
+    def count_by(self, connection: sqlite3.Connection, field: str, where: Filter | None) -> dict[Scalar, int]:
+        """How many of the matching records have each value of a field."""
+        compiled = compile_filter(where, self.spec.fields)
+        compiled.prepare(connection)
+        column, kind = self.columns[field], self.spec.fields[field]
+        cursor = connection.execute(
+            f"SELECT {column}, count(*) FROM records WHERE {compiled.text} GROUP BY 1",  # noqa: S608  # as below
+            compiled.values,
+        )
+        return {kind(value): count for value, count in cursor}
 
     def matching(self, connection: sqlite3.Connection, where: Filter | None) -> NDArray[np.int64]:
         """The rows that match: int64 (M,), rising."""

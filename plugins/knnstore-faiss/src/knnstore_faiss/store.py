@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from knnstore.abc import EmbeddingStore, OpenRequest
 from knnstore.errors import KnnStoreError
-from knnstore.filters import Filter
+from knnstore.filters import Filter, Scalar
 from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreStats, empty_column
 from knnstore_faiss import writes
 from knnstore_faiss.database import Commit, Database
@@ -116,6 +116,14 @@ class FaissStore(EmbeddingStore):
     def _count(self, where: Filter | None) -> int:
         with self._database.snapshot() as (connection, commit):
             return commit.count if where is None else self._database.count(connection, where)
+
+    def _count_by(self, field: str, where: Filter | None) -> dict[Scalar, int]:
+        with self._database.snapshot() as (connection, _):
+            return self._database.count_by(connection, field, where)
+
+    def _revision(self) -> str:
+        with self._database.snapshot() as (_, commit):
+            return f"{commit.generation}-{commit.token.hex()}"
 
     def _scan(self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
         with self._database.snapshot() as (connection, _):
