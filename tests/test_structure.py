@@ -20,6 +20,7 @@ KNNSTORE = [
     "url",
     "_validation",
     "ranking",
+    "_engine",
     "abc",
     "hookspecs",
     "memory",
