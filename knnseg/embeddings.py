@@ -16,8 +16,8 @@ __all__ = ["pool"]
 def pool(features: Features, masks: Masks) -> Embeddings:
     """One unit vector for each mask.
 
-    Equation 1: e = normalise( Σ_p m(p) f(p) / Σ_p m(p) ), where f(p) is the feature grid interpolated bilinearly at pixel
-    p. Interpolation is linear, so the N pooled vectors are (M·B)·F: masks (N, H·W) times interpolation weights
+    Equation 1: e = normalise( Σ_p m(p) f(p) / Σ_p m(p) ), where f(p) is the feature grid interpolated bilinearly at
+    pixel p. Interpolation is linear, so the N pooled vectors are (M·B)·F: masks (N, H·W) times interpolation weights
     (H·W, h·w), both sparse, times features (h·w, D). A mask smaller than a cell still weighs the cells around it.
 
     Args:

@@ -25,7 +25,8 @@ class MaskProposer(Protocol):
 class RegionProposer:
     """Regions of even colour at several scales (Felzenszwalb and Huttenlocher, IJCV 2004), needing no model.
 
-    Each scale is a partition of the image, so that every pixel lies in one region of each; painting adds up their votes.
+    Each scale is a partition of the image, so that every pixel lies in one region of each; painting adds up their
+    votes.
 
     Args:
         scales: the algorithm's k, larger for larger regions.

@@ -75,7 +75,7 @@ class Backend(ABC):
     def collections(self, url: StoreURL) -> list[StoreURL]:
         """The collections at this URL and one level below it, sorted; empty where there is none."""
 
-    def map_error(self, error: Exception) -> KnnStoreError | None:  # noqa: ARG002  # for those who override it
+    def map_error(self, error: Exception) -> KnnStoreError | None:  # for those who override it
         """Turn what the engine raises in :meth:`open` or :meth:`collections` into one of ours.
 
         None makes it a :class:`BackendUnavailableError` if it is an ImportError, a :class:`BackendError` otherwise.
@@ -390,7 +390,7 @@ class EmbeddingStore(ABC):
     def _close(self) -> None:  # noqa: B027  # optional: an engine may hold nothing
         """Release what is held."""
 
-    def _map_error(self, error: Exception) -> KnnStoreError | None:  # noqa: ARG002  # for those who override it
+    def _map_error(self, error: Exception) -> KnnStoreError | None:  # for those who override it
         """Turn an engine's exception into one of ours; None makes it a :class:`BackendError`."""
         return None
 

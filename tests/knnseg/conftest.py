@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knnseg import Config, ConceptDatabase, FusionConfig, LabelledImage, LabelledSegment, RegionProposer, Segmenter
+from knnseg import ConceptDatabase, Config, FusionConfig, LabelledImage, LabelledSegment, RegionProposer, Segmenter
 from knnseg.config import StageConfig
 from knnseg.types import ClassScores, Features
 from knnstore import EmbeddingSpace

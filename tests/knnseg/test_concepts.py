@@ -34,7 +34,9 @@ def test_adding_keeps_everything_about_a_segment(database, scene, extractor):
         ys, xs = np.nonzero(mask)
         box = [int(records.fields[name][i]) for name in ("x0", "y0", "x1", "y1")]
         assert box == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
-        assert records.fields["area"][i] == mask.sum() and records.fields["coverage"][i] == pytest.approx(mask.sum() / 64)
+        assert records.fields["area"][i] == mask.sum() and records.fields["coverage"][i] == pytest.approx(
+            mask.sum() / 64
+        )
         assert records.fields["thing"][i] == segment.thing and records.fields["writer"][i] == "ann"
         assert records.fields["image"][i] == "scene:1"
         assert np.array_equal(Masks.from_rle([records.fields["rle"][i]], mask.shape)[0], mask)
@@ -161,7 +163,11 @@ def test_any_label_is_data(database, scene, label):
     info = (LabelledSegment(example.info[0].id, label), example.info[1])
     database.add(LabelledImage(example.image, example.segments, info))
     assert {c.label for c in database.concepts()} == {label, info[1].label}
-    found = database.neighbours(pool(database.extractor.extract([example.image])[0], Masks.from_partition(example.segments)), 5, Vocabulary((label,)))
+    found = database.neighbours(
+        pool(database.extractor.extract([example.image])[0], Masks.from_partition(example.segments)),
+        5,
+        Vocabulary((label,)),
+    )
     assert set(found.labels[found.found]) == {label}
     database.remove(label)
     assert {c.label for c in database.concepts()} == {info[1].label}
@@ -197,7 +203,10 @@ def test_each_space_has_a_collection_of_its_own_and_the_same_instance_ids(tmp_pa
 
 def test_a_store_of_another_space_is_refused(tmp_path, colour_features):
     one, other = colour_features(), colour_features(name="other")
-    with ConceptDatabase.open(f"faiss://{tmp_path}/db", one) as database, pytest.raises(SpecMismatchError, match="space"):
+    with (
+        ConceptDatabase.open(f"faiss://{tmp_path}/db", one) as database,
+        pytest.raises(SpecMismatchError, match="space"),
+    ):
         ConceptDatabase(database.store, other)
 
 

@@ -17,13 +17,20 @@ def brute_force(features, mask):
         a, b = v - i, u - j
         i2, j2 = min(i + 1, height - 1), min(j + 1, width - 1)
         grid = features.data
-        total += (1 - a) * ((1 - b) * grid[:, i, j] + b * grid[:, i, j2]) + a * ((1 - b) * grid[:, i2, j] + b * grid[:, i2, j2])
+        total += (1 - a) * ((1 - b) * grid[:, i, j] + b * grid[:, i, j2]) + a * (
+            (1 - b) * grid[:, i2, j] + b * grid[:, i2, j2]
+        )
     return total / np.linalg.norm(total)
 
 
 @pytest.mark.parametrize(
     ("size", "grid", "extent"),
-    [((24, 32), (3, 4), (0.0, 0.0)), ((21, 30), (3, 4), (24.0, 32.0)), ((10, 7), (20, 14), (0.0, 0.0)), ((9, 9), (1, 1), (0.0, 0.0))],
+    [
+        ((24, 32), (3, 4), (0.0, 0.0)),
+        ((21, 30), (3, 4), (24.0, 32.0)),
+        ((10, 7), (20, 14), (0.0, 0.0)),
+        ((9, 9), (1, 1), (0.0, 0.0)),
+    ],
 )
 def test_pooling_is_equation_1(size, grid, extent):
     rng = np.random.default_rng(0)

@@ -13,7 +13,9 @@ def neighbours(labels, scores):
     return Neighbours(ids, np.array(scores, np.float32), labels)
 
 
-FOUND = neighbours([["a", "b", "a"], ["c", "", ""], ["", "", ""]], [[0.9, 0.8, 0.5], [0.4, -np.inf, -np.inf], [-np.inf] * 3])
+FOUND = neighbours(
+    [["a", "b", "a"], ["c", "", ""], ["", "", ""]], [[0.9, 0.8, 0.5], [0.4, -np.inf, -np.inf], [-np.inf] * 3]
+)
 
 
 def test_exponential_votes_are_equation_3():
@@ -31,7 +33,9 @@ def test_a_tiny_temperature_is_the_nearest_neighbour():
     np.testing.assert_array_equal(vote(FOUND, weights, VOCABULARY).probabilities[0], [1, 0, 0])
 
 
-@pytest.mark.parametrize(("weighting", "expected"), [("uniform", [2 / 3, 1 / 3, 0]), ("similarity", [1.4 / 2.2, 0.8 / 2.2, 0])])
+@pytest.mark.parametrize(
+    ("weighting", "expected"), [("uniform", [2 / 3, 1 / 3, 0]), ("similarity", [1.4 / 2.2, 0.8 / 2.2, 0])]
+)
 def test_other_weightings(weighting, expected):
     weights = vote_weights(FOUND, RetrievalConfig(weighting=weighting))
     np.testing.assert_allclose(vote(FOUND, weights, VOCABULARY).probabilities[0], expected, rtol=1e-5)
@@ -47,7 +51,9 @@ def test_class_balance_divides_by_a_power_of_the_class_size():
 def test_confidence_is_similarity_or_share():
     shares = vote(FOUND, vote_weights(FOUND, RetrievalConfig(weighting="uniform")), VOCABULARY)
     np.testing.assert_allclose(confidence(FOUND, shares, FusionConfig()), [0.9, 0.4, -np.inf], rtol=1e-6)
-    np.testing.assert_allclose(confidence(FOUND, shares, FusionConfig(confidence="vote")), [2 / 3, 1, -np.inf], rtol=1e-6)
+    np.testing.assert_allclose(
+        confidence(FOUND, shares, FusionConfig(confidence="vote")), [2 / 3, 1, -np.inf], rtol=1e-6
+    )
 
 
 BASE = ClassScores(np.array([[0.5, 0.3, 0.2]], np.float32), VOCABULARY.names)
@@ -57,7 +63,9 @@ SURE = np.array([0.8], np.float32)
 
 def test_late_fusion_is_equation_4():
     fused = fuse(BASE, RETRIEVED, SURE, np.ones(3, bool), FusionConfig(mode="late", weight=0.4))
-    np.testing.assert_allclose(fused.probabilities[0], 0.4 * RETRIEVED.probabilities[0] + 0.6 * BASE.probabilities[0], rtol=1e-6)
+    np.testing.assert_allclose(
+        fused.probabilities[0], 0.4 * RETRIEVED.probabilities[0] + 0.6 * BASE.probabilities[0], rtol=1e-6
+    )
 
 
 def test_supported_fusion_redistributes_the_mass_of_supported_classes():
@@ -69,7 +77,9 @@ def test_supported_fusion_redistributes_the_mass_of_supported_classes():
 def test_supported_fusion_with_every_class_supported_is_late_fusion():
     everything = np.ones(3, bool)
     one = fuse(BASE, RETRIEVED, SURE, everything, FusionConfig(mode="supported")).probabilities
-    np.testing.assert_allclose(one, fuse(BASE, RETRIEVED, SURE, everything, FusionConfig(mode="late")).probabilities, rtol=1e-6)
+    np.testing.assert_allclose(
+        one, fuse(BASE, RETRIEVED, SURE, everything, FusionConfig(mode="late")).probabilities, rtol=1e-6
+    )
 
 
 def test_the_threshold_is_inclusive_and_below_it_the_base_is_untouched():

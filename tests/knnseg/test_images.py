@@ -48,7 +48,9 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
 def test_cmyk_grey_palette_and_alpha(tmp_path):
     image = Image.fromarray(RGB)
     assert load_image(saved(image.convert("CMYK"), tmp_path / "a.jpg")).shape == (12, 20, 3)
-    assert np.array_equal(load_image(saved(image.convert("L"), tmp_path / "g.png"))[..., 0], np.asarray(image.convert("L")))
+    assert np.array_equal(
+        load_image(saved(image.convert("L"), tmp_path / "g.png"))[..., 0], np.asarray(image.convert("L"))
+    )
     palette = image.quantize(8)
     assert np.array_equal(load_image(saved(palette, tmp_path / "p.png")), np.asarray(palette.convert("RGB")))
     clear = image.convert("RGBA")
@@ -82,6 +84,7 @@ def test_files_that_are_no_images(tmp_path):
 
 def bomb(width, height):
     """A PNG of a few bytes that claims any size."""
+
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -95,7 +98,9 @@ def test_decompression_bombs_are_refused_before_decoding(side):
         load_image(bomb(side, side))
 
 
-@pytest.mark.parametrize("array", [RGB.astype(np.float32), RGB[None], np.zeros((0, 5, 3), np.uint8), RGB.transpose(2, 0, 1)])
+@pytest.mark.parametrize(
+    "array", [RGB.astype(np.float32), RGB[None], np.zeros((0, 5, 3), np.uint8), RGB.transpose(2, 0, 1)]
+)
 def test_arrays_that_are_no_images(array):
     with pytest.raises(ImageError, match="expected"):
         load_image(array)

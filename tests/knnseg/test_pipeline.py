@@ -60,13 +60,19 @@ def test_given_masks_are_classified_as_instances(segmenter, scene):
     example = scene(50)
     masks = np.stack([example.segments == s.id for s in example.info])
     result = segmenter.predict(example.image, NAMES, masks=masks)
-    assert {(s.label, s.area) for s in result.segments_info} == {(s.label, int(m.sum())) for s, m in zip(example.info, masks, strict=True)}
+    assert {(s.label, s.area) for s in result.segments_info} == {
+        (s.label, int(m.sum())) for s, m in zip(example.info, masks, strict=True)
+    }
     assert len(segmenter.predict([example.image] * 2, NAMES, masks=[masks, masks[:1]])[1].masks) == 1
 
 
 @pytest.mark.parametrize(
     ("masks", "message"),
-    [(np.ones((1, 3, 3), bool), "like the image"), (np.zeros((1, 48, 64), bool), "empty mask at 0"), (np.ones((48, 64), bool), "N, H, W")],
+    [
+        (np.ones((1, 3, 3), bool), "like the image"),
+        (np.zeros((1, 48, 64), bool), "empty mask at 0"),
+        (np.ones((48, 64), bool), "N, H, W"),
+    ],
 )
 def test_masks_that_do_not_fit(segmenter, scene, masks, message):
     with pytest.raises(MaskError, match=message):
@@ -151,7 +157,9 @@ def test_explanations_name_the_examples_that_voted(segmenter, result, scene):
         why = segmenter.explain(result, segment.id, most=5)
         assert why.label == segment.label and 0 < len(why.votes) <= 5
         assert why.votes[0].label == segment.label and why.votes[0].image.startswith("scene:")
-        assert sum(vote.weight for vote in segmenter.explain(result, segment.id, most=10**6).votes) == pytest.approx(1, abs=1e-4)
+        assert sum(vote.weight for vote in segmenter.explain(result, segment.id, most=10**6).votes) == pytest.approx(
+            1, abs=1e-4
+        )
         assert max(why.retrieved, key=why.retrieved.get) == segment.label
         x0, y0, x1, y1 = why.votes[0].box
         assert 0 <= x0 < x1 <= 64 and 0 <= y0 < y1 <= 48
@@ -167,7 +175,13 @@ def test_one_extractor_for_base_and_keys_runs_once(taught, scene):
             return np.eye(9, dtype=np.float32)[[len(p) % 9 for p in prompts]]
 
     extractor = taught.extractor
-    segmenter = Segmenter(extractor, RegionProposer(), DenseClip(extractor, Text(), 10.0), taught, config=Config(StageConfig(""), StageConfig("")))
+    segmenter = Segmenter(
+        extractor,
+        RegionProposer(),
+        DenseClip(extractor, Text(), 10.0),
+        taught,
+        config=Config(StageConfig(""), StageConfig("")),
+    )
     calls = extractor.calls
     segmenter.predict(scene(50).image, NAMES)
     assert extractor.calls == calls + 1

@@ -36,7 +36,9 @@ def test_a_partition_is_one_mask_for_each_value_in_order():
     assert np.array_equal(Masks.from_partition(regions).dense(), [regions == 2, regions == 5])
 
 
-@pytest.mark.parametrize("array", [np.ones((3, 4), bool), np.ones((1, 3, 4), int), np.full((1, 2, 2), 1.5), np.full((1, 2, 2), np.nan)])
+@pytest.mark.parametrize(
+    "array", [np.ones((3, 4), bool), np.ones((1, 3, 4), int), np.full((1, 2, 2), 1.5), np.full((1, 2, 2), np.nan)]
+)
 def test_masks_that_are_none(array):
     with pytest.raises(MaskError, match="expected"):
         Masks.from_dense(array)

@@ -90,7 +90,9 @@ def coco(tmp_path):
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(tmp_path / "val2017" / "000000000139.jpg")
     numbers = np.zeros((4, 6), np.int64)
     numbers[:2], numbers[2:, :3], numbers[2:, 3:5] = 3226956, 70000, 258
-    Image.fromarray(np.stack([numbers // 256**i % 256 for i in range(3)], -1).astype(np.uint8)).save(tmp_path / "panoptic_val2017" / "000000000139.png")
+    Image.fromarray(np.stack([numbers // 256**i % 256 for i in range(3)], -1).astype(np.uint8)).save(
+        tmp_path / "panoptic_val2017" / "000000000139.png"
+    )
     data = {
         "images": [{"id": 139, "file_name": "000000000139.jpg", "height": 4, "width": 6}],
         "annotations": [{"image_id": 139, "file_name": "000000000139.png", "segments_info": [
