@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from knnseg.base import BasePredictor, DenseClip, NoBase
     from knnseg.concepts import AddReport, Concept, ConceptDatabase
-    from knnseg.config import Config, FusionConfig, PaintingConfig, RetrievalConfig, StageConfig, presets
+    from knnseg.config import Config, FusionConfig, KeysConfig, PaintingConfig, RetrievalConfig, StageConfig, presets
     from knnseg.errors import KnnSegError
-    from knnseg.features import EncodedImage, FeatureExtractor
+    from knnseg.features import DerivedFeatures, EncodedImage, FeatureExtractor
     from knnseg.hookspecs import hookimpl
     from knnseg.images import load_image, load_label_map
+    from knnseg.keys import Whitened, WithContext
     from knnseg.masks import MaskProposer, RegionProposer
     from knnseg.metrics import ConfusionMatrix, PanopticQuality
     from knnseg.painting import Segment
@@ -43,11 +44,12 @@ if TYPE_CHECKING:
 
 _HOME = {
     "concepts": ["AddReport", "Concept", "ConceptDatabase"],
-    "config": ["Config", "FusionConfig", "PaintingConfig", "RetrievalConfig", "StageConfig", "presets"],
+    "config": ["Config", "FusionConfig", "KeysConfig", "PaintingConfig", "RetrievalConfig", "StageConfig", "presets"],
     "errors": ["KnnSegError"],
-    "features": ["EncodedImage", "FeatureExtractor"],
+    "features": ["DerivedFeatures", "EncodedImage", "FeatureExtractor"],
     "hookspecs": ["hookimpl"],
     "images": ["load_image", "load_label_map"],
+    "keys": ["Whitened", "WithContext"],
     "masks": ["MaskProposer", "RegionProposer"],
     "metrics": ["ConfusionMatrix", "PanopticQuality"],
     "base": ["BasePredictor", "DenseClip", "NoBase"],
@@ -72,12 +74,14 @@ __all__ = [
     "Config",
     "ConfusionMatrix",
     "DenseClip",
+    "DerivedFeatures",
     "Embeddings",
     "EncodedImage",
     "Explanation",
     "FeatureExtractor",
     "Features",
     "FusionConfig",
+    "KeysConfig",
     "KnnSegError",
     "LabelledImage",
     "LabelledSegment",
@@ -95,6 +99,8 @@ __all__ = [
     "StageConfig",
     "Vocabulary",
     "Vote",
+    "Whitened",
+    "WithContext",
     "hookimpl",
     "load_image",
     "load_label_map",

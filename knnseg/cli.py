@@ -343,7 +343,7 @@ def _database(store: str, preset: str, device: str, *, read_only: bool) -> Itera
     from knnseg.concepts import ConceptDatabase
     from knnseg.pipeline import read_config
 
-    extractor = stages.make("features", read_config(preset).features, device=device)
+    extractor = stages.make_extractor(read_config(preset), device=device)
     with ConceptDatabase.open(store, extractor, create=False, read_only=read_only) as database:
         yield database
 

@@ -6,6 +6,10 @@ A preset is nothing but such a file, in ``knnseg/presets``:
     name = "open_clip"
     model = "ViT-B-16"
 
+    [keys]                           # what is made of the features; optional
+    whitening = "whitening.npz"      # a file of Whitened.save, relative to this one
+    context = 0.7
+
     [retrieval]
     k = 16
     temperature = 0.05
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +33,7 @@ from typing import Any, Literal
 
 from knnseg.errors import ConfigError
 
-__all__ = ["Config", "FusionConfig", "PaintingConfig", "RetrievalConfig", "StageConfig", "presets"]
+__all__ = ["Config", "FusionConfig", "KeysConfig", "PaintingConfig", "RetrievalConfig", "StageConfig", "presets"]
 
 
 def _require(ok: bool, key: str, expected: str, got: object) -> None:
@@ -42,6 +47,24 @@ class StageConfig:
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class KeysConfig:
+    """What is made of the features before they become keys, see :mod:`knnseg.keys`.
+
+    Args:
+        whitening: path of a file of :meth:`knnseg.keys.Whitened.save`; in a TOML file, relative to that file. Empty for
+            none.
+        context: weight of the whole image beside each mask, see :class:`knnseg.keys.WithContext`. 0 turns it off.
+    """
+
+    whitening: str = ""
+    context: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(isinstance(self.whitening, str), "keys.whitening", "a path, or an empty string", self.whitening)
+        _require(0 <= self.context < math.inf, "keys.context", "a number of at least 0", self.context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +143,7 @@ class Config:
     features: StageConfig
     masks: StageConfig
     base: StageConfig = StageConfig("none")
+    keys: KeysConfig = KeysConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
     fusion: FusionConfig = FusionConfig()
     painting: PaintingConfig = PaintingConfig()
@@ -148,6 +172,7 @@ class Config:
             raise ConfigError(f"{path}: expected a TOML file, got no such file") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: expected TOML: {error}") from error
+        _anchor(data, Path(path).parent)
         try:
             return cls.from_dict(data)
         except ConfigError as error:
@@ -171,7 +196,19 @@ class Config:
         return cls(**sections)
 
 
-_SECTIONS: dict[str, Any] = {"retrieval": RetrievalConfig, "fusion": FusionConfig, "painting": PaintingConfig}
+_SECTIONS: dict[str, Any] = {
+    "keys": KeysConfig,
+    "retrieval": RetrievalConfig,
+    "fusion": FusionConfig,
+    "painting": PaintingConfig,
+}
+
+
+def _anchor(data: dict[str, Any], folder: Path) -> None:
+    """Make the paths of a file relative to its folder; what is no path is left for the checks to refuse."""
+    keys = data.get("keys")
+    if isinstance(keys, dict) and isinstance(keys.get("whitening"), str) and keys["whitening"]:
+        keys["whitening"] = str(folder / keys["whitening"])
 
 
 def _section(name: str, values: dict[str, Any], start: Any) -> Any:

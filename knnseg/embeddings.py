@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from knnseg.errors import MaskError
@@ -19,6 +20,9 @@ def pool(features: Features, masks: Masks) -> Embeddings:
     Equation 1: e = normalise( Σ_p m(p) f(p) / Σ_p m(p) ), where f(p) is the feature grid interpolated bilinearly at
     pixel p. Interpolation is linear, so the N pooled vectors are (M·B)·F: masks (N, H·W) times interpolation weights
     (H·W, h·w), both sparse, times features (h·w, D). A mask smaller than a cell still weighs the cells around it.
+
+    Where the features carry a context c, the vector is normalise(e ⊕ c), so that the cosine of two masks is the mean of
+    their own cosine and that of their images' contexts, the latter weighing ‖c‖². This extends equation 1.
 
     Args:
         features: the grid, over the same image.
@@ -35,11 +39,18 @@ def pool(features: Features, masks: Masks) -> Embeddings:
         raise MaskError(f"masks: expected {features.image_size} like the features' image, got {masks.size}")
     weights = masks.matrix @ _interpolation(masks.size, features.grid, features.extent)
     grid = features.data.reshape(features.dim, -1).T
-    sums = np.asarray(weights @ grid, np.float32)  # the 1/Σm of the mean cancels in the normalisation
-    lengths = np.linalg.norm(sums.astype(np.float64), axis=1, keepdims=True)
-    vectors = np.divide(sums, lengths, out=np.zeros(sums.shape, np.float64), where=lengths > 0)
+    vectors = _unit(np.asarray(weights @ grid, np.float64))  # the 1/Σm of the mean cancels in the normalisation
+    if features.context is not None:
+        context = np.where(vectors.any(axis=1, keepdims=True), features.context.astype(np.float64), 0)
+        vectors = _unit(np.hstack([vectors, context]))
     (height, width), (tall, wide) = features.grid, features.extent
     return Embeddings(vectors.astype(np.float32), masks.areas * np.float32(height * width / (tall * wide)))
+
+
+def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows of length 1; a row of zeros stays one."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
 
 
 @lru_cache(maxsize=32)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from knnseg.types import Features, ImageArray
 from knnstore import EmbeddingSpace
 
-__all__ = ["EncodedImage", "FeatureExtractor"]
+__all__ = ["DerivedFeatures", "EncodedImage", "FeatureExtractor"]
 
 
 @runtime_checkable
@@ -21,10 +22,47 @@ class FeatureExtractor(Protocol):
 
     @property
     def dim(self) -> int:
-        """D."""
+        """Width of the vectors that are pooled from the features: D, and the context's where there is one."""
 
     def extract(self, images: Sequence[ImageArray]) -> list[Features]:
         """One grid for each uint8 (H, W, 3) image; images may differ in size."""
+
+
+class DerivedFeatures(ABC):
+    """An extractor whose grids are made from the grids of another one, and not from pixels.
+
+    A subclass says where its features live and how one grid becomes another; :class:`EncodedImage` then computes the
+    source once, however many extractors derive from it.
+
+    Args:
+        source: the other one.
+    """
+
+    def __init__(self, source: FeatureExtractor) -> None:
+        self._source = source
+
+    @property
+    def source(self) -> FeatureExtractor:
+        """The extractor underneath."""
+        return self._source
+
+    @property
+    @abstractmethod
+    def space(self) -> EmbeddingSpace:
+        """See :attr:`FeatureExtractor.space`; its fingerprint covers the source's."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Width of the vectors that are pooled from these features."""
+
+    @abstractmethod
+    def transform(self, features: Features) -> Features:
+        """The grid of this extractor, from that of the source."""
+
+    def extract(self, images: Sequence[ImageArray]) -> list[Features]:
+        """See :meth:`FeatureExtractor.extract`."""
+        return [self.transform(features) for features in self._source.extract(images)]
 
 
 class EncodedImage:
@@ -46,8 +84,14 @@ class EncodedImage:
         return int(self.pixels.shape[0]), int(self.pixels.shape[1])
 
     def features(self, extractor: FeatureExtractor) -> Features:
-        """The extractor's grid over this image. Two extractors of one fingerprint share it."""
+        """The extractor's grid over this image.
+
+        Two extractors of one fingerprint share it, and extractors derived from one source share the source's.
+        """
         key = extractor.space.fingerprint
         if key not in self._features:
-            self._features[key] = extractor.extract([self.pixels])[0]
+            if isinstance(extractor, DerivedFeatures):
+                self._features[key] = extractor.transform(self.features(extractor.source))
+            else:
+                self._features[key] = extractor.extract([self.pixels])[0]
         return self._features[key]

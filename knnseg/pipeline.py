@@ -128,7 +128,7 @@ class Segmenter:
             on_store_error: see the class.
         """
         loaded = config if isinstance(config, Config) else read_config(config)
-        extractor = stages.make("features", loaded.features, device=device)
+        extractor = stages.make_extractor(loaded, device=device)
         proposer = stages.make("masks", loaded.masks, device=device)
         base = stages.make("base", loaded.base, device=device)
         database = None if store is None else ConceptDatabase.open(store, extractor, create=create)

@@ -13,11 +13,13 @@ from typing import Any
 import pluggy
 
 from knnseg import hookspecs
-from knnseg.config import StageConfig
+from knnseg.config import Config, StageConfig
 from knnseg.errors import ConfigError, UnknownStageError
+from knnseg.features import FeatureExtractor
 from knnseg.hookspecs import Factory, Kind, hookimpl
+from knnseg.keys import Whitened, WithContext
 
-__all__ = ["knnseg_register", "make", "names", "register"]
+__all__ = ["knnseg_register", "make", "make_extractor", "names", "register"]
 
 _GROUP = "knnseg"
 _BUILTIN: dict[tuple[Kind, str], Factory] = {
@@ -100,6 +102,20 @@ def make(kind: Kind, config: StageConfig, **defaults: Any) -> Any:
     if missing:
         raise ConfigError(f"configuration [{kind}] name = {config.name!r}: expected a value for {missing}")
     return call(**options)
+
+
+def make_extractor(config: Config, *, device: str = "auto") -> FeatureExtractor:
+    """The maker of retrieval keys: the stage ``[features]``, and upon it what ``[keys]`` asks for.
+
+    Raises:
+        UnknownStageError: no such stage.
+        ConfigError: an option that it does not accept, or a whitening of another extractor.
+        WeightsError: the whitening cannot be read.
+    """
+    extractor: FeatureExtractor = make("features", config.features, device=device)
+    if config.keys.whitening:
+        extractor = Whitened.load(config.keys.whitening, extractor)
+    return WithContext(extractor, config.keys.context) if config.keys.context else extractor
 
 
 def _check_options(kind: str, config: StageConfig, accepted: Mapping[str, inspect.Parameter]) -> None:

@@ -102,7 +102,7 @@ def database(store_url, extractor):
 def make_segmenter(extractor):
     def make(database=None, base=None, **fusion):
         config = Config(StageConfig("none"), StageConfig("none"), fusion=FusionConfig(**fusion))
-        proposer = RegionProposer(scales=(30, 100), min_area=10)
+        proposer = RegionProposer(scales=(30, 100), min_area=10, superpixels=())
         return Segmenter(extractor, proposer, base or HashBase(), database, config=config)
 
     return make

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from knnseg.config import Config, FusionConfig, PaintingConfig, RetrievalConfig, presets
+from knnseg.config import Config, FusionConfig, KeysConfig, PaintingConfig, RetrievalConfig, presets
 from knnseg.errors import ConfigError
 
 
@@ -33,12 +33,21 @@ def test_another_stage_does_not_inherit_the_options_of_the_old_one():
 
 def test_every_constant_is_readable_from_toml(tmp_path):
     text = 'preset = "tiny"\n'
-    for name, kind in (("retrieval", RetrievalConfig), ("fusion", FusionConfig), ("painting", PaintingConfig)):
+    kinds = {"keys": KeysConfig, "retrieval": RetrievalConfig, "fusion": FusionConfig, "painting": PaintingConfig}
+    for name, kind in kinds.items():
         text += f"[{name}]\n"
         for key, value in dataclasses.asdict(kind()).items():
             text += f"{key} = {repr(value).replace(chr(39), chr(34))}\n"
     config = Config.from_toml(written(tmp_path, text))
-    assert (config.retrieval, config.fusion, config.painting) == (RetrievalConfig(), FusionConfig(), PaintingConfig())
+    assert {name: getattr(config, name) for name in kinds} == {name: kind() for name, kind in kinds.items()}
+
+
+def test_the_whitening_lies_beside_the_file(tmp_path):
+    text = 'preset = "tiny"\n[keys]\ncontext = 0.5\n'
+    assert Config.from_toml(written(tmp_path, text)).keys == KeysConfig("", 0.5)
+    beside = Config.from_toml(written(tmp_path, text + 'whitening = "w.npz"\n'))
+    assert beside.keys == KeysConfig(str(tmp_path / "w.npz"), 0.5)
+    assert Config.from_toml(written(tmp_path, text + 'whitening = "/w.npz"\n')).keys.whitening == "/w.npz"
 
 
 @pytest.mark.parametrize(
@@ -52,6 +61,9 @@ def test_every_constant_is_readable_from_toml(tmp_path):
         ('preset = "tiny"\n[retrieval]\nk = 0', "at least 1"),
         ('preset = "tiny"\n[retrieval]\nk = "many"', "retrieval.k"),
         ('preset = "tiny"\n[retrieval]\ntemperature = "hot"', "retrieval"),
+        ('preset = "tiny"\n[keys]\ncontext = -1', "keys.context: expected a number of at least 0, got -1"),
+        ('preset = "tiny"\n[keys]\ncontext = "far"', "keys"),
+        ('preset = "tiny"\n[keys]\nwhitening = 3', "keys.whitening: expected a path"),
         ('preset = "tiny"\nretrieval = 3', "a section with keys"),
         ("[retrieval]\nk = 3", "features and masks"),
         ("[features]\nmodel = 3", "`name`"),
