@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from knnstore.abc import OpenRequest
 from knnstore.errors import KnnStoreError
+from knnstore.types import StoreSpec
 from knnstore.url import StoreURL
 from knnstore_faiss.database import Database
 from knnstore_faiss.errors import map_error
+from knnstore_faiss.factory import make_index
+from knnstore_faiss.gpu import device_number
 from knnstore_faiss.library import load_faiss
 from knnstore_faiss.options import Options, folder
 from knnstore_faiss.schema import is_store, open_meta
@@ -25,6 +28,7 @@ def open_folder(request: OpenRequest) -> FaissStore:
     path, options = folder(request.url), Options.parse(request.url)
     load_faiss()
     try:
+        _check_index(options, request.spec)
         meta = open_meta(path, request.spec, timeout=options.timeout, read_only=request.read_only)
         if request.spec is not None:
             request.spec.check_against(meta.spec, str(request.url))
@@ -37,6 +41,13 @@ def open_folder(request: OpenRequest) -> FaissStore:
         if mapped is None:
             raise
         raise mapped from error
+
+
+def _check_index(options: Options, spec: StoreSpec | None) -> None:
+    """Refuse what cannot be used before anything is created on disk."""
+    device_number(options.device)
+    if spec is not None and not options.exact:
+        make_index(options.index, spec.dim, spec.metric)
 
 
 def collections_in(url: StoreURL) -> list[StoreURL]:
