@@ -368,8 +368,7 @@ class LabelledImage:
         image_id: the id of the image within its dataset, for evaluation files.
 
     Raises:
-        MaskError: the segment map has another size than the image, or the numbers in ``info`` repeat or are not
-        positive.
+        MaskError: the segment map has another size than the image, or numbers in ``info`` repeat or are below 1.
     """
 
     image: ImageArray
