@@ -1,5 +1,6 @@
 """The exact index: the same bits as the memory store, whatever is stored, in whatever order, by whatever path."""
 
+import faiss
 import numpy as np
 import pytest
 from knnstore_faiss import flat, gpu
@@ -44,6 +45,7 @@ def test_bit_for_bit_the_memory_store(tmp_path, monkeypatch, metric, dim, count,
     if small_blocks:
         monkeypatch.setattr(flat, "_ROUGH_BYTES", 1)
         monkeypatch.setattr(flat, "_PAIR_BYTES", 1000)
+        monkeypatch.setattr(flat, "_MOST_QUERIES", 4)
     store, memory = pair(tmp_path, metric, dim)
     rows = awkward(count, dim, count)
     order = np.random.default_rng(1).permutation(count)
@@ -124,7 +126,7 @@ def test_the_path_of_the_gpu_with_another_nominator(metric):
     queries = rng.standard_normal((30, 16)).astype(np.float32)
     asked = []
 
-    def nominate(queries, vectors, k):
+    def nominate(queries, vectors, k, version):
         asked.append(k)
         exact = queries @ vectors.T if metric == "dot" else -((queries[:, None] - vectors) ** 2).sum(axis=2)
         order = np.argsort(-exact, axis=1)[:, :k]
@@ -140,3 +142,56 @@ def test_the_path_of_the_gpu_with_another_nominator(metric):
             assert found[0].tolist() == expected[0].tolist()
             assert found[1].tobytes() == expected[1].tobytes()
     assert max(asked) <= gpu._MOST
+
+
+class FakeGpu:
+    """The parts of faiss-gpu that are used, on the CPU."""
+
+    METRIC_L2, METRIC_INNER_PRODUCT = 1, 0
+    StandardGpuResources = object
+
+    class GpuIndexFlatConfig:
+        device = -1
+
+    class _Flat:
+        def __init__(self, resources, dim, config, metric):
+            self.metric, self.adds, self.reset = metric, 0, lambda: None
+
+        def add(self, vectors):
+            self.vectors, self.adds = vectors.copy(), self.adds + 1
+
+        def search(self, queries, k):
+            return FakeGpu.knn_gpu(None, queries, self.vectors, k, self.metric, 0)
+
+    GpuIndexFlatIP = staticmethod(lambda *arguments: FakeGpu._Flat(*arguments, 0))
+    GpuIndexFlatL2 = staticmethod(lambda *arguments: FakeGpu._Flat(*arguments, 1))
+
+    @staticmethod
+    def knn_gpu(resources, queries, vectors, k, metric, device):
+        return faiss.knn(queries, np.ascontiguousarray(vectors), k, metric)
+
+    @staticmethod
+    def get_num_gpus():
+        return 2
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_a_store_on_a_stand_in_for_a_gpu(tmp_path, monkeypatch, metric):
+    for module in ("gpu", "opening"):
+        monkeypatch.setattr(f"knnstore_faiss.{module}.load_faiss", lambda: FakeGpu)
+    spec = knnstore.StoreSpec(dim=16, metric=metric, fields=FIELDS)
+    memory = knnstore.open_store(f"memory:///{tmp_path}", spec)
+    with knnstore.open_store(f"faiss://{tmp_path}/s?device=cuda:1", spec) as store:
+        assert store.stats().details["device"] == "cuda:1"
+        for round_ in range(3):
+            fields = {"label": ["x"] * 300, "area": list(range(300))}
+            for each in (store, memory):
+                each.upsert([f"{i}" for i in range(300)], awkward(300, 16, round_), fields)
+                each.delete([f"{i}" for i in range(round_)])
+            queries = awkward(10, 16, 5)
+            for where in (None, F("area") < 100):
+                for k in (1, 7, 400):
+                    same(store.search(queries, k, where=where), memory.search(queries, k, where=where))
+        assert store._index._nominate._index.adds == 3
+    with pytest.raises(knnstore.KnnStoreError, match="index=Flat"):
+        knnstore.open_store(f"faiss://{tmp_path}/h?device=cuda&index=HNSW8", spec)

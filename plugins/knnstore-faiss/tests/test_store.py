@@ -14,6 +14,7 @@ from knnstore.errors import (
     BackendUnavailableError,
     InvalidURLError,
     StoreCorruptError,
+    StoreFullError,
     StoreNotFoundError,
 )
 
@@ -203,3 +204,26 @@ def test_optimize_gives_space_back(tmp_path):
         store.optimize()
         assert store.stats().bytes_on_disk < before
         assert store.search(store.get(["3950"]).vectors, 1).ids[0, 0] == "3950"
+
+
+def test_a_folder_that_cannot_be_written_is_read_as_it_is(tmp_path, monkeypatch):
+    with knnstore.open_store(f"faiss://{tmp_path}/s", SPEC) as store:
+        rows = fill(store)
+    monkeypatch.setattr("os.access", lambda *_: False)  # permissions do not stop root
+    with knnstore.open_store(f"faiss://{tmp_path}/s", read_only=True) as store:
+        assert store.search(rows, 1).ids[:, 0].tolist() == [text[:100] or "empty" for text in TEXTS]
+
+
+def test_an_index_that_cannot_be_written_does_not_stop_closing(tmp_path, monkeypatch, caplog):
+    store = knnstore.open_store(f"faiss://{tmp_path}/s?index=HNSW8", SPEC)
+    rows = fill(store)
+    store.search(rows, 1)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("knnstore_faiss.cache.save", full)
+    with pytest.raises(StoreFullError):
+        store.flush()
+    store.close()
+    assert "could not be written" in caplog.text

@@ -7,6 +7,7 @@ OpenMP threads, which a forked child could not use. See docs/design/faiss-store.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from knnstore.ranking import error_bound, pair_scores
 from knnstore.types import Metric
-from knnstore_faiss.nominate import Candidates, Nominator
+from knnstore_faiss.nominate import Candidates, Nominator, joined
 
 __all__ = ["FlatIndex", "exact_scores"]
 
@@ -22,7 +23,10 @@ _ROUGH_BYTES = 64 << 20
 """For the rough scores of one block; larger blocks are faster until they leave little memory to others."""
 _GATHER_BYTES = 32 << 20
 _PAIR_BYTES = 16 << 20
+_MOST_QUERIES = 1024
+"""In one product: more are no faster for each and need memory in proportion."""
 _NO_OVERFLOW = 1e30
+_versions = itertools.count()
 
 
 class FlatIndex:
@@ -40,6 +44,8 @@ class FlatIndex:
         self._rows = np.empty(capacity, np.int64)
         self._squares = np.empty(capacity, np.float32)
         self.largest = 0.0
+        self.version = next(_versions)
+        """Changes with the vectors; no two indexes share one."""
         self._scratch = np.empty(0, np.float32)
         self._order: NDArray[np.intp] | None = None
 
@@ -68,7 +74,7 @@ class FlatIndex:
         with np.errstate(over="ignore"):
             self._squares[self.count : end] = squares
         self.largest = max(self.largest, float(np.sqrt(squares.max(initial=0))))
-        self.count, self._order = end, None
+        self.count, self._order, self.version = end, None, next(_versions)
 
     def remove(self, rows: NDArray[np.int64]) -> None:
         """Drop records; rows that are not here are ignored."""
@@ -78,7 +84,7 @@ class FlatIndex:
         last = np.setdiff1d(np.arange(left, self.count), holes, assume_unique=True)
         for array in (self._vectors, self._rows, self._squares):
             array[inner] = array[last]
-        self.count, self._order = left, None
+        self.count, self._order, self.version = left, None, next(_versions)
 
     def positions(self, rows: NDArray[np.int64]) -> NDArray[np.intp]:
         """Where the rows that are here are: intp (≤ N,), rising."""
@@ -98,9 +104,16 @@ class FlatIndex:
             k: how many are wanted.
             chosen: intp (M,) positions to choose from; None for all.
         """
+        if not (self.count if chosen is None else len(chosen)):
+            return joined([])
+        found = []
+        for first in range(0, len(queries), _MOST_QUERIES):
+            part = self._search(queries[first : first + _MOST_QUERIES], k, chosen)
+            found.append(Candidates(part.queries + first, part.rows, part.scores))
+        return joined(found)
+
+    def _search(self, queries: NDArray[np.float32], k: int, chosen: NDArray[np.intp] | None) -> Candidates:
         size = self.count if chosen is None else len(chosen)
-        if not size:
-            return Candidates(np.empty(0, np.intp), np.empty(0, np.int64), np.empty(0, np.float32))
         with np.errstate(over="ignore", invalid="ignore"):
             slack = 2 * error_bound(queries, self.largest, self.metric)
             nominator = Nominator(len(queries), min(k, size), slack)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Candidates", "Nominator", "ranked"]
+__all__ = ["Candidates", "Nominator", "joined", "ranked"]
 
 _GROUP = 64
 
@@ -31,6 +31,15 @@ class Candidates:
     queries: NDArray[np.intp]
     rows: NDArray[np.int64]
     scores: NDArray[np.float32]
+
+
+def joined(parts: list[Candidates]) -> Candidates:
+    """All of them, one after the other."""
+    return Candidates(
+        np.concatenate([part.queries for part in parts] or [np.empty(0, np.intp)]),
+        np.concatenate([part.rows for part in parts] or [np.empty(0, np.int64)]),
+        np.concatenate([part.scores for part in parts] or [np.empty(0, np.float32)]),
+    )
 
 
 class Nominator:

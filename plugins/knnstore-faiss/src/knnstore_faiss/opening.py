@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from knnstore.abc import OpenRequest
-from knnstore.errors import KnnStoreError
+from knnstore.errors import InvalidURLError, KnnStoreError
 from knnstore.types import StoreSpec
 from knnstore.url import StoreURL
 from knnstore_faiss.database import Database
@@ -45,7 +45,8 @@ def open_folder(request: OpenRequest) -> FaissStore:
 
 def _check_index(options: Options, spec: StoreSpec | None) -> None:
     """Refuse what cannot be used before anything is created on disk."""
-    device_number(options.device)
+    if device_number(options.device) is not None and not options.exact and options.device != "auto":
+        raise InvalidURLError(f"device={options.device}", expected="index=Flat", got=f"index={options.index}")
     if spec is not None and not options.exact:
         make_index(options.index, spec.dim, spec.metric)
 
