@@ -159,7 +159,9 @@ def sections():
     for part in dataclasses.fields(config.Config):
         default = part.default
         if dataclasses.is_dataclass(default) and not isinstance(default, config.StageConfig):
-            expected[f"[{part.name}]"] = {f.name: written(getattr(default, f.name)) for f in dataclasses.fields(default)}
+            expected[f"[{part.name}]"] = {
+                f.name: written(getattr(default, f.name)) for f in dataclasses.fields(default)
+            }
     for (kind, name), factory in stages._BUILTIN.items():
         call = pkgutil.resolve_name(factory) if isinstance(factory, str) else factory
         options = {
@@ -182,7 +184,9 @@ def test_the_page_of_the_configuration_is_complete_and_right():
 @pytest.mark.parametrize("package", [knnseg, knnstore])
 def test_every_public_name_is_in_the_reference(package):
     text = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs/reference").glob("*.md"))
-    missing = [name for name in package.__all__ if not re.search(rf"(^\s+- {name}$|::: [\w.]+\.{name}$)", text, re.MULTILINE)]
+    missing = [
+        name for name in package.__all__ if not re.search(rf"(^\s+- {name}$|::: [\w.]+\.{name}$)", text, re.MULTILINE)
+    ]
     assert missing == []
 
 
