@@ -1,6 +1,6 @@
 """What the embedded store costs beside what a user would write instead.
 
-    python benchmarks/store.py [--quick] [--only search,filter,upsert,open]
+    python benchmarks/store.py [--quick] [--rounds 11] [--only search,filter,upsert,open]
 
 Absolute times depend on the machine and on what else it does. Contestants therefore take turns in one process
 (A B C A B C …), medians are compared, and the ratios are what is reported. Needs faiss and torch.
@@ -95,22 +95,22 @@ def compared(times: dict[str, float], *, instead: tuple[str, ...] = ()) -> dict[
     return {"ms": times, "best_raw": best, "ratio": ratios}
 
 
-def bench_search(folder: Path, quick: bool) -> dict[str, object]:
+def bench_search(folder: Path, quick: bool, rounds: int) -> dict[str, object]:
     vectors = unit_rows(5_000 if quick else 50_000, 0)
     results: dict[str, object] = {}
     half = F("area") < 500
     with filled(folder / "search", vectors) as store:
-        for count in (1, 16, 100, 250):
+        for count in (100, 1, 250):
             queries = unit_rows(count, 1)
             contest: Contest = {
                 "store": lambda q=queries: store.search(q, K, fields=["label"]),
                 "store, half filtered out": lambda q=queries: store.search(q, K, where=half, fields=["label"]),
             } | raw(vectors, queries)
-            results[f"Q={count}"] = compared(turns(contest, 5 if quick else 11))
+            results[f"Q={count}"] = compared(turns(contest, rounds))
     return results
 
 
-def bench_first_filter(folder: Path, quick: bool) -> dict[str, object]:
+def bench_first_filter(folder: Path, quick: bool, rounds: int) -> dict[str, object]:
     """A filter that the store has not seen: the selection itself."""
     vectors = unit_rows(5_000 if quick else 50_000, 0)
     queries = unit_rows(100, 1)
@@ -120,7 +120,7 @@ def bench_first_filter(folder: Path, quick: bool) -> dict[str, object]:
             "store, new filter": lambda: store.search(queries, K, where=F("area") < next(fresh), fields=["label"]),
             "store, same filter": lambda: store.search(queries, K, where=F("area") < 500, fields=["label"]),
         } | raw(vectors, queries)
-        return compared(turns(contest, 5 if quick else 9))
+        return compared(turns(contest, rounds))
 
 
 class Bare:
@@ -140,10 +140,10 @@ class Bare:
         self.connection.execute("COMMIT")
 
 
-def bench_upsert(folder: Path, quick: bool) -> dict[str, object]:
+def bench_upsert(folder: Path, quick: bool, rounds: int) -> dict[str, object]:
     results: dict[str, object] = {}
     for sync in ("normal", "full"):
-        for size, batches in ((1000, 6 if quick else 40), (50, 10 if quick else 100)):
+        for size, batches in ((1000, rounds if quick else 4 * rounds), (50, rounds if quick else 10 * rounds)):
             place = folder / f"upsert-{sync}-{size}"
             place.mkdir()
             bare = Bare(place / "bare.sqlite3", sync)
@@ -168,7 +168,7 @@ def upsert_contest(store: knnstore.EmbeddingStore, bare: Bare, size: int, batche
     return {"per_second": rate, "ratio": round(taken["store"] / taken["bare"], 3)}
 
 
-def bench_open(folder: Path, quick: bool) -> dict[str, object]:
+def bench_open(folder: Path, quick: bool, rounds: int) -> dict[str, object]:
     vectors = unit_rows(20_000 if quick else 200_000, 5)
     filled(folder / "open", vectors).close()
     vectors.tofile(folder / "raw.bin")
@@ -194,7 +194,7 @@ def bench_open(folder: Path, quick: bool) -> dict[str, object]:
             "bare: all vectors from SQLite": bare_rows,
             "numpy.fromfile": lambda: np.fromfile(folder / "raw.bin", np.float32),
         },
-        3 if quick else 5,
+        max(3, rounds // 3),
     )
     whole = times["store: open and first search"]
     ratios = {name: round(whole / times[name], 3) for name in ("bare: all vectors from SQLite", "numpy.fromfile")}
@@ -207,6 +207,7 @@ BENCHMARKS = {"search": bench_search, "filter": bench_first_filter, "upsert": be
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes: does it run, not what does it cost")
+    parser.add_argument("--rounds", type=int, default=11, help="turns of each contestant")
     parser.add_argument("--only", default=",".join(BENCHMARKS), help="some of " + ",".join(BENCHMARKS))
     chosen = parser.parse_args()
     versions = {"python": platform.python_version(), "faiss": faiss.__version__, "numpy": np.__version__}
@@ -214,13 +215,18 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="knnstore-bench-"))
     try:
         for name in chosen.only.split(","):
-            results[name] = BENCHMARKS[name](folder, chosen.quick)
-            print(f"\n{name}")
+            results[name] = BENCHMARKS[name](folder, chosen.quick, chosen.rounds)
+            print(f"\n{name}", flush=True)
             show(results[name], 1)
+            save(results, chosen.quick)
     finally:
         shutil.rmtree(folder)
+
+
+def save(results: dict[str, object], quick: bool) -> None:
+    """After each benchmark, so that what was measured stays when a later one is interrupted."""
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.with_stem("store-quick" if chosen.quick else "store").write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.with_stem("store-quick" if quick else "store").write_text(json.dumps(results, indent=1) + "\n")
 
 
 def show(value: object, depth: int) -> None:

@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--scenes", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scene-seed", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--start-from", type=Path, help="go on from the weights in this folder")
     parser.add_argument("--threads", type=int, default=2)
@@ -142,7 +143,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if not options.evaluate_only:
         began = time.perf_counter()
-        scenes = Pool.render(options.scenes, options.seed + 1000, cache=options.cache)
+        scenes = Pool.render(options.scenes, options.scene_seed, cache=options.cache)
         print(f"{len(scenes.images)} scenes in {time.perf_counter() - began:.0f} s", flush=True)
         average = train(scenes, options.steps, options.seed, options.rate, options.output, options.start_from)
         save(average, options.output)

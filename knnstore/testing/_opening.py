@@ -119,6 +119,8 @@ class OpeningChecks(KitBase):
             lambda: store.search(sample.vectors, 1),
             lambda: store.get(["r0"]),
             store.count,
+            store.revision,
+            lambda: store.count_by("label"),
             lambda: list(store.scan()),
             store.flush,
             store.optimize,
