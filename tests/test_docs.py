@@ -11,6 +11,7 @@ import json
 import pkgutil
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,14 @@ def sections():
 
 def test_the_page_of_the_configuration_is_complete_and_right():
     assert tables() == sections()
+
+
+@pytest.mark.parametrize("name", knnseg.presets())
+def test_presets_are_shown_as_they_are(name):
+    text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    shown = re.search(rf"`knnseg/presets/{name}.toml`:\n+```toml\n(.*?)```", text, re.DOTALL)
+    assert shown, f"docs/configuration.md does not show the preset {name}"
+    assert tomllib.loads(shown[1]) == tomllib.loads((ROOT / f"knnseg/presets/{name}.toml").read_text(encoding="utf-8"))
 
 
 # -- reference and links ----------------------------------------------------------------------------------------------
