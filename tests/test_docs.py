@@ -32,6 +32,7 @@ FENCE = re.compile(
     r"(?P<note><!--(?P<reason>[^>]*)-->\n+)?^(?P<indent> *)```(?P<language>[\w-]*)[^\n]*\n(?P<code>.*?)^(?P=indent)```",
     re.MULTILINE | re.DOTALL,
 )
+LANGUAGES = {"python", "sh", "console", "toml", "text", "bibtex"}
 COMMANDS = {name: typer.main.get_command(app) for name, app in (("knnseg", knnseg_app), ("knnstore", knnstore_app))}
 
 
@@ -73,13 +74,20 @@ def reader(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "python", "py"))], ids=page_id)
+@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "python"))], ids=page_id)
 def test_python_runs(page, reader):
     namespace = {"__name__": f"page_{page.stem}"}
-    for line, code, reason in blocks(page, "python", "py"):
+    for line, code, reason in blocks(page, "python"):
         if reason is None:
             moved = code.replace("faiss:///data", f"faiss://{reader}/data").replace("memory:///", f"memory://{reader}/")
             exec(compile("\n" * line + moved, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_block_is_of_a_known_language(page):
+    """Python under another name, or under none, would not be run."""
+    opened = re.findall(r"^ *```([^\n]*)$", page.read_text(encoding="utf-8"), re.MULTILINE)[::2]
+    assert [language for language in opened if language.split(" ")[0] not in LANGUAGES] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -87,12 +95,12 @@ def test_comments_before_blocks_say_why(page):
     """A misspelt reason would silently be no reason; and a reason on a block of another language means nothing."""
     text = page.read_text(encoding="utf-8")
     said = len(re.findall(r"<!--\s*not[ _-]?run", text))
-    assert said == sum(reason is not None for *_, reason in blocks(page, "python", "py"))
+    assert said == sum(reason is not None for *_, reason in blocks(page, "python"))
 
 
 def command_lines(page):
     """The command lines of the shell blocks of a page, continued lines joined."""
-    for line, code, _ in blocks(page, "sh", "bash", "console", "shell"):
+    for line, code, _ in blocks(page, "sh", "console"):
         prompted = any(text.startswith("$ ") for text in code.splitlines())
         for text in code.replace("\\\n", " ").splitlines():
             if not prompted or text.startswith("$ "):
