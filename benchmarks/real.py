@@ -58,6 +58,7 @@ class Bench:
     vocabulary: Vocabulary
     proposers: dict[Any, RememberedProposals] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
+    path: Path = RESULTS
 
     def proposer(self, scales: Sequence[float], superpixels: Sequence[int]) -> RememberedProposals:
         key = (tuple(scales), tuple(superpixels))
@@ -67,8 +68,8 @@ class Bench:
 
     def keep(self, name: str, value: Any) -> None:
         self.results[name] = value
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(self.results, indent=1), encoding="utf-8")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.results, indent=1), encoding="utf-8")
 
 
 @contextmanager
@@ -202,7 +203,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="measure on every n-th query image")
     parser.add_argument("--threads", type=int, default=0, help="for torch; 0 leaves it to torch")
-    parser.add_argument("--only", choices=["whole", "parts", "steps"], action="append", help="measure only this")
+    parser.add_argument("--only", choices=["whole", "steps", "parts"], action="append", help="measure only this")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON file to write")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -212,11 +214,10 @@ def main() -> None:
     reference, query = photographs(folder, "reference"), photographs(folder, "query")
     classes = list(query.classes.values())
     vocabulary = Vocabulary(tuple(name for name, _ in classes), frozenset(name for name, thing in classes if thing))
-    bench = Bench(Remembered(MobileNetFeatures(folder)), reference, query[:: options.every], vocabulary)
-    if options.only and RESULTS.exists():
-        bench.results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    source = Remembered(MobileNetFeatures(folder))
+    bench = Bench(source, reference, query[:: options.every], vocabulary, path=options.results)
     bench.keep("query_images", len(bench.query))
-    for name, part in {"whole": whole, "parts": parts, "steps": steps}.items():
+    for name, part in {"whole": whole, "steps": steps, "parts": parts}.items():
         if not options.only or name in options.only:
             part(bench)
 
