@@ -26,8 +26,8 @@ from knnseg.evaluation import evaluate
 
 pytestmark = [pytest.mark.real_data, pytest.mark.timeout(900)]
 
-MIOU, PIXEL_ACCURACY, TRUE_MASKS = 0.0, 0.0, 0.0
-"""Measured."""
+MIOU, PIXEL_ACCURACY, TRUE_MASKS = 0.756, 0.898, 0.9625
+"""Measured on this subset, which is easier than the whole half: docs/design/real-photographs.md has that."""
 
 CONFIG = Config(
     StageConfig("none"), StageConfig("none"), retrieval=RetrievalConfig(k=20, temperature=0.07, class_balance=0.2)
@@ -45,12 +45,12 @@ def mobilenet():
 
 @pytest.fixture(scope="module")
 def reference(mobilenet, real_folder):
-    return mobilenet.photographs(real_folder, "reference")[::2]
+    return mobilenet.photographs(real_folder, "reference")[::3]
 
 
 @pytest.fixture(scope="module")
 def query(mobilenet, real_folder):
-    return mobilenet.photographs(real_folder, "query")[::4]
+    return mobilenet.photographs(real_folder, "query")[::5]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_true_masks(segmenter, query, vocabulary):
 
 def test_teaching_new_classes_moves_no_pixel_of_the_old(segmenter, reference, query, vocabulary, tmp_path):
     groups = [vocabulary.names[:11], vocabulary.names[11:15], vocabulary.names[15:19], vocabulary.names[19:]]
-    old, pictures = Vocabulary(groups[0]), [example.image for example in query[::3]]
+    old, pictures = Vocabulary(groups[0]), [example.image for example in query[::4]]
     with ConceptDatabase.open(f"faiss://{tmp_path}/db", segmenter.extractor) as database:
         growing = Segmenter(segmenter.extractor, segmenter.proposer, None, database, config=CONFIG)
         database.add(reference, classes=groups[0])
@@ -107,6 +107,6 @@ def test_teaching_new_classes_moves_no_pixel_of_the_old(segmenter, reference, qu
                 assert np.array_equal(again.semantic, first.semantic)
                 assert np.array_equal(again.scores.probabilities, first.scores.probabilities)
         # All classes by now, added in steps: the same predictions as all at once.
-        for picture in pictures[::4]:
+        for picture in pictures[::3]:
             one, other = (made.predict(picture, vocabulary) for made in (growing, segmenter))
             assert np.array_equal(one.semantic, other.semantic)
