@@ -50,25 +50,6 @@ class DenseClip:
         self._features, self._text, self._scale, self._templates = features, text, scale, tuple(templates)
         self._names: dict[str, np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
 
-    @classmethod
-    def load(
-        cls,
-        model: str,
-        pretrained: str = "",
-        short_side: int = 224,
-        attention: str = "value",
-        sigma: float = 5.0,
-        scale: float | None = None,
-        templates: Sequence[str] = TEMPLATES,
-        device: str = "auto",
-    ) -> DenseClip:
-        """Load an open_clip model, see :func:`knnseg.models.open_clip.load_model`; ``scale`` defaults to its own."""
-        from knnseg.models.open_clip import OpenClipFeatures, OpenClipText, load_model
-
-        loaded = load_model(model, pretrained, device)
-        features = OpenClipFeatures(loaded, short_side=short_side, attention=attention, sigma=sigma)  # type: ignore[arg-type]  # checked there
-        return cls(features, OpenClipText(loaded), loaded.logit_scale if scale is None else scale, templates)
-
     def predict(self, image: EncodedImage, masks: Masks, vocabulary: Vocabulary) -> ClassScores:
         """softmax(scale · cosine) over the vocabulary, (N, C); a mask with no features has a row of zeros."""
         pooled = pool(image.features(self._features), masks).vectors

@@ -1,7 +1,7 @@
 """The command ``knnseg``: add examples, segment, evaluate, look after concepts, and a demonstration.
 
-Exit codes: 0 done; 1 an error that the message explains; 2 wrong usage. With ``--json`` the result is one JSON document on
-standard output and nothing else is printed there; progress and messages go to standard error.
+Exit codes: 0 done; 1 an error that the message explains; 2 wrong usage. With ``--json`` the result is one JSON document
+on standard output and nothing else is printed there; progress and messages go to standard error.
 """
 
 from __future__ import annotations
@@ -216,8 +216,9 @@ def segment(
     with Segmenter.from_config(
         preset, store, device=device, create=False, on_store_error="base" if on_store_error == "base" else "raise"
     ) as segmenter:
+        vocabulary = segmenter.vocabulary(names)
         for path in images:
-            result = segmenter.predict(path, names)
+            result = segmenter.predict(path, vocabulary)
             files = [str(file) for file in result.save(out, path.stem)]
             results.append({"image": str(path), "files": files, "degraded": result.degraded, "segments": result.rle()})
             if not as_json:
@@ -225,7 +226,7 @@ def segment(
             if result.degraded:
                 print(f"knnseg: base prediction only: {result.degraded}", file=sys.stderr)
     if as_json:
-        _print_json({"classes": list(segmenter.vocabulary(names)), "images": results})
+        _print_json({"classes": list(vocabulary), "images": results})
 
 
 def _show_segments(path: Path, result: Any, files: list[str]) -> None:

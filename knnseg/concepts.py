@@ -32,9 +32,9 @@ FIELDS: dict[str, type[str] | type[int] | type[float] | type[bool]] = {
     "label": str, "thing": bool, "image": str, "image_hash": str, "x0": int, "y0": int, "x1": int, "y1": int,
     "area": int, "coverage": float, "rle": str, "writer": str, "added": float,
 }  # fmt: skip
-"""What is kept beside each vector: class name; thing or stuff; where the image is, and the SHA-256 of its pixels; the box
-(x1, y1 exclusive) and area in pixels; coverage in cells; the mask as COCO RLE or ""; who added it; and when, as seconds
-since the epoch."""
+"""What is kept beside each vector: class name; thing or stuff; where the image is, and the SHA-256 of its pixels; the
+box (x1, y1 exclusive) and area in pixels; coverage in cells; the mask as COCO RLE or ""; who added it; and when, as
+seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +162,8 @@ class ConceptDatabase:
     ) -> AddReport:
         """Add every labelled segment of every image, streaming.
 
-        Memory is bounded by ``batch`` images. Each batch is written at once and for good, so an interrupted run has lost
-        nothing that it reported, and running it again skips what is there without computing its features.
+        Memory is bounded by ``batch`` images. Each batch is written at once and for good, so an interrupted run has
+        lost nothing that it reported, and running it again skips what is there without computing its features.
 
         Args:
             examples: images with their segments, in any number; a generator is fine.

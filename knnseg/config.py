@@ -12,7 +12,7 @@ A preset is nothing but such a file, in ``knnseg/presets``:
 
     [retrieval]
     k = 16
-    temperature = 0.05
+    temperature = 0.1
 
 Sections ``features``, ``masks`` and ``base`` name a registered stage and pass it the remaining keys, which are checked
 against what that stage accepts. The other sections are the dataclasses below.
@@ -80,7 +80,7 @@ class RetrievalConfig:
 
     k: int = 16
     weighting: Literal["exponential", "uniform", "similarity"] = "exponential"
-    temperature: float = 0.05
+    temperature: float = 0.1
     class_balance: float = 0.0
 
     def __post_init__(self) -> None:

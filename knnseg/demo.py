@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from knnseg.datasets.rendered import CONCEPTS, RenderedScenes
@@ -21,6 +22,8 @@ __all__ = ["run_demo"]
 
 SIZE = (192, 192)
 PICTURES = 4
+LEGEND_SHARE = 0.01
+"""A class that is only predicted is in the legend where it takes at least this share of a picture."""
 
 
 def run_demo(out: Path, *, scenes: int = 32, examples: int = 6, progress: bool = False) -> dict[str, Any]:
@@ -79,7 +82,8 @@ def _sheet(
         truth = example.semantic(names)
         maps = {"ground truth": truth, "before": first.semantic, "after adding examples": last.semantic}
         columns = [("image", example.image), *((title, paint_classes(m, len(names))) for title, m in maps.items())]
-        present = sorted({int(c) for m in maps.values() for c in set(m.reshape(-1).tolist())} - {IGNORE})
+        shares = [np.bincount(m[m != IGNORE], minlength=len(names)) / m.size for m in maps.values()]
+        present = np.flatnonzero((shares[0] > 0) | (np.max(shares, axis=0) >= LEGEND_SHARE)).tolist()
         rows.append(side_by_side(columns, names, present))
     sheet = Image.new("RGB", (max(r.width for r in rows), sum(r.height for r in rows)), "white")
     y = 0

@@ -63,9 +63,9 @@ def paint_panoptic(
 ) -> tuple[NDArray[np.int32], tuple[Segment, ...]]:
     """Number the segments: each stuff class is one, each object of a thing class another.
 
-    Where the masks are whole instances, each pixel goes to the mask of highest q_n · max_c P_n(c) over it (Cheng et al.,
-    MaskFormer, 2021, arXiv 2107.06278, section 3.4); where they are regions, an object is a connected component of the
-    semantic map.
+    Where the masks are whole instances, each pixel goes to the mask of highest q_n · max_c P_n(c) over it (Cheng et
+    al., MaskFormer, 2021, arXiv 2107.06278, section 3.4); where they are regions, an object is a connected component of
+    the semantic map.
 
     Args:
         masks: N masks.

@@ -190,8 +190,8 @@ class Segmenter:
                 self.predict(image, classes, masks=own, exclude_image=exclude_image)
                 for image, own in zip(images, given, strict=True)
             ]
-        pixels = load_image(images)
-        return self._predict(EncodedImage(pixels), self.vocabulary(classes), masks, exclude_image)  # type: ignore[arg-type]
+        vocabulary = self.vocabulary(classes)
+        return self._predict(EncodedImage(load_image(images)), vocabulary, masks, exclude_image)  # type: ignore[arg-type]
 
     def vocabulary(self, classes: Vocabulary | Iterable[str] | None = None) -> Vocabulary:
         """The active vocabulary; what the database knows of things and stuff is filled in for plain names."""

@@ -127,7 +127,10 @@ class Segmentation:
         }
 
     def rle(self) -> list[dict[str, Any]]:
-        """The segments as COCO results: ``segmentation`` (compressed RLE), ``category_id`` from 1, ``bbox``, ``score``."""
+        """The segments as COCO results: ``segmentation`` (compressed RLE), ``category_id`` from 1, ``bbox``, ``score``.
+
+        They can be read by pycocotools and written as JSON.
+        """
         results = []
         for entry in self.coco_panoptic("")["annotations"][0]["segments_info"]:
             encoded = coco_mask.encode(np.asfortranarray(self.panoptic == entry["id"], np.uint8))

@@ -27,7 +27,7 @@ _BUILTIN: dict[tuple[Kind, str], Factory] = {
     ("features", "dinov2"): "knnseg.models.dinov2:DinoFeatures.load",
     ("masks", "regions"): "knnseg.masks:RegionProposer",
     ("base", "none"): "knnseg.base:NoBase",
-    ("base", "dense_clip"): "knnseg.base:DenseClip.load",
+    ("base", "dense_clip"): "knnseg.models.open_clip:dense_clip",
 }
 
 

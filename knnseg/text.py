@@ -13,8 +13,9 @@ from knnseg.errors import ConfigError
 __all__ = ["TEMPLATES", "TextEncoder", "class_embeddings", "fill"]
 
 TEMPLATES = ("a photo of a {}.", "a photo of the {}.", "a picture of a {}.", "there is a {} in the scene.", "{}")
-"""The default prompt ensemble. Averaging normalised embeddings of several wordings is CLIP's own recipe (Radford et al.,
-2021, arXiv 2103.00020, section 3.1.4); the wordings are few because the ensemble is averaged once a class anyway."""
+"""The default prompt ensemble. Averaging normalised embeddings of several wordings is CLIP's own recipe (Radford et
+al., 2021, arXiv 2103.00020, section 3.1.4); the wordings are few because the ensemble is averaged once a class
+anyway."""
 
 
 @runtime_checkable

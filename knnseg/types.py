@@ -55,9 +55,9 @@ def _expect(array: NDArray[np.generic], name: str, kind: type[np.generic], ndim:
 class Features:
     """A dense feature grid over one image.
 
-    Cell (i, j) of the grid sits over the pixels [i·eh/h, (i+1)·eh/h) × [j·ew/w, (j+1)·ew/w) of the original image, where
-    (eh, ew) is ``extent``. An extractor that pads its input reports an extent larger than the image, so that masks and
-    features stay aligned to the pixel.
+    Cell (i, j) of the grid sits over the pixels [i·eh/h, (i+1)·eh/h) × [j·ew/w, (j+1)·ew/w) of the original image,
+    where (eh, ew) is ``extent``. An extractor that pads its input reports an extent larger than the image, so that
+    masks and features stay aligned to the pixel.
 
     Args:
         data: float32 (D, h, w).
@@ -104,8 +104,8 @@ class Features:
 class Masks:
     """N masks of one image, which may overlap, held as a sparse matrix.
 
-    Region proposals at several scales are mostly zeros: 900 of them over a 320×213 photograph take 61 MB as booleans and
-    1.6 MB like this, and both pooling (equation 1) and painting are then one sparse matrix product.
+    Region proposals at several scales are mostly zeros: 900 of them over a 320×213 photograph take 61 MB as booleans
+    and 1.6 MB like this, and both pooling (equation 1) and painting are then one sparse matrix product.
 
     Args:
         matrix: float32 CSR (N, H·W), row-major pixels, coverage of the pixel by the mask in (0, 1].
@@ -290,7 +290,8 @@ class ClassScores:
         _expect(self.probabilities, "ClassScores.probabilities", np.float32, 2)
         if self.probabilities.shape[1] != len(self.classes):
             raise ShapeError(
-                f"ClassScores: expected {len(self.classes)} columns, one for each class, got {self.probabilities.shape[1]}"
+                f"ClassScores: expected {len(self.classes)} columns, one for each class, "
+                f"got {self.probabilities.shape[1]}"
             )
 
     def __len__(self) -> int:
@@ -367,7 +368,8 @@ class LabelledImage:
         image_id: the id of the image within its dataset, for evaluation files.
 
     Raises:
-        MaskError: the segment map has another size than the image, or the numbers in ``info`` repeat or are not positive.
+        MaskError: the segment map has another size than the image, or the numbers in ``info`` repeat or are not
+        positive.
     """
 
     image: ImageArray

@@ -139,8 +139,8 @@ def check(
 ) -> None:
     """Run the conformance kit against a store, in throw-away collections below the URL.
 
-    What is stored at the URL itself is not touched. The collections are emptied afterwards; where they cannot be
-    dropped, the report lists them. Needs the extra `testing`.
+    What is stored at the URL itself is not touched. The collections are emptied and removed afterwards; the report
+    lists those that the backend cannot remove. Needs the extra `testing`.
     """
     try:
         from knnstore.testing.live import check_store

@@ -13,7 +13,8 @@ from importlib.metadata import EntryPoint, entry_points
 import pluggy
 
 from knnstore import hookspecs
-from knnstore.abc import Backend, EmbeddingStore, OpenRequest, mapped_error
+from knnstore._engine import Backend, OpenRequest, mapped_error
+from knnstore.abc import EmbeddingStore
 from knnstore.errors import (
     BackendUnavailableError,
     BrokenPluginError,
@@ -25,7 +26,16 @@ from knnstore.errors import (
 from knnstore.types import Consistency, StoreSpec
 from knnstore.url import StoreURL
 
-__all__ = ["BackendInfo", "backends", "collections", "get_backend", "known_backends", "open_store", "register"]
+__all__ = [
+    "BackendInfo",
+    "backends",
+    "collections",
+    "get_backend",
+    "known_backends",
+    "open_store",
+    "register",
+    "remove_empty",
+]
 
 _GROUP = "knnstore"
 _OURS = "knnseg"
@@ -234,6 +244,13 @@ def collections(url: str | StoreURL) -> list[StoreURL]:
     backend = get_backend(parsed.backend)
     with _mapped(backend, parsed, "collections"):
         return backend.collections(parsed)
+
+
+def remove_empty(url: StoreURL) -> bool:
+    """See :meth:`Backend.remove_empty`. Not public: the kit cleans up with it."""
+    backend = get_backend(url.backend)
+    with _mapped(backend, url, "remove_empty"):
+        return backend.remove_empty(url)
 
 
 @contextmanager

@@ -6,11 +6,9 @@ A backend sees only data that has been checked, copied and, under cosine, normal
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, final
 
@@ -18,94 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnstore import _validation as checks
-from knnstore.errors import BackendError, InvalidFilterError, InvalidInputError, KnnStoreError, StoreClosedError
+from knnstore._engine import Backend, Engine, OpenRequest, mapped_error
+from knnstore.errors import InvalidFilterError, InvalidInputError, KnnStoreError, StoreClosedError
 from knnstore.filters import Filter, Scalar
-from knnstore.types import (
-    Batch,
-    Capabilities,
-    Conflict,
-    Consistency,
-    Hits,
-    Records,
-    StoreSpec,
-    StoreStats,
-    empty_column,
-)
+from knnstore.types import Capabilities, Conflict, Hits, Records, StoreSpec, StoreStats, empty_column
 from knnstore.url import StoreURL
 
 __all__ = ["Backend", "EmbeddingStore", "OpenRequest"]
 
 
-@dataclass(frozen=True, slots=True)
-class OpenRequest:
-    """What :func:`knnstore.open_store` asks of a backend.
-
-    Args:
-        url: where.
-        spec: what the collection must hold; None opens whatever is there and creates nothing.
-        read_only: refuse to write; a missing collection is then an error even with a spec.
-        consistency: what other openers see of our writes, and we of theirs.
-    """
-
-    url: StoreURL
-    spec: StoreSpec | None = None
-    read_only: bool = False
-    consistency: Consistency = "session"
-
-
-class Backend(ABC):
-    """One engine, as a plugin registers it."""
-
-    name: str
-    """Entry-point name, plugin name and URL scheme in one."""
-    summary: str
-    """One line for people who choose."""
-
-    @abstractmethod
-    def open(self, request: OpenRequest) -> EmbeddingStore:
-        """Open or create one collection; never drop or recreate one.
-
-        Raises:
-            StoreNotFoundError: nothing there and nothing to create it from.
-            SpecMismatchError: see :meth:`StoreSpec.check_against`.
-            InvalidURLError: an option that this backend does not have.
-        """
-
-    @abstractmethod
-    def collections(self, url: StoreURL) -> list[StoreURL]:
-        """The collections at this URL and one level below it, sorted; empty where there is none."""
-
-    def map_error(self, error: Exception) -> KnnStoreError | None:  # for those who override it
-        """Turn what the engine raises in :meth:`open` or :meth:`collections` into one of ours.
-
-        None makes it a :class:`BackendUnavailableError` if it is an ImportError, a :class:`BackendError` otherwise.
-        """
-        return None
-
-
-def mapped_error(
-    error: Exception, mapper: Callable[[Exception], KnnStoreError | None], operation: str, url: StoreURL
-) -> KnnStoreError:
-    """What to raise instead of an engine's own exception; no secret of the URL is in its text.
-
-    Args:
-        error: the engine's exception.
-        mapper: the backend's own translation.
-        operation: what was being done.
-        url: where.
-    """
-    try:
-        mapped = mapper(error)
-    except Exception:  # a translation that fails must not hide what it was given to translate
-        mapped = None
-    if mapped is None:
-        mapped = BackendError(f"{operation} on {url}: {type(error).__name__}: {error}")
-    mapped.args = tuple(url.redact(str(part)) for part in mapped.args)
-    return mapped
-
-
-class EmbeddingStore(ABC):
-    """Vectors with ids and typed fields, searched by similarity. A context manager; safe for searching from threads.
+class EmbeddingStore(Engine):
+    """Vectors with ids and typed fields, searched by similarity. A context manager; safe to use from threads.
 
     Args:
         url: where it was opened.
@@ -335,64 +256,6 @@ class EmbeddingStore(ABC):
     def __repr__(self) -> str:
         state = ", closed" if self._closed else ""
         return f"<{type(self).__name__} {self._url} dim={self._spec.dim} metric={self._spec.metric}{state}>"
-
-    # -- what a backend implements ------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
-        """Write all of a non-empty batch or nothing; return how many were written."""
-
-    @abstractmethod
-    def _delete_ids(self, ids: list[str]) -> None:
-        """Remove a non-empty list of distinct ids."""
-
-    @abstractmethod
-    def _delete_where(self, where: Filter) -> None:
-        """Remove what matches."""
-
-    @abstractmethod
-    def _search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:
-        """Search a non-empty batch of queries."""
-
-    @abstractmethod
-    def _get(self, ids: list[str], fields: list[str], with_vectors: bool) -> Records:
-        """Return the stored ones among distinct ids, in their order."""
-
-    @abstractmethod
-    def _count(self, where: Filter | None) -> int:
-        """Count."""
-
-    @abstractmethod
-    def _scan(self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
-        """Yield every match once."""
-
-    @abstractmethod
-    def _stats(self) -> StoreStats:
-        """Measure."""
-
-    def _count_by(self, field: str, where: Filter | None) -> dict[Scalar, int]:
-        """Count each value; an engine that can group or facet does better."""
-        counts: Counter[Scalar] = Counter()
-        for records in self._scan(where, [field], False, 8192):
-            counts.update(records.fields[field].tolist())
-        return dict(counts)
-
-    def _revision(self) -> str:
-        """Identify the content."""
-        return str(self._count(None))
-
-    def _flush(self) -> None:  # noqa: B027  # optional: nothing to wait for where writes are synchronous
-        """Wait for writes to settle."""
-
-    def _optimize(self) -> None:  # noqa: B027  # optional: an engine may have nothing to rebuild
-        """Rebuild, compact, train."""
-
-    def _close(self) -> None:  # noqa: B027  # optional: an engine may hold nothing
-        """Release what is held."""
-
-    def _map_error(self, error: Exception) -> KnnStoreError | None:  # for those who override it
-        """Turn an engine's exception into one of ours; None makes it a :class:`BackendError`."""
-        return None
 
     # -- shared -------------------------------------------------------------------------------------------------------
 

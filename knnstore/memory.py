@@ -83,12 +83,11 @@ class _Collection:
 
     def remove(self, ids: Iterable[str]) -> None:
         """Forget records; the caller holds the lock."""
-        self.revision += 1
         self._dead.update(self.rows.pop(value) for value in ids if value in self.rows)
-
-    def append(self, batch: Batch, picked: list[int]) -> None:
-        """Add records that are not stored; the caller holds the lock."""
         self.revision += 1
+
+    def write(self, batch: Batch, picked: list[int]) -> None:
+        """Add records, in place of those of the same ids; the caller holds the lock."""
         self._reserve(self._used + len(picked))
         part, here = self._columns, slice(self._used, self._used + len(picked))
         part.ids[here] = [batch.ids[i] for i in picked]
@@ -96,8 +95,11 @@ class _Collection:
         part.norms[here] = np.einsum("nd,nd->n", part.vectors[here], part.vectors[here], dtype=np.float64)
         for name, column in part.fields.items():
             column[here] = batch.fields[name][picked]
+        # Nothing has changed for anyone up to here, should memory have run out on the way.
+        self._dead.update(self.rows[batch.ids[i]] for i in picked if batch.ids[i] in self.rows)
         self.rows.update({batch.ids[i]: self._used + n for n, i in enumerate(picked)})
         self._used += len(picked)
+        self.revision += 1
 
     def _reserve(self, rows: int) -> None:
         """Room for so many rows: at least doubled, into new arrays, as readers may hold the old ones."""
@@ -133,9 +135,7 @@ class MemoryStore(EmbeddingStore):
                 raise ConflictError(f"{self.url}: id {stored[0]!r} is stored already", hint="Nothing was written.")
             kept = set(stored) if on_conflict == "skip" else set()
             picked = [i for i, value in enumerate(batch.ids) if value not in kept]
-            if on_conflict == "replace":
-                self._data.remove(stored)
-            self._data.append(batch, picked)
+            self._data.write(batch, picked)
             return len(picked)
 
     def _delete_ids(self, ids: list[str]) -> None:
@@ -218,6 +218,14 @@ class MemoryBackend(Backend):
             keys = sorted(self._collections)
         below = [key[len(prefix) :] for key in keys if key.startswith(prefix) and "/" not in key[len(prefix) :]]
         return [url] * (here in keys) + [url.child(name) for name in below]
+
+    def remove_empty(self, url: StoreURL) -> bool:
+        with self._lock:
+            collection = self._collections.get(_key(url))
+            if collection is None or collection.rows:
+                return False
+            del self._collections[_key(url)]
+            return True
 
 
 def _key(url: StoreURL) -> str:

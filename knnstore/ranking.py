@@ -82,8 +82,7 @@ def best(ids: NDArray[np.object_], scores: NDArray[np.float32], k: int) -> NDArr
     order = np.argsort(-scores, kind="stable")
     if len(order) > k:  # only ties with the k-th best matter
         order = order[scores[order] >= scores[order[k - 1]]]
-    tied = np.flatnonzero(np.diff(scores[order]) == 0)
-    if len(tied):
+    if (scores[order][1:] == scores[order][:-1]).any():
         order = np.array(sorted(order.tolist(), key=lambda i: (-scores[i], ids[i])), np.intp)
     return order[:k]
 
@@ -100,17 +99,19 @@ def nominated(
         k: how many are wanted.
         metric: the metric.
     """
+    lengths = np.einsum("qd,qd->q", queries, queries, dtype=np.float64)
     bounds = error_bound(queries, float(np.sqrt(norms.max(initial=0))), metric)
     step = max(1, _PRODUCT // max(1, len(vectors)))  # many queries against many vectors would not fit in memory
     for start in range(0, len(queries), step):
         rough = _rough(queries[start : start + step], vectors)
-        for row, bound in zip(rough, bounds[start : start + step], strict=True):
+        for q, row in enumerate(rough, start):
             if len(row) <= k:
                 yield np.arange(len(row))
                 continue
-            # |q|² is the same for every record, so the expanded square is ranked without it.
-            values = 2 * row.astype(np.float64) - norms if metric == "l2" else row
-            yield np.flatnonzero(values >= np.partition(values, -k)[-k] - 2 * bound)
+            values = 2 * row.astype(np.float64) - norms - lengths[q] if metric == "l2" else row
+            if values.dtype == np.float64:  # scores are limited, so records beyond the limit tie
+                values = np.clip(values, -_LARGEST, _LARGEST)
+            yield np.flatnonzero(values >= np.partition(values, -k)[-k] - 2 * bounds[q])
 
 
 def _rough(queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[Any]:

@@ -109,8 +109,8 @@ class StoreURL:
         for name in self.options:
             if name not in names:
                 near = difflib.get_close_matches(name, names, 1)
-                raise InvalidURLError(
-                    f"{self}: option {name!r}",
+                raise InvalidURLError(  # shown without options: a misspelt one may hold a secret
+                    f"{replace(self, options={})}: option {name!r}",
                     expected=f"one of {names}" if names else "no options",
                     hint=f"Did you mean {near[0]!r}?" if near else "",
                 )

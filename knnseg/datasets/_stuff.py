@@ -11,6 +11,7 @@ from functools import cache
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from knnseg.datasets._sprites import Colour, Field, length, tint
 
@@ -44,9 +45,19 @@ def _noise(u: Field, v: Field, rng: np.random.Generator, scale: float = 1.0) -> 
     """Uniform noise, float32 (H, W) between 0 and 1, whose coarsest grain is one unit over ``scale``."""
     step = np.float32(_TABLE / 16 * scale)
     a, b = rng.integers(0, _TABLE, 2)
-    return np.asarray(
-        _table()[(v * step).astype(np.int32) + a & _TABLE - 1, (u * step).astype(np.int32) + b & _TABLE - 1]
-    )
+    y, x = v * step + a, u * step + b
+    row, column = np.floor(y).astype(np.int32), np.floor(x).astype(np.int32)
+    if scale >= 1:
+        return np.asarray(_table()[row & _TABLE - 1, column & _TABLE - 1])
+    # Coarse noise is magnified: without interpolation one would see the squares of the table.
+    upper, lower = (_blend(row + i, column, x - column) for i in (0, 1))
+    return np.asarray(upper + (lower - upper) * (y - row), np.float32)
+
+
+def _blend(row: NDArray[np.int32], column: NDArray[np.int32], t: Field) -> Field:
+    """Noise between ``column`` and the next one."""
+    left, right = (_table()[row & _TABLE - 1, (column + i) & _TABLE - 1] for i in (0, 1))
+    return np.asarray(left + (right - left) * t)
 
 
 def _hash(i: Field, j: Field, salt: int = 0) -> Field:
@@ -164,7 +175,7 @@ def _hedge(u: Field, v: Field, rng: np.random.Generator) -> Colour:
     )
 
 
-def _striped_wallpaper(u: Field, v: Field, rng: np.random.Generator) -> Colour:
+def _striped_wallpaper(u: Field, _v: Field, rng: np.random.Generator) -> Colour:
     wave = np.abs(u % 1 - 0.5)
     a = tint(rng, (0.0, 1.0), (0.1, 0.25), (0.88, 0.97))
     b = tint(rng, (0.0, 1.0), (0.4, 0.65), (0.55, 0.8))

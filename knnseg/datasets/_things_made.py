@@ -63,10 +63,12 @@ def star(s: Sprite, rng: np.random.Generator) -> None:
 
 def heart(s: Sprite, rng: np.random.Generator) -> None:
     """Two lobes and a point, red to pink."""
-    u, v = np.abs(s.u), s.v
-    lobe = length(u - np.float32(0.42), v + np.float32(0.3)) - np.float32(0.5)
-    tip = s.polygon([(-0.8, 0.03), (0.0, -0.4), (0.8, 0.03), (0.0, 0.95)])
-    s.part(np.minimum(lobe, tip), tint(rng, (0.93, 1.01), (0.65, 0.9), (0.82, 0.96)), 0.5)
+    x, y = np.abs(s.u) * np.float32(0.6), (np.float32(0.92) - s.v) * np.float32(0.6)
+    lobe = length(x - np.float32(0.25), y - np.float32(0.75)) - np.float32(math.sqrt(2) / 4)
+    fold = np.maximum(x + y, 0) / 2
+    flank = np.minimum(length(x, y - 1), length(x - fold, y - fold)) * np.sign(x - y)
+    d = np.where(x + y > 1, lobe, flank) / np.float32(0.6)
+    s.part(d, tint(rng, (0.93, 1.01), (0.65, 0.9), (0.82, 0.96)), 0.45)
 
 
 def cup(s: Sprite, rng: np.random.Generator) -> None:

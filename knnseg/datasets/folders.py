@@ -141,8 +141,8 @@ class ImageLabelPairs(LabelledImages):
         unknown = sorted(present - set(self.classes) - self._ignore)
         if unknown:
             raise DatasetError(
-                f"{label_map}: expected numbers of {len(self.classes)} classes or {sorted(self._ignore)} for unlabelled, "
-                f"got {unknown[:5]}. Add them to the classes, or to `ignore`."
+                f"{label_map}: expected numbers of {len(self.classes)} classes, or {sorted(self._ignore)} for "
+                f"unlabelled, got {unknown[:5]}. Add them to the classes, or to `ignore`."
             )
         # Segment numbers are positive; a class may well be number 0.
         known = sorted(present & set(self.classes))

@@ -58,8 +58,8 @@ class DinoFeatures:
 
         Args:
             model: one of :data:`VARIANTS`, or any timm ViT name.
-            weights_file: a checkpoint in timm's or in the published DINOv2 layout (safetensors, or a file that torch can
-                read with ``weights_only=True``); empty fetches it from the hub.
+            weights_file: a checkpoint in timm's or in the published DINOv2 layout (safetensors, or a file that torch
+                can read with ``weights_only=True``); empty fetches it from the hub.
             short_side: see the class.
             device: see the class.
 

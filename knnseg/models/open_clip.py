@@ -1,8 +1,8 @@
 """open_clip models as dense feature extractors and text encoders.
 
-Dense features follow MaskCLIP (Zhou et al., ECCV 2022, arXiv 2112.01071): the last attention layer is replaced by its own
-value and output projections, so that each token speaks for its own place instead of for the whole image. Residual and
-feed-forward of that layer are left out, as in NACLIP (Hajimiri et al., WACV 2025, arXiv 2404.08181), whose
+Dense features follow MaskCLIP (Zhou et al., ECCV 2022, arXiv 2112.01071): the last attention layer is replaced by its
+own value and output projections, so that each token speaks for its own place instead of for the whole image. Residual
+and feed-forward of that layer are left out, as in NACLIP (Hajimiri et al., WACV 2025, arXiv 2404.08181), whose
 key-key attention with a Gaussian neighbourhood is the other choice. For a ConvNeXt, which has no attention, the head is
 applied at every position, as FC-CLIP does (Yu et al., NeurIPS 2023, arXiv 2308.02487).
 """
@@ -26,12 +26,14 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from knnseg.base import DenseClip
 from knnseg.errors import ConfigError
 from knnseg.models._torch import existing, fingerprint, pick_device, to_batch, weights
+from knnseg.text import TEMPLATES
 from knnseg.types import Features, ImageArray
 from knnstore import EmbeddingSpace
 
-__all__ = ["Attention", "OpenClipFeatures", "OpenClipModel", "OpenClipText", "load_model"]
+__all__ = ["Attention", "OpenClipFeatures", "OpenClipModel", "OpenClipText", "dense_clip", "load_model"]
 
 Attention: TypeAlias = Literal["value", "naclip"]
 BUNDLED = "bundled:"
@@ -68,8 +70,8 @@ def load_model(model: str, pretrained: str = "", device: str = "auto") -> OpenCl
     """Load a model once a process; every stage that names the same one shares it.
 
     Args:
-        model: a name that open_clip knows (``"ViT-B-16"``, ``"hf-hub:org/name"``), the path of a JSON file in open_clip's
-            model-config format, or ``"bundled:tiny"``.
+        model: a name that open_clip knows (``"ViT-B-16"``, ``"hf-hub:org/name"``), the path of a JSON file in
+            open_clip's model-config format, or ``"bundled:tiny"``.
         pretrained: a tag that open_clip knows, or the path of a checkpoint (safetensors, or a file that torch can read
             with ``weights_only=True``). A config file needs a checkpoint path.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
@@ -202,6 +204,22 @@ class OpenClipFeatures:
         batch = to_batch(image, self._side, self._dense.stride, model.mean, model.std, model.device)
         grid = self._dense(batch, self._attention, self._sigma)[0].float().cpu().numpy()
         return Features(np.ascontiguousarray(grid, np.float32), (int(image.shape[0]), int(image.shape[1])))
+
+
+def dense_clip(
+    model: str,
+    pretrained: str = "",
+    short_side: int = 224,
+    attention: Attention = "value",
+    sigma: float = 5.0,
+    scale: float | None = None,
+    templates: Sequence[str] = TEMPLATES,
+    device: str = "auto",
+) -> DenseClip:
+    """Load a model, see :func:`load_model`, as a zero-shot base predictor; ``scale`` defaults to the model's own."""
+    loaded = load_model(model, pretrained, device)
+    features = OpenClipFeatures(loaded, short_side=short_side, attention=attention, sigma=sigma)
+    return DenseClip(features, OpenClipText(loaded), loaded.logit_scale if scale is None else scale, templates)
 
 
 def _dense_head(visual: nn.Module) -> _DenseViT | _DenseConvNeXt:

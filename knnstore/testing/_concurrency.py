@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import NoReturn
 
 import numpy as np
 import pytest
 
 from knnstore.abc import EmbeddingStore
-from knnstore.testing._base import KitBase
-from knnstore.testing._data import make_queries, make_sample
+from knnstore.testing._base import KitBase, Opener
+from knnstore.testing._data import make_queries, make_sample, make_spec
 from knnstore.testing._oracle import assert_hits
 
 __all__ = ["ConcurrencyChecks"]
 
 _SECONDS = 60
 """How long a forked process may take before it counts as hung."""
+
+
+_OTHER = """
+import json, sys
+import numpy as np, knnstore
+with knnstore.open_store(knnstore.StoreURL(**json.load(sys.stdin))) as store:
+    found = {"count": store.count(), "first": store.get(["r0"]).ids.tolist()}
+    row = np.ones((1, store.spec.dim), np.float32)
+    store.upsert(["theirs"], row, {"label": [""], "area": [0], "weight": [0.0], "thing": [False]})
+print(json.dumps(found))
+"""
 
 
 class ConcurrencyChecks(KitBase):
@@ -85,6 +100,33 @@ class ConcurrencyChecks(KitBase):
         assert answer == "\n".join(expected.ids.ravel()), f"the child answered {answer[:500]}"
         recall = store.capabilities.recall_floor
         assert_hits(store.search(queries, 5), queries, sample, "cosine", 5, recall=recall)
+
+    def test_another_process(self, opener: Opener) -> None:
+        """What is written is there for a process that starts afterwards; at the same time, where that is declared."""
+        store = opener(make_spec("dot"))
+        sample = make_sample(20).write(store)
+        can = store.capabilities
+        if not can.persistent:  # says itself that there is nothing to find; reopening is checked elsewhere
+            return
+        if not can.multi_process:
+            opener.close_all()
+        assert _in_another_process(opener) == {"count": 20, "first": sample.ids[:1]}
+        now = opener(consistency="strong" if "strong" in can.consistency else "session", read_only=True)
+        assert sorted(now.get(["r0", "theirs"]).ids) == ["r0", "theirs"], "what the other process wrote is not there"
+        if can.multi_process and "strong" in can.consistency:
+            assert store.count() == 21, "a store that was open all along does not see what another process wrote"
+
+
+def _in_another_process(opener: Opener) -> dict[str, object]:
+    """Open the same URL in a fresh interpreter, look, and write one record. The URL goes through the standard input."""
+    done = subprocess.run(  # noqa: S603  # our own interpreter and script
+        [sys.executable, "-c", _OTHER], input=json.dumps(asdict(opener.url)), capture_output=True, text=True,
+        timeout=_SECONDS, check=False,
+    )  # fmt: skip
+    said = opener.url.redact(done.stderr[-1500:])
+    assert done.returncode == 0, f"a fresh process cannot use the store (is the entry point installed?): {said}"
+    answer: dict[str, object] = json.loads(done.stdout)
+    return answer
 
 
 def _answer_and_exit(store: EmbeddingStore, queries: np.ndarray, writer: int) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from knnstore._plugins import collections, open_store
+from knnstore._plugins import collections, open_store, remove_empty
 from knnstore.errors import (
     InvalidInputError,
     InvalidURLError,
@@ -119,6 +119,8 @@ class OpeningChecks(KitBase):
             lambda: store.search(sample.vectors, 1),
             lambda: store.get(["r0"]),
             store.count,
+            store.revision,
+            lambda: store.count_by("label"),
             lambda: list(store.scan()),
             store.flush,
             store.optimize,
@@ -153,6 +155,18 @@ class OpeningChecks(KitBase):
         assert collections(opener.url) == []
         opener(make_spec())
         assert [str(url) for url in collections(opener.url)] == [str(opener.url)]
+
+    def test_only_what_is_empty_is_removed(self, opener: Opener) -> None:
+        """A backend need not be able to remove a collection; records are never removed in this way."""
+        sample = make_sample(2).write(opener(SPEC))
+        opener.close_all()
+        assert not remove_empty(opener.url), "says that it has removed a collection with records"
+        store = opener()
+        assert_content(store, sample)
+        store.delete(sample.ids)
+        opener.close_all()
+        removed = remove_empty(opener.url)
+        assert len(collections(opener.url)) == (0 if removed else 1)
 
     def test_an_unknown_option_is_refused(self, opener: Opener) -> None:
         url = replace(opener.url, options={**opener.url.options, "no_such_option": "1"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -127,6 +128,28 @@ class ReadChecks(KitBase):
         store.close()
         with pytest.raises(StoreClosedError):
             list(scan)
+
+    def test_count_by(self, store: EmbeddingStore) -> None:
+        sample = make_sample(40).write(store)
+        for name, column in sample.fields.items():
+            assert store.count_by(name) == Counter(column)
+            some = [value for value, area in zip(column, sample.fields["area"], strict=True) if area > 300]
+            assert store.count_by(name, F("area") > 300) == Counter(some)
+        assert store.count_by("label", F("label") == "absent") == {}
+        with pytest.raises(UnknownFieldError, match="no_such"):
+            store.count_by("no_such")
+
+    def test_revision(self, store: EmbeddingStore) -> None:
+        """Another one when records come or go, the same while nothing is written."""
+        seen = [store.revision()]
+        sample = make_sample(3).write(store)
+        seen.append(store.revision())
+        store.search(sample.vectors, 2)
+        list(store.scan())
+        assert store.revision() == seen[-1], "reading changes the revision"
+        store.delete(["r0"])
+        seen.append(store.revision())
+        assert len(set(seen)) == 3, f"revisions {seen}"
 
     def test_stats(self, store: EmbeddingStore) -> None:
         make_sample(30).write(store)

@@ -2,12 +2,12 @@
 
     >>> from knnstore.testing.live import check_store
     >>> report = check_store("memory:///demo", tests=["test_k_limits", "test_delete_by_id"])
-    >>> print(report.summary())
-    memory:///demo: 2 checks, 2 passed
+    >>> report.ok, len(report.results)
+    (True, 2)
 
 Every check works in a new collection below the URL, under a name that no one else has; what is stored at the URL is not
-touched. Afterwards those collections are emptied. The contract has no way to drop a collection, so empty ones may be
-left behind; the report lists them.
+touched. Afterwards those collections are emptied, and removed where the backend can do that
+(:meth:`knnstore.Backend.remove_empty`). Empty ones may be left behind otherwise; the report lists them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Literal, TypeAlias
 
 import pytest
 
-from knnstore._plugins import collections, open_store
+from knnstore._plugins import collections, open_store, remove_empty
 from knnstore.errors import InvalidInputError, KnnStoreError
 from knnstore.url import StoreURL
 
@@ -57,7 +57,7 @@ class CheckReport:
     Args:
         url: what was checked, without secrets.
         results: one for each check, in order.
-        left: empty collections that are still there.
+        left: collections that are still there; empty, unless cleaning up has failed.
     """
 
     url: str
@@ -75,7 +75,7 @@ class CheckReport:
         figures = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
         lines = [f"{self.url}: {len(self.results)} checks, {figures or 'nothing was run'}"]
         lines += [f"  {r.outcome}: {r.name}: {r.message}" for r in self.results if r.outcome != "passed"]
-        lines += [f"  left behind, empty: {url}" for url in self.left]
+        lines += [f"  left behind: {url}" for url in self.left]
         return "\n".join(lines)
 
 
@@ -139,6 +139,7 @@ class _Plugin:
             with open_store(url) as store:
                 ids = [value for records in store.scan(fields=[]) for value in records.ids]
                 store.delete(ids)
+            remove_empty(url)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Apply the declared gaps."""
@@ -151,7 +152,8 @@ class _Plugin:
         """Keep the result of a check; of its setup and its cleaning up only if they fail."""
         if report.when != "call" and report.passed:
             return
-        result = CheckResult(report.nodeid.rpartition("::")[2], _outcome(report), self._url.redact(_message(report)))
+        name = report.nodeid.rpartition("::")[2] + (" (cleaning up)" if report.when == "teardown" else "")
+        result = CheckResult(name, _outcome(report), self._url.redact(_message(report)))
         self.results.append(result)
         if self._on_result is not None:
             self._on_result(result)

@@ -122,7 +122,7 @@ def test_saved_panoptic_results_load_as_a_dataset(result, tmp_path):
     from knnseg.datasets import CocoPanoptic
 
     Image.fromarray(result.image).save(tmp_path / "photo.panoptic.png.image.png")
-    png, annotation = result.save_coco(tmp_path, "photo")
+    _, annotation = result.save_coco(tmp_path, "photo")
     data = json.loads(annotation.read_text())
     data["images"][0]["file_name"] = "photo.panoptic.png.image.png"
     annotation.write_text(json.dumps(data))

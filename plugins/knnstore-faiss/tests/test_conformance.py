@@ -13,6 +13,7 @@ class TestFlat(StoreTests):
         return f"faiss://{quote(str(tmp_path))}/störe one"
 
 
+@pytest.mark.slow
 class TestHNSW(StoreTests):
     @pytest.fixture
     def store_url(self, tmp_path):

@@ -87,7 +87,7 @@ def test_nothing_is_hidden_to_a_few_pixels(scenes: list[LabelledImage]) -> None:
 
 
 def test_a_segment_is_where_its_colours_are() -> None:
-    """Grass is green pixel by pixel, and what is beside it mostly is not: the map is not shifted against the picture."""
+    """Grass is green pixel by pixel, and what is beside it mostly is not: map and picture are aligned."""
     inside, outside = [], []
     for scene in RenderedScenes(12, seed=9, size=(96, 96), including=["grass"], things=(0, 0)):
         number = next(segment.id for segment in scene.info if segment.label == "grass")

@@ -21,11 +21,18 @@ def test_only_collections_of_its_own_are_touched() -> None:
         assert [result.name for result in report.results] == ["test_delete_by_id", "test_k_limits"]
         assert seen == list(report.results)
         assert store.count() == 1
+    assert report.left == []
+    assert report.summary() == "memory:///live: 2 checks, 2 passed"
+    assert [str(url) for url in knnstore.collections("memory:///live")] == ["memory:///live"]
+
+
+def test_what_cannot_be_removed_is_emptied_and_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryBackend, "remove_empty", knnstore.Backend.remove_empty)
+    report = check_store("memory:///stays", tests=["test_delete_by_id", "test_k_limits"])
+    assert report.ok
     assert len(report.left) == 2
     assert all(knnstore.open_store(url).count() == 0 for url in report.left)
-    assert report.summary().startswith(
-        "memory:///live: 2 checks, 2 passed\n  left behind, empty: memory:///live/check_"
-    )
+    assert "\n  left behind: memory:///stays/check_" in report.summary()
 
 
 def test_gaps_are_strict() -> None:

@@ -321,7 +321,7 @@ class StaleIndex(MemoryStore):
             self._index = _Collection(self.spec)
             view = self._data.view()
             if len(view.ids):
-                self._index.append(Batch(view.ids.tolist(), view.vectors, view.fields), list(range(len(view.ids))))
+                self._index.write(Batch(view.ids.tolist(), view.vectors, view.fields), list(range(len(view.ids))))
         data, self._data = self._data, self._index
         try:
             return super()._search(*args)
@@ -342,8 +342,9 @@ class DuplicatesKept(MemoryStore):
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
         if on_conflict != "replace":
             return super()._upsert(batch, on_conflict)
-        self._data.append(batch, list(range(len(batch))))
-        return len(batch)
+        written = super()._upsert(batch, on_conflict)
+        self._data._dead.clear()
+        return written
 
 
 @caught_by("test_skip_keeps_what_is_there")
@@ -504,6 +505,16 @@ class _OneForAll(MemoryBackend):
 
 @caught_by("test_children_are_collections_of_their_own", backend=_OneForAll)
 class ChildrenShared(MemoryStore):
+    pass
+
+
+class _RemovesAll(MemoryBackend):
+    def remove_empty(self, url: StoreURL) -> bool:
+        return self._collections.pop(url.path, None) is not None
+
+
+@caught_by("test_only_what_is_empty_is_removed", backend=_RemovesAll)
+class RemovesWithRecords(MemoryStore):
     pass
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from knnstore.abc import Backend, EmbeddingStore, OpenRequest
+from knnstore.errors import KnnStoreError
 from knnstore.hookspecs import Register, hookimpl
 from knnstore.url import StoreURL
 
@@ -24,6 +25,16 @@ class FaissBackend(Backend):
         from knnstore_faiss.opening import collections_in
 
         return collections_in(url)
+
+    def remove_empty(self, url: StoreURL) -> bool:
+        from knnstore_faiss.opening import remove_empty
+
+        return remove_empty(url)
+
+    def map_error(self, error: Exception) -> KnnStoreError | None:
+        from knnstore_faiss.errors import map_error
+
+        return map_error(error, self.name)
 
 
 @hookimpl

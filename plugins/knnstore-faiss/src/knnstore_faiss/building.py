@@ -11,7 +11,7 @@ from knnstore_faiss.ann import AnnIndex
 from knnstore_faiss.database import Commit, Database
 from knnstore_faiss.factory import Effort, training_size
 from knnstore_faiss.flat import FlatIndex, exact_scores
-from knnstore_faiss.nominate import Candidates
+from knnstore_faiss.nominate import Candidates, joined
 from knnstore_faiss.options import Options
 
 __all__ = ["build", "exact_among", "first_effort", "recall_of", "search_approximately"]
@@ -122,7 +122,7 @@ def search_approximately(
     short = np.flatnonzero(~enough)
     everything = index.rows[index.alive] if chosen is None else chosen
     more = exact_among(database, connection, queries[short], k, everything)
-    return _joined([found, Candidates(short[more.queries], more.rows, more.scores)])
+    return joined([found, Candidates(short[more.queries], more.rows, more.scores)])
 
 
 def _scored(
@@ -153,12 +153,4 @@ def exact_among(
         flat = FlatIndex(database.spec.dim, database.spec.metric, len(part))
         flat.add(part, database.vectors_of(connection, part))
         found.append(flat.search(queries, k, None))
-    return _joined(found)
-
-
-def _joined(parts: list[Candidates]) -> Candidates:
-    return Candidates(
-        np.concatenate([part.queries for part in parts] or [np.empty(0, np.intp)]),
-        np.concatenate([part.rows for part in parts] or [np.empty(0, np.int64)]),
-        np.concatenate([part.scores for part in parts] or [np.empty(0, np.float32)]),
-    )
+    return joined(found)

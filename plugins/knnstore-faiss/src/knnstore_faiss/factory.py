@@ -89,11 +89,17 @@ def search_parameters(index: Any, selector: Any, effort: Effort) -> Any:
     return faiss.SearchParameters(sel=selector)
 
 
-def training_size(text: str, dim: int) -> int:
-    """How many vectors it takes to train what a factory string describes; 0 where nothing is trained."""
-    needs = [0]
-    needs += [_PER_CENTROID * int(cells) for cells in re.findall(r"IVF(\d+)", text)]
-    needs += [_PER_CENTROID * 2 ** int(bits or 8) for bits in re.findall(r"PQ\d+(?:x(\d+))?", text)]
+def training_size(text: str, dim: int, wanted: int = 0) -> int:
+    """How many vectors to train with what a factory string describes: ``wanted``, but never fewer than centroids.
+
+    Where nothing is wanted, as many as FAISS recommends.
+    """
+    centroids = [1]
+    centroids += [int(cells) for cells in re.findall(r"IVF(\d+)", text)]
+    centroids += [2 ** int(bits or 8) for bits in re.findall(r"PQ\d+(?:x(\d+))?", text)]
+    if wanted:
+        return max(wanted, *centroids, 1)
+    needs = [_PER_CENTROID * max(centroids)]
     needs += [2 * dim] * bool(re.search(r"PCA|OPQ|ITQ", text))
     needs += [256] * bool(re.search(r"SQ\d", text))
     return max(needs)

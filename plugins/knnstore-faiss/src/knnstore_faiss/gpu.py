@@ -7,26 +7,27 @@ bit for bit. Where the nominated cannot be shown to contain the k best (ties, ve
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from knnstore.errors import BackendUnavailableError
 from knnstore.ranking import error_bound
+from knnstore.types import Metric
 from knnstore_faiss.flat import FlatIndex, exact_scores
 from knnstore_faiss.library import load_faiss
 from knnstore_faiss.nominate import Candidates
 
-__all__ = ["GpuSearcher", "device_number", "gpu_nominate"]
+__all__ = ["GpuNominator", "GpuSearcher", "device_number"]
 
 _MOST = 2048
 """Largest k of FAISS on a GPU."""
 
-Nominate: TypeAlias = Callable[
-    [NDArray[np.float32], NDArray[np.float32], int], tuple[NDArray[np.float32], NDArray[np.int64]]
-]
-"""(queries, vectors, k) to rough scores (Q, k), higher is better, falling, and positions (Q, k)."""
+Rough: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
+Nominate: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32], int, object], Rough]
+"""(queries, vectors, k, version) to rough scores (Q, k), higher is better, falling, and positions (Q, k).
+Vectors of the same version are the same; None is never kept."""
 
 
 def device_number(device: str) -> int | None:
@@ -53,24 +54,46 @@ def device_number(device: str) -> int | None:
     return number
 
 
-def gpu_nominate(number: int, metric: str) -> Nominate:
-    """Nomination by ``faiss.knn_gpu`` on one GPU."""
-    faiss = load_faiss()
-    resources = faiss.StandardGpuResources()
-    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+class GpuNominator:
+    """Nomination on one GPU: an index there for all vectors, ``faiss.knn_gpu`` for a selection.
 
-    def nominate(queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int) -> Any:
-        rough, positions = faiss.knn_gpu(resources, queries, vectors, k, metric=kind, device=number)
-        return (-rough if metric == "l2" else rough), positions
+    Args:
+        number: which GPU.
+        dim: D.
+        metric: the metric.
+    """
 
-    return nominate
+    def __init__(self, number: int, dim: int, metric: Metric) -> None:
+        self._faiss, self._number, self._squared = load_faiss(), number, metric == "l2"
+        self._resources = self._faiss.StandardGpuResources()
+        config = self._faiss.GpuIndexFlatConfig()
+        config.device = number
+        kind = self._faiss.GpuIndexFlatL2 if self._squared else self._faiss.GpuIndexFlatIP
+        self._index = kind(self._resources, dim, config)
+        self._version: object = None
+
+    def __call__(self, queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int, version: object) -> Rough:
+        """See :data:`Nominate`."""
+        if version is None:
+            kind = self._faiss.METRIC_L2 if self._squared else self._faiss.METRIC_INNER_PRODUCT
+            rough, positions = self._faiss.knn_gpu(
+                self._resources, queries, vectors, k, metric=kind, device=self._number
+            )
+        else:
+            if version != self._version:
+                self._version = None
+                self._index.reset()
+                self._index.add(vectors)
+                self._version = version
+            rough, positions = self._index.search(queries, k)
+        return (-rough if self._squared else rough), positions
 
 
 class GpuSearcher:
     """Searches a :class:`FlatIndex` with another nominator.
 
     Args:
-        flat: the vectors, in main memory. FAISS moves them to the GPU in pieces.
+        flat: the vectors, in main memory.
         nominate: how candidates are found.
     """
 
@@ -83,7 +106,7 @@ class GpuSearcher:
         wanted = min(len(vectors), k + max(16, k // 4), _MOST)
         if wanted < min(k, len(vectors)) or not wanted:
             return self._flat.search(queries, k, chosen)
-        rough, positions = self._nominate(queries, vectors, wanted)
+        rough, positions = self._nominate(queries, vectors, wanted, self._flat.version if chosen is None else None)
         at = np.repeat(np.arange(len(queries)), wanted)
         position = np.maximum(positions, 0).ravel()  # -1, where NaN keeps FAISS from filling up, fails the check below
         scores = exact_scores(queries, at, vectors, position, self._flat.metric)

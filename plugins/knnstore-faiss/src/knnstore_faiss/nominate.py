@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Candidates", "Nominator", "ranked"]
+__all__ = ["Candidates", "Nominator", "joined", "ranked"]
 
 _GROUP = 64
 
@@ -33,6 +33,15 @@ class Candidates:
     scores: NDArray[np.float32]
 
 
+def joined(parts: list[Candidates]) -> Candidates:
+    """All of them, one after the other."""
+    return Candidates(
+        np.concatenate([part.queries for part in parts] or [np.empty(0, np.intp)]),
+        np.concatenate([part.rows for part in parts] or [np.empty(0, np.int64)]),
+        np.concatenate([part.scores for part in parts] or [np.empty(0, np.float32)]),
+    )
+
+
 class Nominator:
     """Keeps, block by block, every record that could be among the k best of its query.
 
@@ -45,14 +54,33 @@ class Nominator:
     def __init__(self, count: int, k: int, slack: NDArray[np.float64]) -> None:
         self._k, self._slack = k, slack
         self._best = np.empty((count, 0), np.float32)
+        self._lowest = np.float32(-np.inf)
         self._kept: list[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]] = []
 
-    def offer(self, rough: NDArray[np.float32], first: int) -> None:
-        """Take the rough scores of one block: float32 (Q, M), its columns numbered from ``first``."""
-        self._raise_threshold(rough)
-        # Not "rough >= threshold": a NaN, from numbers near the end of float32's range, must stay a candidate.
-        query, column = np.nonzero(~(rough < self._threshold()[:, None]))
-        self._kept.append((query, column + first, rough[query, column]))
+    def offer(self, rough: NDArray[np.float32], first: int, *, crossed_out: bool = False) -> None:
+        """Take the rough scores of one block.
+
+        Every column belongs to a group, and groups are so small that the best of each serves twice: the k-th best of
+        them is no better than the k-th best of all and much faster to find; and only a group whose best comes near
+        that has members to look at. So each score is touched once, by a maximum.
+
+        Args:
+            rough: float32 (Q, M).
+            first: number of the first column.
+            crossed_out: -inf marks what must not be found.
+        """
+        self._lowest = np.float32(np.finfo(np.float32).min if crossed_out else -np.inf)
+        width = rough.shape[1]
+        group = min(_GROUP, max(1, width // (4 * self._k)))
+        count = width // group
+        tops = rough[:, : group * count].reshape(len(rough), group, count).max(axis=1)
+        tail = rough[:, group * count :]
+        self._raise_threshold(tops, tail)
+        members = np.arange(0, group * count, count)
+        query, column = self._near(tops)
+        self._keep(rough, np.repeat(query, group), (column[:, None] + members).ravel(), first)
+        query, column = self._near(tail)
+        self._keep(rough, query, column + group * count, first)
 
     def result(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Query and number of each candidate: intp (P,) each."""
@@ -60,22 +88,29 @@ class Nominator:
         stays = ~(rough < self._threshold()[queries])
         return queries[stays], numbers[stays]
 
-    def _raise_threshold(self, rough: NDArray[np.float32]) -> None:
-        """The k-th best of the best of each group is no better than the k-th best of all, and much faster to find."""
-        width = rough.shape[1]
-        group = min(_GROUP, max(1, width // (4 * self._k)))
-        columns = width // group
-        tops = rough[:, : group * columns].reshape(len(rough), group, columns).max(axis=1)
-        best = np.concatenate([self._best, tops, rough[:, group * columns :]], axis=1)
+    def _near(self, rough: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        # Not "rough >= threshold": a NaN, from numbers near the end of float32's range, must stay a candidate.
+        near = np.flatnonzero(~(rough < self._threshold()[:, None]))
+        query, column = np.divmod(near, max(rough.shape[1], 1))
+        return query, column
+
+    def _keep(self, rough: NDArray[np.float32], query: NDArray[np.intp], column: NDArray[np.intp], first: int) -> None:
+        scores = rough[query, column]
+        stays = np.flatnonzero(~(scores < self._threshold()[query]))
+        self._kept.append((query[stays], column[stays] + first, scores[stays]))
+
+    def _raise_threshold(self, *some: NDArray[np.float32]) -> None:
+        best = np.concatenate([self._best, *some], axis=1)
         if best.shape[1] > self._k:
             best = np.partition(best, -self._k, axis=1)[:, -self._k :]
         self._best = best
 
     def _threshold(self) -> NDArray[np.float32]:
         if self._best.shape[1] < self._k:
-            return np.full(len(self._best), -np.inf, np.float32)
+            return np.full(len(self._best), self._lowest)
         lowest = self._best.min(axis=1).astype(np.float64) - self._slack
-        return np.asarray(np.nextafter(lowest.astype(np.float32), np.float32(-np.inf)))
+        below = np.nextafter(lowest.astype(np.float32), np.float32(-np.inf))
+        return np.asarray(np.maximum(below, self._lowest), np.float32)
 
 
 def ranked(

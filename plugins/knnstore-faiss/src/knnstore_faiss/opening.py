@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from knnstore.abc import OpenRequest
-from knnstore.errors import KnnStoreError
+from knnstore.errors import InvalidURLError, KnnStoreError
+from knnstore.types import StoreSpec
 from knnstore.url import StoreURL
-from knnstore_faiss.database import Database
+from knnstore_faiss import cache
+from knnstore_faiss.database import Database, latest
 from knnstore_faiss.errors import map_error
+from knnstore_faiss.factory import make_index
+from knnstore_faiss.gpu import device_number
 from knnstore_faiss.library import load_faiss
 from knnstore_faiss.options import Options, folder
-from knnstore_faiss.schema import is_store, open_meta
+from knnstore_faiss.schema import FILE, connect, is_store, open_meta
 from knnstore_faiss.store import FaissStore
 
-__all__ = ["collections_in", "open_folder"]
+__all__ = ["collections_in", "open_folder", "remove_empty"]
 
 
 def open_folder(request: OpenRequest) -> FaissStore:
@@ -25,6 +29,7 @@ def open_folder(request: OpenRequest) -> FaissStore:
     path, options = folder(request.url), Options.parse(request.url)
     load_faiss()
     try:
+        _check_index(options, request.spec)
         meta = open_meta(path, request.spec, timeout=options.timeout, read_only=request.read_only)
         if request.spec is not None:
             request.spec.check_against(meta.spec, str(request.url))
@@ -39,6 +44,14 @@ def open_folder(request: OpenRequest) -> FaissStore:
         raise mapped from error
 
 
+def _check_index(options: Options, spec: StoreSpec | None) -> None:
+    """Refuse what cannot be used before anything is created on disk."""
+    if device_number(options.device) is not None and not options.exact and options.device != "auto":
+        raise InvalidURLError(f"device={options.device}", expected="index=Flat", got=f"index={options.index}")
+    if spec is not None and not options.exact:
+        make_index(options.index, spec.dim, spec.metric)
+
+
 def collections_in(url: StoreURL) -> list[StoreURL]:
     """The folder itself and those directly below it that hold a store, sorted by name."""
     path = folder(url)
@@ -47,3 +60,23 @@ def collections_in(url: StoreURL) -> list[StoreURL]:
         return []
     below = sorted(child.name for child in path.iterdir() if child.is_dir() and is_store(child))
     return ([url] if is_store(path) else []) + [url.child(name) for name in below]
+
+
+def remove_empty(url: StoreURL) -> bool:
+    """Remove the files of a store without records, and its folder if nothing else is in it; see :class:`Backend`."""
+    path, options = folder(url), Options.parse(url)
+    if not is_store(path):
+        return False
+    open_meta(path, None, timeout=options.timeout, read_only=True)  # ours, and readable
+    connection = connect(path, timeout=options.timeout)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        if latest(connection).count:
+            return False
+        for name in (FILE, f"{FILE}-wal", f"{FILE}-shm", cache.FILE):
+            (path / name).unlink(missing_ok=True)
+    finally:
+        connection.close()
+    if not any(path.iterdir()):
+        path.rmdir()
+    return True

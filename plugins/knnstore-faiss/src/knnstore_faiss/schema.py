@@ -28,8 +28,9 @@ __all__ = ["FILE", "Meta", "connect", "is_store", "open_meta"]
 
 FILE = "store.sqlite3"
 _FORMAT = "1"
-_PAGE = 32_768
-"""Bytes. Ten 768-wide vectors fit one page almost without waste; 4096 would waste a quarter and write more slowly."""
+_PAGE = 16_384
+"""Bytes. Five 768-wide vectors fit a page almost without waste, where 4096 would waste a quarter and write more slowly;
+larger pages make small writes dearer, because a write-ahead log takes whole pages."""
 _TYPES = {str: "TEXT", int: "INTEGER", float: "REAL", bool: "INTEGER"}
 
 

@@ -115,12 +115,5 @@ def _balanced(word: str, parts: list[str]) -> str:
 
 def values_for(kind: FieldType, values: Sequence[Scalar]) -> list[Scalar]:
     """Values as their column holds them: bool as 0 or 1, numbers compared with a float as floats."""
-    convert: dict[FieldType, Callable[[Scalar], Scalar]] = {bool: int, float: _float}
+    convert: dict[FieldType, Callable[[Scalar], Scalar]] = {bool: int, float: float}
     return [convert[kind](value) for value in values] if kind in convert else list(values)
-
-
-def _float(value: Scalar) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # an int beyond every float compares like an infinity
-        return float("inf") if value > 0 else float("-inf")  # type: ignore[operator]  # a number by the filter's check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from knnstore_faiss.options import Options
 from knnstore_faiss.synced import Detail, SyncedIndex
 
 __all__ = ["FaissStore"]
+
+_log = logging.getLogger("knnstore_faiss")
 
 _SELECTIONS = 4
 
@@ -145,7 +148,9 @@ class FaissStore(EmbeddingStore):
         try:
             if not self._read_only:
                 with self._database.gate:
-                    self._index.save()
+                    self._index.save(unless_close=True)
+        except OSError as error:  # nothing is lost: it is a cache
+            _log.warning("%s: the index could not be written: %s", self.url, error)
         finally:
             with self._database.gate:
                 self._index.release()

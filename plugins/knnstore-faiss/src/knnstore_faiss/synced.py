@@ -20,7 +20,7 @@ from knnstore_faiss.building import build, first_effort, recall_of, search_appro
 from knnstore_faiss.database import Commit, Database, latest
 from knnstore_faiss.factory import make_index, training_size
 from knnstore_faiss.flat import FlatIndex
-from knnstore_faiss.gpu import GpuSearcher, device_number, gpu_nominate
+from knnstore_faiss.gpu import GpuNominator, GpuSearcher, device_number
 from knnstore_faiss.nominate import Candidates
 from knnstore_faiss.options import Options
 
@@ -32,6 +32,7 @@ _log = logging.getLogger("knnstore_faiss")
 
 _NOTHING = Commit(0, b"", 0, 0)
 _DEAD_SHARE = 0.3
+_CLOSE = 0.05
 _TUNED_FLOOR = 0.8
 _FIXED_FLOOR = 0.5
 
@@ -59,11 +60,11 @@ class SyncedIndex:
         self._threshold = 0
         if not options.exact:
             trained = make_index(options.index, spec.dim, spec.metric).is_trained
-            self._threshold = options.train_at or (0 if trained else max(1, training_size(options.index, spec.dim)))
+            self._threshold = 0 if trained else training_size(options.index, spec.dim, options.train_at)
         self._key = cache.CacheKey(database.meta.uuid, options.index, spec.dim, spec.metric, options.seed)
         number = device_number(options.device) if options.exact else None
         self._gpu, self._pid = number, os.getpid()
-        self._nominate = None if number is None else gpu_nominate(number, spec.metric)
+        self._nominate = None if number is None else GpuNominator(number, spec.dim, spec.metric)
 
     @property
     def recall_floor(self) -> float:
@@ -157,9 +158,16 @@ class SyncedIndex:
 
     # -- keeping ------------------------------------------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Write an approximate index to disk, where there is one that is not there yet."""
-        if self._ann is not None and self._at is not None and self._saved != self._at:
+    def save(self, *, unless_close: bool = False) -> None:
+        """Write an approximate index to disk, where there is one that is not there yet.
+
+        Args:
+            unless_close: not if the one on disk lacks little: reading a few records beats writing gigabytes.
+        """
+        if self._ann is None or self._at is None or self._saved == self._at:
+            return
+        behind = self._at.last_row - self._saved.last_row if self._saved is not None else len(self._ann.rows)
+        if not unless_close or behind > _CLOSE * len(self._ann.rows):
             cache.save(self._database.folder, self._key, self._at, self._ann)
             self._saved, self._cache = self._at, "written"
 

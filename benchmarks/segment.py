@@ -1,0 +1,125 @@
+"""Where the time of a segmented image goes, stage by stage.
+
+    python benchmarks/segment.py [--quick]
+
+Runs the ``tiny`` preset on rendered scenes and, to show what a larger model does to the shares, a randomly
+initialised ViT-B/16 of open_clip at the size that people use, both with a FAISS store. Prints a table and writes JSON.
+The shares are
+what counts: absolute times depend on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import open_clip
+from PIL import Image
+
+from knnseg import ConceptDatabase, Config, DenseClip, Masks, RegionProposer, Segmenter
+from knnseg.datasets import RenderedScenes
+from knnseg.embeddings import pool
+from knnseg.models.open_clip import OpenClipFeatures, OpenClipModel, OpenClipText
+from knnseg.types import Features
+
+MODELS = ("features", "base", "proposals")
+OURS = ("pooling", "search", "fusion", "painting")
+
+
+def large() -> OpenClipModel:
+    """ViT-B/16 with random weights: the cost of a forward pass does not depend on what was learnt."""
+    import torch
+
+    clip = open_clip.create_model("ViT-B-16", load_weights=False).eval()
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    return OpenClipModel("ViT-B-16", clip, open_clip.get_tokenizer("ViT-B-16"), mean, std, torch.device("cpu"))
+
+
+def segmenters(folder: Path) -> dict[str, tuple[Segmenter, tuple[int, int]]]:
+    """The two pipelines, and the size of image that each is given."""
+    tiny = Segmenter.from_config("tiny", f"faiss://{folder}/tiny", device="cpu")
+    model = large()
+    features = OpenClipFeatures(model, short_side=336)
+    base = DenseClip(features, OpenClipText(model), model.logit_scale)
+    database = ConceptDatabase.open(f"faiss://{folder}/large", features)
+    config = Config.preset("tiny")
+    proposer = RegionProposer()
+    return {
+        "tiny": (tiny, (192, 192)),
+        "ViT-B/16 at 336": (Segmenter(features, proposer, base, database, config=config), (426, 640)),
+    }
+
+
+def shares(segmenter: Segmenter, images: list[np.ndarray], names: list[str]) -> dict[str, float]:
+    """Median seconds by stage."""
+    seconds = [dict(segmenter.predict(image, names).seconds) for image in images]
+    return {stage: statistics.median(entry[stage] for entry in seconds) for stage in (*MODELS, *OURS)}
+
+
+def pooling_ratio(repeats: int) -> dict[str, float]:
+    """Pooling as one product against the loop over masks that it replaces, interleaved."""
+    rng = np.random.default_rng(0)
+    regions = rng.integers(0, 300, (40, 60)).repeat(8, 0).repeat(8, 1)
+    masks = Masks.from_partition(regions)
+    features = Features(rng.standard_normal((768, 24, 36), np.float32), regions.shape)
+    dense = masks.dense()
+    upsampled = features.data.repeat(14, 1)[:, : regions.shape[0]].repeat(14, 2)[:, :, : regions.shape[1]]
+
+    def loop() -> None:
+        for mask in dense:
+            mean = upsampled[:, mask].mean(axis=1)
+            mean / np.linalg.norm(mean)
+
+    pool(features, masks)
+    times: dict[str, list[float]] = {"product": [], "loop": []}
+    for _ in range(repeats):
+        for name, run in (("product", lambda: pool(features, masks)), ("loop", loop)):
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    product, looped = (statistics.median(times[name]) for name in ("product", "loop"))
+    return {"masks": len(masks), "product_ms": 1e3 * product, "loop_ms": 1e3 * looped, "ratio": looped / product}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few images")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "segment.json")
+    options = parser.parse_args()
+    count = 4 if options.quick else 24
+    result: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        scenes = RenderedScenes(60, seed=1, size=(192, 192))
+        names = list(scenes.classes)
+        for title, (segmenter, size) in segmenters(Path(folder)).items():
+            assert segmenter.database is not None
+            segmenter.database.add(scenes[: 20 if options.quick else 60])
+            test = [scene.image for scene in RenderedScenes(count, seed=2, size=(192, 192))]
+            resized = [np.asarray(Image.fromarray(image).resize(size[::-1])) for image in test]
+            segmenter.predict(resized[0], names)  # text embeddings, first use of everything
+            seconds = shares(segmenter, resized, names)
+            total = sum(seconds.values())
+            ours = sum(seconds[stage] for stage in OURS) / total
+            result[title] = {"seconds": seconds, "share_of_ours": ours}
+            print(f"{title}: {1e3 * total:.0f} ms an image, {size[0]}x{size[1]}, {len(names)} classes")
+            for stage in (*MODELS, *OURS):
+                print(f"  {stage:<10} {1e3 * seconds[stage]:8.1f} ms {seconds[stage] / total:7.1%}")
+            print(f"  everything but models and proposals: {ours:.1%} (at most 10 % is wanted)\n")
+            segmenter.close()
+    result["pooling"] = ratio = pooling_ratio(5 if options.quick else 15)
+    print(
+        "pooling {masks} masks: one product {product_ms:.1f} ms, a loop {loop_ms:.0f} ms, ratio {ratio:.0f}".format(
+            **ratio
+        )
+    )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""Approximate indexes: every kind adds, finds, deletes, replaces, filters, comes back; its file is only a cache."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from knnstore_faiss import cache
+
+import knnstore
+from knnstore import F
+
+DIM = 32
+FAST = [
+    ("HNSW16", "cosine"),
+    ("IVF8,Flat", "l2"),
+    ("IVF8,PQ16x4fs", "cosine"),
+    ("SQ8", "dot"),
+    ("PCA16,IVF8,Flat", "l2"),
+]
+SLOW = ["HNSW16,SQ8", "IVF8,SQ8", "IVF8,PQ16x4", "SQfp16", "PCA16,HNSW16", "OPQ8_16,IVF8,PQ8x4", "IVF8_HNSW8,Flat"]
+KINDS = FAST + [pytest.param(kind, metric, marks=pytest.mark.slow) for kind in SLOW for metric in ("cosine", "l2")]
+
+
+def rows_of(count, seed):
+    """Clusters, as embeddings have: float32 (count, DIM)."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(5).standard_normal((20, DIM))
+    return (centres[rng.integers(0, 20, count)] + 0.5 * rng.standard_normal((count, DIM))).astype(np.float32)
+
+
+def spec_of(metric="cosine"):
+    return knnstore.StoreSpec(dim=DIM, metric=metric, fields={"n": int})
+
+
+def fill(store, count, seed=0, prefix="", batch=0):
+    store.upsert([f"{prefix}{i}" for i in range(count)], rows_of(count, seed), {"n": [batch] * count})
+
+
+def recall(store, exact, queries, where=None):
+    found, true = (each.search(queries, 10, where=where).ids for each in (store, exact))
+    return np.mean([len(set(a) & set(b)) / len(set(b)) for a, b in zip(found.tolist(), true.tolist(), strict=True)])
+
+
+@pytest.mark.parametrize(("index", "metric"), KINDS)
+def test_a_life(tmp_path, index, metric):
+    url = f"faiss://{tmp_path}/s?index={index}&train_at=400"
+    exact = knnstore.open_store(f"memory:///{tmp_path}", spec_of(metric))
+    queries = rows_of(20, 77)
+    with knnstore.open_store(url, spec_of(metric)) as store:
+        assert store.capabilities.approximate
+        for each in (store, exact):
+            fill(each, 1500)
+        assert recall(store, exact, queries) >= 0.9
+        assert store.stats().details["trained"] is True
+        assert store.stats().recall >= 0.9
+        hits, true = store.search(queries, 1), exact.search(queries, 1)
+        same = hits.ids == true.ids
+        assert hits.scores[same].tobytes() == true.scores[same].tobytes()  # exact, however coarse the index
+        for each in (store, exact):
+            each.delete([f"{i}" for i in range(200)])
+            each.upsert([f"{i}" for i in range(300, 400)], rows_of(100, 9), {"n": [1] * 100})
+            fill(each, 50, 4, "more", 2)
+        assert recall(store, exact, queries) >= 0.9
+        for where in (F("n") == 0, F("n") >= 1, F("n") == 2, F("n") == 3):
+            assert set(store.search(queries, 60, where=where).ids.ravel()) <= set(
+                exact.search(queries, 1400, where=where).ids.ravel()
+            )
+            assert (store.search(queries, 60, where=where).ids != "").sum() == (
+                exact.search(queries, 60, where=where).ids != ""
+            ).sum()
+    with knnstore.open_store(url) as store:
+        assert recall(store, exact, queries) >= 0.9
+        assert store.stats().details["index_file"] == "used"
+        assert store.count() == exact.count()
+        assert sorted(store.search(queries[:1], 2000).ids[0]) == sorted(exact.search(queries[:1], 2000).ids[0])
+
+
+def test_too_few_to_train_is_searched_exactly(tmp_path):
+    url = f"faiss://{tmp_path}/s?index=IVF8,Flat"
+    exact = knnstore.open_store(f"memory:///{tmp_path}", spec_of())
+    with knnstore.open_store(url, spec_of()) as store:
+        assert store.stats().details["train_at"] == 8 * 39
+        for count, trained in ((311, False), (312, True)):
+            for each in (store, exact):
+                fill(each, count)
+            assert recall(store, exact, rows_of(9, 3)) >= (0.9 if trained else 1)
+            assert store.stats().details["trained"] is trained
+        store.delete(where=F("n") >= 0)
+        assert store.search(rows_of(1, 0), 3).ids.tolist() == [["", "", ""]]
+        fill(store, 5)
+        assert store.search(rows_of(5, 0), 1).ids[:, 0].tolist() == ["0", "1", "2", "3", "4"]
+
+
+def test_many_dead_entries_are_cleared_away(tmp_path):
+    with knnstore.open_store(f"faiss://{tmp_path}/s?index=HNSW8", spec_of()) as store:
+        fill(store, 500)
+        store.search(rows_of(1, 0), 1)
+        store.delete([f"{i}" for i in range(100)])
+        assert store.stats().details["dead"] == 100
+        store.delete([f"{i}" for i in range(100, 200)])
+        assert store.stats().details["dead"] == 0
+        store.delete(["300"])
+        assert store.stats().details["dead"] == 1
+        store.optimize()
+        assert store.stats().details["dead"] == 0
+        assert store.stats().details["entries"] == 299
+
+
+def test_a_filter_that_leaves_little_of_much(tmp_path, monkeypatch):
+    monkeypatch.setattr("knnstore_faiss.building._FEW", 10)
+    exact = knnstore.open_store(f"memory:///{tmp_path}", spec_of())
+    with knnstore.open_store(f"faiss://{tmp_path}/s?index=HNSW16", spec_of()) as store:
+        for each in (store, exact):
+            each.upsert([f"{i}" for i in range(2000)], rows_of(2000, 0), {"n": [i % 20 for i in range(2000)]})
+        assert recall(store, exact, rows_of(20, 1), F("n") == 3) >= 0.8
+        assert (store.search(rows_of(20, 1), 100, where=F("n") == 3).ids != "").all()
+
+
+def test_two_trainings_give_the_same_index(tmp_path):
+    answers = []
+    for name in "ab":
+        with knnstore.open_store(
+            f"faiss://{tmp_path}/{name}?index=IVF8,SQ8&nprobe=1&refine=1&seed=3", spec_of()
+        ) as store:
+            fill(store, 900)
+            answers.append(store.search(rows_of(30, 1), 10).ids.tolist())
+            assert store.capabilities.recall_floor < 0.8
+    assert answers[0] == answers[1]
+
+
+# -- the index on disk ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A store with an index on disk, closed: its folder and URL."""
+    url = f"faiss://{tmp_path}/s?index=HNSW8"
+    with knnstore.open_store(url, spec_of()) as store:
+        fill(store, 300)
+        store.search(rows_of(1, 0), 1)
+    return tmp_path / "s", url
+
+
+def state_of(url, caplog, *, warns=True):
+    with caplog.at_level(logging.WARNING, "knnstore_faiss"), knnstore.open_store(url) as store:
+        assert store.search(rows_of(300, 0), 1).ids[:, 0].tolist() == [f"{i}" for i in range(300)]
+        state = store.stats().details["index_file"]
+    assert bool(caplog.records) is warns
+    return state
+
+
+def test_the_index_on_disk_is_used(written, caplog):
+    assert state_of(written[1], caplog, warns=False) == "used"
+    assert not list(written[0].glob("*.tmp"))
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 0.5, 0.99])
+def test_truncated(written, caplog, keep):
+    file = written[0] / cache.FILE
+    file.write_bytes(file.read_bytes()[: keep if isinstance(keep, int) else int(keep * file.stat().st_size)])
+    assert "truncated" in state_of(written[1], caplog)
+    caplog.clear()
+    assert state_of(written[1], caplog, warns=False) in ("used", "none")
+
+
+@pytest.mark.parametrize("at", [0, 9, 60, 0.3, 0.7, -1])
+def test_one_flipped_bit(written, caplog, at):
+    file = written[0] / cache.FILE
+    data = bytearray(file.read_bytes())
+    data[at if isinstance(at, int) else int(at * len(data))] ^= 4
+    file.write_bytes(data)
+    assert "checksum" in state_of(written[1], caplog)
+
+
+def test_removed(written, caplog):
+    (written[0] / cache.FILE).unlink()
+    assert state_of(written[1], caplog, warns=False) == "none"
+
+
+def test_of_another_store_or_setting(written, caplog, tmp_path):
+    other = f"faiss://{tmp_path}/other?index=HNSW8"
+    with knnstore.open_store(other, spec_of()) as store:
+        fill(store, 300, seed=8)
+        store.flush()
+        store.search(rows_of(1, 0), 1)
+    shutil.copy(tmp_path / "other" / cache.FILE, written[0] / cache.FILE)
+    assert "another store" in state_of(written[1], caplog)
+    caplog.clear()
+    assert "other settings" in state_of(written[1].replace("HNSW8", "HNSW12"), caplog)
+
+
+def test_an_older_index_catches_up(written, caplog, tmp_path):
+    old = (written[0] / cache.FILE).read_bytes()
+    with knnstore.open_store(written[1]) as store:
+        fill(store, 10, seed=3, prefix="new")
+        store.delete(["5"])
+        store.upsert(["5"], rows_of(300, 0)[5:6], {"n": [7]})
+        store.flush()
+    (written[0] / cache.FILE).write_bytes(old)
+    assert state_of(written[1], caplog, warns=False) == "used"
+    with knnstore.open_store(written[1]) as store:
+        assert store.search(rows_of(10, 3), 1).ids[:, 0].tolist() == [f"new{i}" for i in range(10)]
+
+
+def test_newer_than_a_restored_database(written, caplog, tmp_path):
+    shutil.copytree(written[0], tmp_path / "backup")
+    with knnstore.open_store(written[1]) as store:
+        fill(store, 40, seed=3, prefix="lost")
+        store.search(rows_of(1, 0), 1)
+    newer = (written[0] / cache.FILE).read_bytes()
+    shutil.rmtree(written[0])
+    shutil.copytree(tmp_path / "backup", written[0])
+    with knnstore.open_store(written[1].partition("?")[0]) as store:  # as many writes, of something else
+        fill(store, 40, seed=4, prefix="other")
+    (written[0] / cache.FILE).write_bytes(newer)
+    assert "another history" in state_of(written[1], caplog)
+
+
+def test_the_header_holds_no_pickle(written):
+    data = (written[0] / cache.FILE).read_bytes()
+    size = int.from_bytes(data[8:16], "little")
+    assert json.loads(data[16 : 16 + size])["key"]["index"] == "HNSW8"

@@ -1,0 +1,199 @@
+"""Several processes and threads on one folder: writers take turns, readers see whole batches."""
+
+import os
+import threading
+import time
+
+import faiss
+import numpy as np
+import pytest
+
+import knnstore
+from knnstore import F
+from knnstore.errors import InvalidInputError, StoreBusyError
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+
+SPEC = knnstore.StoreSpec(dim=8, metric="l2", fields={"batch": int})
+SIZE = 30
+
+
+def write(store, step):
+    ids = [f"{i}" for i in range(SIZE)]  # the same ids each time: every write replaces all of them
+    vectors = np.full((SIZE, 8), step, np.float32) + np.arange(SIZE, dtype=np.float32)[:, None] / 1024
+    store.upsert(ids, vectors, {"batch": [step] * SIZE})
+
+
+def forked(work):
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+        os._exit(0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        os._exit(1)
+
+
+def join(pid):
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def consistent(store):
+    """One search sees one state: all the hits are of one batch, complete, and scored against its vectors."""
+    hits = store.search(np.zeros((2, 8), np.float32), SIZE, fields=["batch"])
+    batches = set(hits.fields["batch"].ravel().tolist())
+    assert len(batches) == 1, batches
+    assert sorted(hits.ids[0].tolist()) == sorted(f"{i}" for i in range(SIZE))
+    step = batches.pop()
+    assert hits.scores[0, 0] == pytest.approx(-8 * step**2)
+    half = store.search(np.zeros((1, 8), np.float32), SIZE, where=F("batch") >= 0, fields=["batch"])
+    assert len(set(half.fields["batch"].ravel().tolist())) == 1
+    return step
+
+
+@pytest.mark.parametrize("index", ["Flat", "HNSW8"])
+def test_readers_see_whole_batches_while_another_process_writes(tmp_path, index):
+    url = f"faiss://{tmp_path}/store?index={index}"
+    with knnstore.open_store(url, SPEC) as store:
+        write(store, 1)
+    until = time.monotonic() + 1.5
+
+    def writer():
+        with knnstore.open_store(url) as store:
+            step = 1
+            while time.monotonic() < until:
+                step += 1
+                write(store, step)
+
+    def reader():
+        with knnstore.open_store(url, read_only=True) as store:
+            seen = [consistent(store)]
+            while time.monotonic() < until:
+                seen.append(consistent(store))
+            assert seen == sorted(seen)
+            assert seen[-1] > seen[0]
+
+    for pid in [forked(writer), forked(reader), forked(reader)]:
+        join(pid)
+
+
+def test_a_store_used_before_a_fork_works_on_both_sides(tmp_path):
+    faiss.omp_set_num_threads(2)  # a child that waited for its parent's threads would never end
+    url = f"faiss://{tmp_path}/store"
+    other = f"faiss://{tmp_path}/hnsw?index=HNSW8"
+    with knnstore.open_store(url, SPEC) as store, knnstore.open_store(other, SPEC) as approximate:
+        write(store, 1)
+        write(approximate, 1)
+        for each in (store, approximate):
+            consistent(each)
+        scan = store.scan(batch_size=7)
+        next(scan)  # lends a connection out across the fork
+
+        def child():
+            for each in (store, approximate):
+                assert consistent(each) == 1
+                write(each, 2)
+                assert consistent(each) == 2
+
+        join(forked(child))
+        assert sum(len(records) for records in scan) == SIZE - 7
+        for each in (store, approximate):
+            assert consistent(each) == 2
+            write(each, 3)
+            assert consistent(each) == 3
+    faiss.omp_set_num_threads(1)
+
+
+def test_a_second_writer_waits_and_then_gives_up(tmp_path):
+    url = f"faiss://{tmp_path}/store"
+    with (
+        knnstore.open_store(url, SPEC) as first,
+        knnstore.open_store(url + "?timeout=0.2") as hasty,
+        knnstore.open_store(url + "?timeout=30") as patient,
+    ):
+        write(first, 1)
+        with first._database.writing():
+            started = time.monotonic()
+            with pytest.raises(StoreBusyError, match="timeout"):
+                write(hasty, 2)
+            assert 0.15 < time.monotonic() - started < 5
+            assert consistent(hasty) == 1  # reading goes on
+            waiting = threading.Thread(target=write, args=(patient, 3))
+            waiting.start()
+            time.sleep(0.1)
+            assert waiting.is_alive()
+        waiting.join(30)
+        assert consistent(first) == 3
+
+
+def test_a_second_thread_waits_and_then_gives_up(tmp_path):
+    with knnstore.open_store(f"faiss://{tmp_path}/store?timeout=0.1", SPEC) as store:
+        errors = []
+
+        def attempt():
+            try:
+                write(store, 1)
+            except StoreBusyError as error:
+                errors.append(error)
+
+        with store._database.writing():
+            thread = threading.Thread(target=attempt)
+            thread.start()
+            thread.join(10)
+        assert len(errors) == 1
+
+
+def test_threads_search_while_one_writes(tmp_path):
+    with knnstore.open_store(f"faiss://{tmp_path}/store", SPEC) as store:
+        write(store, 1)
+        failures = []
+        until = time.monotonic() + 1
+
+        def search():
+            try:
+                while time.monotonic() < until:
+                    consistent(store)
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=search) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        step = 1
+        while time.monotonic() < until:
+            step += 1
+            write(store, step)
+        for thread in threads:
+            thread.join()
+        assert not failures
+        assert consistent(store) == step
+
+
+def test_read_only(tmp_path):
+    url = f"faiss://{tmp_path}/store"
+    with knnstore.open_store(url, SPEC) as store:
+        write(store, 1)
+        with knnstore.open_store(url, read_only=True) as reader:
+            assert consistent(reader) == 1
+            write(store, 2)
+            assert consistent(reader) == 2
+            with pytest.raises(InvalidInputError, match="read_only"):
+                write(reader, 3)
+
+
+def test_processes_that_create_at_once(tmp_path):
+    url = f"faiss://{tmp_path}/store"
+
+    def create(step):
+        with knnstore.open_store(url, SPEC) as store:
+            write(store, step)
+
+    for pid in [forked(lambda step=step: create(step)) for step in range(1, 6)]:
+        join(pid)
+    with knnstore.open_store(url) as store:
+        assert consistent(store) in range(1, 6)
+        assert store.stats().details["generation"] == 5

@@ -1,0 +1,229 @@
+"""Opening, options, awkward text, damaged files: what is particular to this backend."""
+
+import sqlite3
+import subprocess
+import sys
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+
+import knnstore
+from knnstore import F
+from knnstore.errors import (
+    BackendUnavailableError,
+    InvalidURLError,
+    StoreCorruptError,
+    StoreFullError,
+    StoreNotFoundError,
+)
+
+SPEC = knnstore.StoreSpec(dim=4, fields={"label": str, "Label": str, "select": int, "share": float, "thing": bool})
+TEXTS = [
+    "plain",
+    "quo'te",
+    'dou"ble',
+    "back\\slash",
+    "nul\0inside",
+    "nul\0other",
+    "🫖 kettle",
+    "x" * 10_000,
+    "%_",
+    "",
+    "ÅÄÖ",
+    "a\nb",
+]
+
+
+def fill(store):
+    count = len(TEXTS)
+    rows = np.random.default_rng(0).standard_normal((count, 4)).astype(np.float32)
+    fields = {
+        "label": TEXTS, "Label": TEXTS[::-1], "select": list(range(count)),
+        "share": [i / 3 for i in range(count)], "thing": [i % 2 == 0 for i in range(count)],
+    }  # fmt: skip
+    store.upsert([text[:100] or "empty" for text in TEXTS], rows, fields)
+    return rows
+
+
+@pytest.mark.parametrize("name", ["with space", "ünïcode/æ", "per%cent", "ques?tion", "ha#sh", "quo'te"])
+def test_folders(tmp_path, name):
+    url = f"faiss://{quote(str(tmp_path / name))}"
+    with knnstore.open_store(url, SPEC) as store:
+        fill(store)
+    assert (tmp_path / name / "store.sqlite3").is_file()
+    with knnstore.open_store(url, read_only=True) as store:
+        assert store.count() == len(TEXTS)
+    assert [str(found) for found in knnstore.collections(url)] == [url]
+
+
+def test_collections_are_the_folder_and_those_below(tmp_path):
+    knnstore.open_store(f"faiss://{tmp_path}", SPEC).close()
+    for name in ("b", "a", "deep/er"):
+        knnstore.open_store(f"faiss://{tmp_path}/{name}?index=HNSW8", SPEC).close()
+    (tmp_path / "none").mkdir()
+    found = [url.path for url in knnstore.collections(f"faiss://{tmp_path}")]
+    assert found == [f"{tmp_path}", f"{tmp_path}/a", f"{tmp_path}/b"]
+    assert knnstore.collections(f"faiss://{tmp_path}/nowhere") == []
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_any_text_is_data(tmp_path, text):
+    with knnstore.open_store(f"faiss://{tmp_path}/s", SPEC) as store:
+        rows = fill(store)
+        many = [text, *(f"other{i}\0" for i in range(1200))]
+        for where in (F("label") == text, F("label").isin([text]), F("label").isin(many), ~(F("label") != text)):
+            assert store.count(where) == 1
+            hits = store.search(rows[:2], 3, where=where, fields=["label", "Label"])
+            assert hits.fields["label"][:, 0].tolist() == [text, text]
+        got = store.get([text[:100] or "empty"])
+        assert got.fields["label"].tolist() == [text]
+        assert store.count(F("label") < text) == sum(other < text for other in TEXTS)
+
+
+def test_long_filters(tmp_path):
+    with knnstore.open_store(f"faiss://{tmp_path}/s", SPEC) as store:
+        fill(store)
+        assert store.count(F("select").isin(range(100_000))) == len(TEXTS)
+        assert store.count(F("share").isin([i / 3 for i in range(3000)])) == len(TEXTS)
+        assert store.count(F("label").isin([]) | F("thing").isin([True])) == len(TEXTS) // 2
+        either, both = F("select") == 0, F("select") >= 0
+        for i in range(1, 300):
+            either, both = either | (F("select") == i), both & (F("select") != -i)
+        assert store.count(either) == store.count(both) == len(TEXTS)
+        assert store.count(F("share") < 10**300) == len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("rest", "match"),
+    [
+        ("/x?indx=Flat", "index"), ("/x?index=Nonsense", "Nonsense"), ("/x?index=Flat;DROP", "factory"),
+        ("/x?timeout=soon", "seconds"), ("/x?sync=off", "normal or full"), ("/x?device=tpu", "cuda"),
+        ("/x?nprobe=-1", "whole number"), ("/x?refine=0", "at least 1"), ("host/x", "three slashes"), ("/", "a folder"),
+        ("/x?index=PQ2", "IVF1"), ("/x?index=LSH", "METRIC_L2"), ("/x?index=IVF4,Flat,RFlat", "re-scoring"),
+        ("/x?index=IVF4,PQ3", "fits dim=4"),
+    ],
+)  # fmt: skip
+def test_urls_that_cannot_be_used(tmp_path, rest, match):
+    rest = rest.replace("/x", f"{tmp_path}/x") if rest.startswith("/x") else rest
+    with pytest.raises(InvalidURLError, match=match):
+        knnstore.open_store(f"faiss://{rest}", SPEC)
+
+
+def test_a_gpu_that_is_not_there(tmp_path):
+    with pytest.raises(BackendUnavailableError, match="cuda:7"):
+        knnstore.open_store(f"faiss://{tmp_path}/x?device=cuda:7", SPEC)
+    with knnstore.open_store(f"faiss://{tmp_path}/x?device=auto", SPEC) as store:
+        assert store.stats().details["device"] in ("cpu", "cuda:0")
+
+
+def test_without_faiss(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(BackendUnavailableError, match="pip install"):
+        knnstore.open_store(f"faiss://{tmp_path}/x", SPEC)
+    assert not (tmp_path / "x").exists()
+
+
+def test_importing_the_plugin_imports_no_faiss():
+    code = "import sys, knnstore; knnstore.get_backend('faiss'); assert not {'faiss', 'sqlite3'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nothing_there(tmp_path):
+    for options in ({}, {"spec": SPEC, "read_only": True}):
+        with pytest.raises(StoreNotFoundError):
+            knnstore.open_store(f"faiss://{tmp_path}/none", **options)
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_empty_file_is_a_store_that_was_being_created(tmp_path):
+    (tmp_path / "store.sqlite3").touch()
+    with pytest.raises(StoreNotFoundError):
+        knnstore.open_store(f"faiss://{tmp_path}")
+    with knnstore.open_store(f"faiss://{tmp_path}", SPEC) as store:
+        fill(store)
+
+
+def test_files_that_are_no_store(tmp_path):
+    (tmp_path / "store.sqlite3").write_bytes(b"not a database, " * 1000)
+    for spec in (None, SPEC):
+        with pytest.raises(StoreCorruptError):
+            knnstore.open_store(f"faiss://{tmp_path}", spec)
+    (tmp_path / "store.sqlite3").unlink()
+    connection = sqlite3.connect(tmp_path / "store.sqlite3")
+    connection.execute("CREATE TABLE somebody (elses)")
+    connection.close()
+    with pytest.raises(StoreCorruptError, match="another SQLite file"):
+        knnstore.open_store(f"faiss://{tmp_path}", SPEC)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_truncated_database_is_reported(tmp_path, share):
+    spec = knnstore.StoreSpec(dim=64)
+    url = f"faiss://{tmp_path}/s"
+    with knnstore.open_store(url, spec) as store:
+        store.upsert(
+            [f"{i}" for i in range(4000)], np.random.default_rng(0).standard_normal((4000, 64)).astype(np.float32)
+        )
+    file = tmp_path / "s" / "store.sqlite3"
+    with file.open("r+b") as opened:
+        opened.truncate(int(file.stat().st_size * share))
+    with pytest.raises(StoreCorruptError), knnstore.open_store(url) as store:
+        store.search(np.ones((1, 64), np.float32), 5)
+
+
+def test_a_vector_of_the_wrong_length_is_reported(tmp_path):
+    with knnstore.open_store(f"faiss://{tmp_path}/s", SPEC) as store:
+        fill(store)
+        with store._database.writing() as (connection, _):
+            connection.execute("UPDATE vectors SET vector = x'00' WHERE row = 3")
+        with pytest.raises(StoreCorruptError, match="16 bytes"):
+            store.search(np.ones((1, 4), np.float32), 5)
+
+
+def test_a_backup_put_back_is_noticed_by_an_open_index(tmp_path):
+    """The same generation with another history: followed by its random token, not by its number alone."""
+    spec = knnstore.StoreSpec(dim=4, metric="dot")
+    with knnstore.open_store(f"faiss://{tmp_path}/s", spec) as store:
+        store.upsert(["a"], np.ones((1, 4), np.float32))
+        store.search(np.ones((1, 4), np.float32), 1)
+        with store._database.writing() as (connection, _):
+            connection.execute("UPDATE vectors SET vector = ?", (np.full(4, 2, np.float32).tobytes(),))
+            connection.execute("UPDATE commits SET token = randomblob(16)")
+        assert store.search(np.ones((1, 4), np.float32), 1).scores[0, 0] == 8
+
+
+def test_optimize_gives_space_back(tmp_path):
+    spec = knnstore.StoreSpec(dim=64)
+    with knnstore.open_store(f"faiss://{tmp_path}/s", spec) as store:
+        rows = np.random.default_rng(0).standard_normal((4000, 64)).astype(np.float32)
+        store.upsert([f"{i}" for i in range(4000)], rows)
+        store.flush()
+        before = store.stats().bytes_on_disk
+        store.delete([f"{i}" for i in range(3900)])
+        store.optimize()
+        assert store.stats().bytes_on_disk < before
+        assert store.search(store.get(["3950"]).vectors, 1).ids[0, 0] == "3950"
+
+
+def test_a_folder_that_cannot_be_written_is_read_as_it_is(tmp_path, monkeypatch):
+    with knnstore.open_store(f"faiss://{tmp_path}/s", SPEC) as store:
+        rows = fill(store)
+    monkeypatch.setattr("os.access", lambda *_: False)  # permissions do not stop root
+    with knnstore.open_store(f"faiss://{tmp_path}/s", read_only=True) as store:
+        assert store.search(rows, 1).ids[:, 0].tolist() == [text[:100] or "empty" for text in TEXTS]
+
+
+def test_an_index_that_cannot_be_written_does_not_stop_closing(tmp_path, monkeypatch, caplog):
+    store = knnstore.open_store(f"faiss://{tmp_path}/s?index=HNSW8", SPEC)
+    rows = fill(store)
+    store.search(rows, 1)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("knnstore_faiss.cache.save", full)
+    with pytest.raises(StoreFullError):
+        store.flush()
+    store.close()
+    assert "could not be written" in caplog.text

@@ -1,0 +1,144 @@
+"""The command as a person and as a program would use it, with the bundled model."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from knnseg.cli import app
+from knnseg.datasets import RenderedScenes
+
+runner = CliRunner()
+
+
+def run(*arguments, code=0):
+    result = runner.invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Rendered scenes as pairs of image and label map."""
+    root = tmp_path_factory.mktemp("scenes with space")
+    scenes = RenderedScenes(6, seed=5, size=(96, 96), including=["kettle", "lava"])
+    names = list(scenes.classes)
+    (root / "images").mkdir()
+    (root / "labels").mkdir()
+    for i, scene in enumerate(scenes):
+        Image.fromarray(scene.image).save(root / "images" / f"{i}.png")
+        Image.fromarray((scene.semantic(names) + 1).astype(np.uint8)).save(root / "labels" / f"{i}.png")
+    classes = [{"id": i, "name": n, "isthing": n in scenes.thing_classes} for i, n in enumerate(names, 1)]
+    (root / "classes.json").write_text(json.dumps(classes))
+    kettle = (scenes[0].semantic(["kettle"]) == 0).astype(np.uint8) * 255
+    Image.fromarray(kettle).save(root / "kettle.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def store(folder):
+    url = f"faiss://{folder}/store"
+    pairs = ["--pairs", folder / "images", folder / "labels", "--class-file", folder / "classes.json"]
+    added = json.loads(run("add", "--store", url, *pairs, "--json").stdout)
+    assert added["images"] == 6 and added["added"] > 10
+    again = json.loads(run("add", "--store", url, *pairs, "--json").stdout)
+    assert again["added"] == 0 and again["present"] == added["added"]
+    return url
+
+
+def test_segment_in_a_second_process(folder, store, tmp_path):
+    command = [sys.executable, "-m", "knnseg.cli", "segment", folder / "images" / "0.png", "--store", store]
+    command += ["--classes", "kettle, grass, lava", "--out", tmp_path, "--json"]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert result["classes"] == ["kettle", "grass", "lava"]
+    assert all(
+        (tmp_path / f"0.{kind}").exists() for kind in ("overlay.png", "semantic.png", "panoptic.png", "panoptic.json")
+    )
+    assert result["images"][0]["segments"]
+
+
+def test_segment_prints_a_table(folder, store, tmp_path):
+    output = run("segment", folder / "images" / "0.png", "--store", store, "--out", tmp_path).stdout
+    assert "segments" in output and "kettle" in output and "overlay.png" in output
+
+
+def test_segment_without_a_store_uses_the_base(folder, tmp_path):
+    result = json.loads(
+        run("segment", folder / "images" / "0.png", "-c", "grass,sand", "-o", tmp_path, "--json").stdout
+    )
+    assert result["classes"] == ["grass", "sand"]
+
+
+def test_eval(folder, store):
+    arguments = ["--pairs", folder / "images", folder / "labels", "--class-file", folder / "classes.json"]
+    result = json.loads(run("eval", "--store", store, *arguments, "--json").stdout)
+    assert result["images"] == 6 and result["final"]["miou"] > result["base"]["miou"]
+    assert "pixel accuracy" in run("eval", "--store", store, *arguments).stdout
+
+
+def test_concepts(folder, tmp_path):
+    url = f"faiss://{tmp_path}/one"
+    one = ["--mask", folder / "kettle.png", "--label", "kettle", "--thing"]
+    assert "1 examples added" in run("add", folder / "images" / "0.png", "-s", url, *one).stdout
+    assert json.loads(run("concepts", "list", "-s", url, "--json").stdout) == [
+        {"label": "kettle", "count": 1, "thing": True}
+    ]
+    assert "'pot'" in run("concepts", "rename", "kettle", "pot", "-s", url).stdout
+    assert json.loads(run("concepts", "merge", "pot", "--into", "vessel", "-s", url, "--json").stdout) == {"merged": 1}
+    assert "vessel" in run("concepts", "list", "-s", url).stdout
+    refused = runner.invoke(app, ["concepts", "remove", "vessel", "-s", url], input="n\n")
+    assert refused.exit_code == 1 and "vessel" in run("concepts", "list", "-s", url).stdout
+    run("concepts", "remove", "vessel", "-s", url, "--yes")
+    assert json.loads(run("concepts", "list", "-s", url, "--json").stdout) == []
+
+
+USER_ERRORS = [
+    (["segment", "missing.png", "-c", "a"], "missing.png"),
+    (["segment", "missing.png", "-c", "a,a"], "more than once"),
+    (["segment", "missing.png", "-s", "fais:///x", "-c", "a"], "Did you mean 'faiss'"),
+    (["segment", "missing.png", "-s", "faiss:///nowhere/at/all", "-c", "a"], "nowhere"),
+    (["segment", "missing.png", "-s", "not a url", "-c", "a"], "store URL: expected"),
+    (["segment", "missing.png", "-c", "a", "--preset", "huge"], "huge"),
+    (["segment", "missing.png", "-c", "a", "--preset", "wrong.toml"], "wrong.toml"),
+    (["segment", "missing.png", "-c", "a", "--device", "quantum"], "quantum"),
+    (["concepts", "list", "-s", "faiss:///nowhere/at/all"], "nowhere"),
+    (["eval", "--pairs", "no", "where", "--class-file", "none.json"], "none.json"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), USER_ERRORS, ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else None
+)
+def test_user_errors_are_one_message_and_exit_code_1(arguments, message, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr and result.stderr.startswith("knnseg: ") and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["add", "-s", "memory:///x"], ["segment"], ["segment", "a.png"], ["add", "a.png", "-s", "memory:///x"], ["sgment"],
+     ["add", "-s", "memory:///x", "--pairs", "a", "b"], ["segment", "a.png", "-c", "a", "--on-store-error", "hope"]],
+)  # fmt: skip
+def test_wrong_usage_is_exit_code_2(arguments):
+    run(*arguments, code=2)
+
+
+@pytest.mark.parametrize("command", ["add", "segment", "eval", "demo", "concepts", "concepts list", "concepts remove"])
+def test_help_says_what_it_does(command):
+    output = run(*command.split(), "--help").stdout
+    assert "Usage" in output and len(output) > 300
+
+
+def test_demo_runs_twice_and_gains(tmp_path):
+    for _ in range(2):
+        result = json.loads(run("demo", "--out", tmp_path / "d", "--scenes", 14, "--examples", 2, "--json").stdout)
+        report = result["report"]
+        assert report["final"]["miou_new concepts"] > report["base"]["miou_new concepts"] + 0.1
+        assert (tmp_path / "d" / "before-and-after.png").exists()

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from knnstore.errors import InvalidFieldError, InvalidInputError, SpecMismatchError, StoreCorruptError
+from knnstore.types import Batch, Capabilities, EmbeddingSpace, Records, StoreSpec, empty_column
+
+SPACE = EmbeddingSpace("enc", "sha256:1", "note with 'quotes' and \u00e9")
+FULL = StoreSpec(768, "dot", {"b": str, "a": int, "c": float, "d": bool}, SPACE)
+
+
+@pytest.mark.parametrize("spec", [FULL, StoreSpec(1), StoreSpec(2, "l2", {}, None)])
+def test_json_round_trip(spec: StoreSpec) -> None:
+    assert StoreSpec.from_json(spec.to_json()) == spec
+    assert StoreSpec.from_json(spec.to_json()).to_json() == spec.to_json()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "null", "[]", "{}", '{"dim": 0, "metric": "l2", "fields": {}, "space": null}',
+     '{"dim": 2, "metric": "l2", "fields": {"a": "date"}, "space": null}',
+     '{"dim": 2, "metric": "l2", "fields": {}, "space": {"encoder": "x"}}',
+     '{"dim": 2, "metric": "l2", "fields": [], "space": null}',
+     '{"dim": 2, "metric": [], "fields": {}, "space": null}'],
+)  # fmt: skip
+def test_damaged_json(text: str) -> None:
+    with pytest.raises(StoreCorruptError):
+        StoreSpec.from_json(text)
+
+
+@pytest.mark.parametrize("dim", [0, -1, 1.0, "3", True, None])
+def test_dim(dim: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"spec\.dim"):
+        StoreSpec(dim)
+
+
+def test_dim_of_numpy() -> None:
+    assert type(StoreSpec(np.int64(3)).dim) is int  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("metric", ["euclid", "COSINE", None, 1, ["l2"]])
+def test_metric(metric: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"spec\.metric"):
+        StoreSpec(2, metric)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"": str}, {"a b": str}, {"1a": str}, {"_a": str}, {"id": str}, {"vector": str}, {"\u00e9": str}, {1: str},
+     {"a": list}, {"a": "str"}, {"a": None}, {"a": [str]}, [("a", str)], "abc"],
+)  # fmt: skip
+def test_fields(fields: Any) -> None:
+    with pytest.raises(InvalidFieldError):
+        StoreSpec(2, "l2", fields)
+
+
+def test_space() -> None:
+    for parts in (("", "x"), ("x", "")):
+        with pytest.raises(InvalidInputError):
+            EmbeddingSpace(*parts)
+    with pytest.raises(InvalidInputError, match=r"spec\.space"):
+        StoreSpec(2, space="sha256:1")  # type: ignore[arg-type]
+
+
+def test_a_spec_keeps_its_own_fields() -> None:
+    fields = {"a": str}
+    spec = StoreSpec(2, fields=fields)
+    fields["b"] = str
+    assert dict(spec.fields) == {"a": str}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec.dim = 3  # type: ignore[misc]
+
+
+def test_check_against_names_both_sides() -> None:
+    stored = dataclasses.replace(FULL, dim=512, metric="l2", space=EmbeddingSpace("enc", "sha256:2"))
+    with pytest.raises(SpecMismatchError) as caught:
+        FULL.check_against(stored, "faiss:///x")
+    for part in ("faiss:///x", "dim 768", "dim 512", "metric dot", "metric l2", "sha256:1", "sha256:2", "Nothing was"):
+        assert part in str(caught.value)
+    assert "fields" not in str(caught.value)
+
+
+def test_what_counts_as_the_same() -> None:
+    FULL.check_against(FULL, "x")
+    dataclasses.replace(FULL, space=None).check_against(FULL, "x")
+    dataclasses.replace(FULL, space=EmbeddingSpace("other name", "sha256:1")).check_against(FULL, "x")
+    dataclasses.replace(FULL, fields=dict(sorted(FULL.fields.items()))).check_against(FULL, "x")
+    with pytest.raises(SpecMismatchError, match="space none"):
+        FULL.check_against(dataclasses.replace(FULL, space=None), "x")
+
+
+def test_empty_columns() -> None:
+    assert empty_column(str, 2).tolist() == ["", ""]
+    assert empty_column(int, (1, 2)).tolist() == [[0, 0]]
+    assert np.isnan(empty_column(float, 1)).all()
+    assert empty_column(bool, 1).tolist() == [False]
+    assert [empty_column(kind, 0).dtype for kind in (str, int, float, bool)] == [object, np.int64, np.float64, np.bool_]
+
+
+def test_lengths() -> None:
+    assert len(Batch(["a"], np.ones((1, 2), np.float32), {})) == 1
+    assert len(Records(np.array(["a", "b"], object), None, {})) == 2
+    assert Capabilities().recall_floor == 1

@@ -1,0 +1,164 @@
+"""The shape of the code: which way imports point, what importing costs, what is public, how long things are."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A module imports only modules to its left; docs/design/knnseg.md says why.
+KNNSEG = ["errors", "types", "config", "hookspecs", "images", "features", "keys", "stages", "masks", "embeddings", "concepts", "text", "base", "models", "fusion", "drawing", "painting", "segmentation", "pipeline", "metrics", "evaluation", "datasets", "demo", "cli"]  # fmt: skip
+KNNSTORE = [
+    "errors",
+    "filters",
+    "types",
+    "url",
+    "_validation",
+    "ranking",
+    "abc",
+    "hookspecs",
+    "memory",
+    "_plugins",
+    "testing",
+    "_commands",
+    "cli",
+]
+
+
+def modules(package):
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[-1] != "__init__" or len(parts) > 2:
+            yield path, parts[1]
+
+
+def imported(path, package):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == package else [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            if name.split(".")[0] == package and len(name.split(".")) > 1:
+                yield name.split(".")[1], node.lineno
+
+
+@pytest.mark.parametrize(("package", "order"), [("knnseg", KNNSEG), ("knnstore", KNNSTORE)])
+def test_imports_point_one_way(package, order):
+    unknown = {name for _, name in modules(package)} - set(order)
+    assert not unknown, f"give {unknown} a place in the order"
+    wrong = []
+    for path, name in modules(package):
+        for other, line in imported(path, package):
+            if other in order and order.index(other) > order.index(name):
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {name} imports {other}, which is to its right")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_knnseg_knows_no_backend_and_knnstore_no_knnseg():
+    wrong = []
+    for package, forbidden in (
+        ("knnseg", {"faiss", "knnstore_faiss", "pymilvus", "qdrant_client"}),
+        ("knnstore", {"knnseg", "torch", "faiss"}),
+    ):
+        for path, _ in modules(package):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            for node in ast.walk(tree):
+                names = (
+                    [node.module or ""]
+                    if isinstance(node, ast.ImportFrom)
+                    else [a.name for a in node.names]
+                    if isinstance(node, ast.Import)
+                    else []
+                )
+                wrong += [f"{path}:{node.lineno}: {n}" for n in names if n.split(".")[0] in forbidden]
+    assert not wrong
+
+
+def loaded_by(statement):
+    """The top-level packages that a fresh interpreter has after a statement and had not before."""
+    code = f"import sys; before = set(sys.modules); {statement}; print(*{{m.split('.')[0] for m in set(sys.modules) - before}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.split()) - set(sys.stdlib_module_names)
+
+
+def test_importing_knnstore_loads_numpy_and_pluggy_only():
+    assert loaded_by("import knnstore") <= {"knnstore", "numpy", "pluggy"}
+
+
+def test_importing_knnseg_loads_nothing_heavy():
+    assert loaded_by("import knnseg") <= {"knnseg"}
+    heavy = {"torch", "open_clip", "timm", "torchvision", "faiss", "typer", "rich", "supervision", "transformers"}
+    every = "import knnseg; [getattr(knnseg, name) for name in knnseg.__all__]"
+    assert not loaded_by(every) & heavy
+
+
+def test_every_module_says_what_is_public():
+    missing, wrong = [], []
+    for package in ("knnseg", "knnstore"):
+        for path, _ in modules(package):
+            if path.name == "cli.py" or "models" in path.parts:
+                continue
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            module = importlib.import_module(name)
+            if not hasattr(module, "__all__"):
+                missing.append(name) if path.name != "__init__.py" or path.stat().st_size > 200 else None
+            else:
+                wrong += [f"{name}.{n}" for n in module.__all__ if not hasattr(module, n)]
+    assert not missing and not wrong
+
+
+PUBLIC = {
+    "knnstore": "Backend BackendInfo Capabilities EmbeddingSpace EmbeddingStore F Filter Hits KnnStoreError OpenRequest "
+    "Records StoreSpec StoreStats StoreURL backends collections get_backend hookimpl open_store register",
+    "knnseg": "IGNORE AddReport BasePredictor ClassScores Concept ConceptDatabase Config ConfusionMatrix DenseClip "
+    "Embeddings EncodedImage Explanation FeatureExtractor Features FusionConfig KnnSegError LabelledImage "
+    "LabelledSegment MaskProposer Masks Neighbours NoBase PaintingConfig PanopticQuality RegionProposer "
+    "RetrievalConfig Segment Segmentation Segmenter StageConfig Vocabulary Vote hookimpl load_image load_label_map "
+    "presets register",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_the_public_surface_is_what_we_mean_to_keep(package):
+    assert sorted(importlib.import_module(package).__all__) == sorted(PUBLIC[package].split())
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_everything_public_is_documented(package):
+    module = importlib.import_module(package)
+    bare = []
+    for name in module.__all__:
+        value = getattr(module, name)
+        if inspect.isclass(value):
+            members = [m for n, m in vars(value).items() if not n.startswith("_") and inspect.isfunction(m)]
+            bare += [f"{name}.{m.__name__}" for m in members if not inspect.getdoc(getattr(value, m.__name__))]
+        if (inspect.isclass(value) or inspect.isfunction(value)) and not inspect.getdoc(value):
+            bare.append(name)
+    assert not bare
+
+
+def test_modules_and_functions_stay_short():
+    long = []
+    sources = [p for package in ("knnseg", "knnstore") for p, _ in modules(package)] + list(
+        (ROOT / "plugins").glob("*/src/**/*.py")
+    )
+    for path in sources:
+        text = path.read_text(encoding="utf-8")
+        if text.count("\n") > 450:
+            long.append(f"{path.relative_to(ROOT)}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                documented = node.body[0] if ast.get_docstring(node) else None
+                length = (
+                    node.end_lineno - node.lineno - (documented.end_lineno - documented.lineno if documented else 0)
+                )
+                if length > 40:
+                    long.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name} has {length} lines")
+    assert not long, "\n".join(long)
