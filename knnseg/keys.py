@@ -66,7 +66,7 @@ class Whitened(DerivedFeatures):
         self._space = _derived(source, "whitened", self._mean, self._matrix)
 
     @classmethod
-    def fit(cls, source: FeatureExtractor, images: Iterable[ImageLike], shrinkage: float = 0.1) -> Whitened:
+    def fit(cls, source: FeatureExtractor, images: Iterable[ImageLike], shrinkage: float = 1.0) -> Whitened:
         """Fit to the features of unlabelled images, in one pass; memory does not grow with their number.
 
         Args:

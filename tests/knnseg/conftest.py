@@ -116,3 +116,11 @@ def real_data() -> Path | None:
         if folder and Path(folder).is_dir():
             return Path(folder)
     return None
+
+
+@pytest.fixture(scope="session")
+def real_folder():
+    folder = real_data()
+    if folder is None:
+        pytest.skip("no photographs: expected a folder in $KNNSEG_REAL_DATA or at ../shared/real")
+    return folder
