@@ -25,8 +25,9 @@ demo: $(VENV)/.base
 test: $(VENV)/.dev
 	$(MAKE) --no-print-directory lint types test-fast
 
+# Two workers of one thread each: the threads of two torches on two cores would only wait for each other.
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

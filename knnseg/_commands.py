@@ -71,7 +71,7 @@ def _examples(
     from knnseg.datasets import CocoPanoptic, ImageLabelPairs
 
     if (pairs is None) == (coco is None):
-        raise typer.BadParameter("give either --pairs with --class-file, or --coco-panoptic")
+        raise typer.BadParameter("give --pairs with --class-file, or --coco-panoptic (add also takes one IMAGE)")
     if coco is not None:
         return CocoPanoptic(*coco)
     if classes is None or pairs is None:
@@ -169,10 +169,10 @@ def segment(
     with Segmenter.from_config(
         preset, store, device=device, create=False, on_store_error="base" if on_store_error == "base" else "raise"
     ) as segmenter:
-        vocabulary = segmenter.vocabulary(names)
+        vocabulary, stems = segmenter.vocabulary(names), _stems(images)
         for path in images:
             result = segmenter.predict(path, vocabulary)
-            files = [str(file) for file in result.save(out, path.stem)]
+            files = [str(file) for file in result.save(out, stems[path])]
             results.append({"image": str(path), "files": files, "degraded": result.degraded, "segments": result.rle()})
             if not as_json:
                 _show_segments(path, result, files)
@@ -180,6 +180,17 @@ def segment(
                 print(f"knnseg: base prediction only: {result.degraded}", file=sys.stderr)
     if as_json:
         print_json({"classes": list(vocabulary), "images": results})
+
+
+def _stems(images: list[Path]) -> dict[Path, str]:
+    """A name for the files of each image; images of one name in different folders are numbered."""
+    stems: dict[Path, str] = {}
+    for path in images:
+        taken, stem, number = set(stems.values()), path.stem, 2
+        while stem in taken:
+            stem, number = f"{path.stem}-{number}", number + 1
+        stems[path] = stem
+    return stems
 
 
 def _show_segments(path: Path, result: Any, files: list[str]) -> None:

@@ -20,7 +20,7 @@ def main() -> None:
         from knnseg._commands import app
 
         app()
-    except (KnnSegError, KnnStoreError) as error:
+    except (KnnSegError, KnnStoreError, OSError) as error:  # the last for files that cannot be written
         _fail(str(error))
     except ModuleNotFoundError as error:
         extra = "cli" if error.name in ("typer", "click", "rich") else "torch"

@@ -19,9 +19,9 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from knnseg.embeddings import pool
-from knnseg.errors import MaskError, VocabularyError
+from knnseg.errors import ConfigError, DatasetError, MaskError, VocabularyError
 from knnseg.features import FeatureExtractor
-from knnseg.images import content_hash
+from knnseg.images import ImageLike, content_hash, load_image
 from knnseg.types import Embeddings, LabelledImage, Masks, Neighbours, Vocabulary, positions
 from knnstore import EmbeddingSpace, EmbeddingStore, F, Filter, StoreSpec, StoreURL, collections, open_store
 from knnstore.errors import StoreNotFoundError
@@ -177,6 +177,8 @@ class ConceptDatabase:
         Returns:
             What was done.
         """
+        if batch < 1:
+            raise ConfigError(f"add: expected a batch of at least 1 image, got {batch}")
         images = [examples] if isinstance(examples, LabelledImage) else examples
         wanted = None if classes is None else frozenset(classes)
         total = len(images) if isinstance(images, Sized) else None
@@ -190,7 +192,7 @@ class ConceptDatabase:
 
     def add_masks(
         self,
-        image: NDArray[np.uint8],
+        image: ImageLike,
         masks: NDArray[np.bool_],
         labels: Iterable[str],
         *,
@@ -201,7 +203,7 @@ class ConceptDatabase:
         """Add one image with its masks as arrays.
 
         Args:
-            image: uint8 (H, W, 3).
+            image: a path, bytes, a PIL image, or uint8 (H, W, 3).
             masks: bool (N, H, W); they may overlap.
             labels: N class names.
             things: the names among them that are countable objects.
@@ -211,17 +213,19 @@ class ConceptDatabase:
         Raises:
             MaskError: masks of another size than the image or in another number than the labels, or an empty mask;
                 nothing is added.
+            VocabularyError: an empty label, or a thing that is not among the labels; nothing is added.
         """
-        names, countable = list(labels), frozenset(things)
-        stack = Masks.from_dense(masks)
-        if stack.size != image.shape[:2]:
-            raise MaskError(f"masks: expected {image.shape[:2]} like the image, got {stack.size}")
+        names = list(labels)
+        countable = Vocabulary.of(dict.fromkeys(names), things).things if names else frozenset[str]()
+        pixels, stack = load_image(image), Masks.from_dense(masks)
+        if stack.size != pixels.shape[:2]:
+            raise MaskError(f"masks: expected {pixels.shape[:2]} like the image, got {stack.size}")
         if len(stack) != len(names):
             raise MaskError(f"masks: expected one mask for each of {len(names)} labels, got {len(stack)}")
         empty = np.flatnonzero(stack.areas == 0)
         if len(empty):
             raise MaskError(f"masks: expected every mask to cover a pixel, got an empty mask at {int(empty[0])}")
-        example = LabelledImage(image, np.zeros(stack.size, np.int32), (), uri)
+        example = LabelledImage(pixels, np.zeros(stack.size, np.int32), (), uri)
         prepared = _described(example, stack, names, [name in countable for name in names])
         return self._write([prepared], True, writer) + AddReport(images=1)
 
@@ -235,6 +239,10 @@ class ConceptDatabase:
     ) -> AddReport:
         prepared, report = [], AddReport()
         for example in group:
+            if not isinstance(example, LabelledImage):
+                raise DatasetError(
+                    f"add: expected labelled images, got {type(example).__name__}. Use add_masks for arrays."
+                )
             info = [s for s in example.info if wanted is None or s.label in wanted]
             masks = _segment_masks(example, [s.id for s in info])
             usable = np.asarray(masks.areas >= max(min_area, 1))
@@ -327,7 +335,10 @@ class ConceptDatabase:
 
     def merge(self, labels: Iterable[str], into: str) -> int:
         """Rename each of ``labels`` to ``into``; returns how many examples moved."""
-        return sum(self.rename(label, into) for label in dict.fromkeys(labels) if label != into)
+        listed = [label for label in dict.fromkeys(labels) if label != into]
+        for label in listed:
+            self._known(label)  # all of them, before anything is changed
+        return sum(self.rename(label, into) for label in listed)
 
     def remove(self, label: str) -> int:
         """Forget a concept; returns how many examples it had.

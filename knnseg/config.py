@@ -23,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,20 @@ __all__ = ["Config", "FusionConfig", "KeysConfig", "PaintingConfig", "RetrievalC
 def _require(ok: bool, key: str, expected: str, got: object) -> None:
     if not ok:
         raise ConfigError(f"configuration {key}: expected {expected}, got {got!r}")
+
+
+_TINY = sys.float_info.min
+"""The smallest number above 0, for what must not be 0."""
+
+
+def _real(value: object, low: float, high: float = math.inf) -> bool:
+    """A finite number from ``low`` to ``high``; a bool is none."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and low <= value <= high  # type: ignore[operator, arg-type]  # a number
+
+
+def _whole(value: object, low: int) -> bool:
+    return isinstance(value, int) and _real(value, low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +79,7 @@ class KeysConfig:
 
     def __post_init__(self) -> None:
         _require(isinstance(self.whitening, str), "keys.whitening", "a path, or an empty string", self.whitening)
-        _require(0 <= self.context < math.inf, "keys.context", "a number of at least 0", self.context)
+        _require(_real(self.context, 0), "keys.context", "a number of at least 0", self.context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +99,11 @@ class RetrievalConfig:
     class_balance: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.k, int) and self.k >= 1, "retrieval.k", "a whole number of at least 1", self.k)
+        _require(_whole(self.k, 1), "retrieval.k", "a whole number of at least 1", self.k)
         names = ("exponential", "uniform", "similarity")
         _require(self.weighting in names, "retrieval.weighting", f"one of {names}", self.weighting)
-        _require(self.temperature > 0, "retrieval.temperature", "a number above 0", self.temperature)
-        _require(0 <= self.class_balance <= 1, "retrieval.class_balance", "0 to 1", self.class_balance)
+        _require(_real(self.temperature, _TINY), "retrieval.temperature", "a number above 0", self.temperature)
+        _require(_real(self.class_balance, 0, 1), "retrieval.class_balance", "0 to 1", self.class_balance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +126,9 @@ class FusionConfig:
 
     def __post_init__(self) -> None:
         _require(self.mode in ("supported", "late"), "fusion.mode", "supported or late", self.mode)
-        _require(0 <= self.weight <= 1, "fusion.weight", "0 to 1", self.weight)
+        _require(_real(self.weight, 0, 1), "fusion.weight", "0 to 1", self.weight)
         _require(self.confidence in ("similarity", "vote"), "fusion.confidence", "similarity or vote", self.confidence)
-        _require(isinstance(self.threshold, int | float), "fusion.threshold", "a number", self.threshold)
+        _require(_real(self.threshold, -math.inf), "fusion.threshold", "a number", self.threshold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +146,9 @@ class PaintingConfig:
     min_score: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.min_area >= 0, "painting.min_area", "a number of pixels", self.min_area)
-        _require(0 <= self.min_visible <= 1, "painting.min_visible", "0 to 1", self.min_visible)
-        _require(0 <= self.min_score <= 1, "painting.min_score", "0 to 1", self.min_score)
+        _require(_whole(self.min_area, 0), "painting.min_area", "a number of pixels", self.min_area)
+        _require(_real(self.min_visible, 0, 1), "painting.min_visible", "0 to 1", self.min_visible)
+        _require(_real(self.min_score, 0, 1), "painting.min_score", "0 to 1", self.min_score)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from knnseg.errors import ConfigError
 from knnseg.types import IGNORE, ImageArray
 
 __all__ = ["colours", "legend_strip", "overlay", "paint_classes", "side_by_side", "stack"]
@@ -51,6 +52,8 @@ def overlay(
         legend: put a legend of the classes that occur underneath.
         alpha: 0 shows only the image, 1 only the colours.
     """
+    if not 0 <= alpha <= 1:
+        raise ConfigError(f"alpha: expected 0 to 1, got {alpha}")
     shown = np.where(
         (semantic == IGNORE)[..., None], image * 0.5, image * (1 - alpha) + alpha * paint_classes(semantic, len(names))
     )

@@ -47,19 +47,25 @@ class Report:
     final: Scores
 
     def to_dict(self, groups: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
-        """Everything as JSON-ready numbers; ``groups`` of class names get a mean IoU of their own."""
+        """Everything as JSON-ready numbers; ``groups`` of class names get a mean IoU of their own.
+
+        Means are over the classes that occur in the labels.
+        """
         names = self.vocabulary.names
         result: dict[str, Any] = {"images": self.images, "classes": len(names)}
         for kind, scores in (("base", self.base), ("final", self.final)):
             quality = scores.panoptic.scores()
+            # Over the classes of the labels, so that both kinds are means over the same classes.
+            occurring = set(np.flatnonzero(scores.semantic.matrix.sum(axis=1)).tolist())
             entry: dict[str, Any] = {
-                "miou": scores.semantic.mean_iou(),
+                "miou": scores.semantic.mean_iou(sorted(occurring)),
                 "pixel_accuracy": scores.semantic.pixel_accuracy,
                 "pq": quality.pq, "sq": quality.sq, "rq": quality.rq,
                 "iou": dict(zip(names, scores.semantic.iou.tolist(), strict=True)),
             }  # fmt: skip
             for group, members in (groups or {}).items():
-                entry[f"miou_{group}"] = scores.semantic.mean_iou([names.index(name) for name in members])
+                listed = sorted(occurring & {names.index(name) for name in members})
+                entry[f"miou_{group}"] = scores.semantic.mean_iou(listed)
             result[kind] = _without_nan(entry)
         return result
 

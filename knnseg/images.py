@@ -53,6 +53,8 @@ def load_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> ImageArray
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
+    if not isinstance(source, str | PathLike | bytes | Image.Image):
+        raise ImageError(f"image: expected a path, bytes, a PIL image or an array, got {type(source).__name__}")
     name = _name(source)
     with _readable(name), _opened(source) as image:
         if image.width * image.height > max_pixels:

@@ -186,8 +186,9 @@ class Segmenter:
             given = [None] * len(images) if masks is None else list(masks)  # type: ignore[arg-type]  # one set for each image
             if len(given) != len(images):
                 raise MaskError(f"masks: expected one set for each of {len(images)} images, got {len(given)}")
+            vocabulary = self.vocabulary(classes)  # once: it may be a generator
             return [
-                self.predict(image, classes, masks=own, exclude_image=exclude_image)
+                self.predict(image, vocabulary, masks=own, exclude_image=exclude_image)
                 for image, own in zip(images, given, strict=True)
             ]
         vocabulary = self.vocabulary(classes)

@@ -100,6 +100,7 @@ class Segmentation:
     def save_coco(self, folder: str | PathLike[str], stem: str = "segmentation", image_id: int = 0) -> list[Path]:
         """Write COCO panoptic's ``STEM.panoptic.png`` (R + 256·G + 65536·B) and ``STEM.panoptic.json``."""
         target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
         png, annotation = target / f"{stem}.panoptic.png", target / f"{stem}.panoptic.json"
         digits = [(self.panoptic // 256**i % 256).astype(np.uint8) for i in range(3)]
         Image.fromarray(np.stack(digits, -1)).save(png)

@@ -170,7 +170,9 @@ class Masks:
     ) -> Masks:
         """Mask ``rows[i]`` of ``count`` covers pixel ``pixels[i]`` of an image of ``size`` (H, W), row-major."""
         height, width = size
-        matrix = sparse.csr_array((np.ones(len(pixels), np.float32), (rows, pixels)), shape=(count, height * width))
+        # 32-bit indices are half the size, and enough for any image that images.MAX_PIXELS lets in.
+        places = (rows.astype(np.int32), pixels.astype(np.int32))
+        matrix = sparse.csr_array((np.ones(len(pixels), np.float32), places), shape=(count, height * width))
         return cls(matrix, (height, width), _ones(count) if scores is None else scores)
 
     @classmethod
@@ -332,6 +334,8 @@ class Vocabulary:
             return classes
         if isinstance(classes, str):
             raise VocabularyError(f"vocabulary: expected a list of names, got the string {classes!r}")
+        if isinstance(things, str):
+            raise VocabularyError(f"vocabulary: expected things as a list of names, got the string {things!r}")
         return cls(tuple(classes), frozenset(things))
 
     def __len__(self) -> int:
@@ -354,6 +358,10 @@ class LabelledSegment:
     id: int
     label: str
     thing: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.label, str) or not self.label.strip():
+            raise VocabularyError(f"label of segment {self.id}: expected a non-empty name, got {self.label!r}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,7 +22,7 @@ from PIL import Image
 import knnseg
 import knnstore
 from knnseg import config, stages
-from knnseg.cli import app as knnseg_app
+from knnseg._commands import app as knnseg_app
 from knnseg.datasets import CONCEPTS, RenderedScenes
 from knnstore._commands import app as knnstore_app
 

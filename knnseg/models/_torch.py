@@ -65,7 +65,7 @@ def weights(what: str, where: str) -> Iterator[None]:
     except (ImportError, ConfigError, WeightsError):
         raise
     except Exception as error:  # hub clients raise their own and their HTTP library's exceptions
-        first = (str(error).strip().splitlines() or [""])[0][:300]
+        first = (str(error).strip().splitlines() or [""])[0][:300].rstrip(". ")
         raise WeightsError(
             f"{what}: expected readable weights, got {type(error).__name__}: {first}. "
             f"Without network access, fetch them elsewhere and {where}."

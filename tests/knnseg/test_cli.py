@@ -68,6 +68,14 @@ def test_segment_prints_a_table(folder, store, tmp_path):
     assert "segments" in output and "kettle" in output and "overlay.png" in output
 
 
+def test_images_of_one_name_do_not_overwrite_each_other(folder, tmp_path):
+    (tmp_path / "other").mkdir()
+    twin = tmp_path / "other" / "0.png"
+    twin.write_bytes((folder / "images" / "1.png").read_bytes())
+    run("segment", folder / "images" / "0.png", twin, "-c", "grass,sand", "-o", tmp_path / "out", "--json")
+    assert {"0.overlay.png", "0-2.overlay.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
 def test_segment_without_a_store_uses_the_base(folder, tmp_path):
     result = json.loads(
         run("segment", folder / "images" / "0.png", "-c", "grass,sand", "-o", tmp_path, "--json").stdout
@@ -108,6 +116,8 @@ USER_ERRORS = [
     (["segment", "missing.png", "-c", "a", "--preset", "wrong.toml"], "wrong.toml"),
     (["segment", "missing.png", "-c", "a", "--device", "quantum"], "quantum"),
     (["concepts", "list", "-s", "faiss:///nowhere/at/all"], "nowhere"),
+    (["concepts", "list", "-s", "faiss:///proc/knnseg"], "/proc/knnseg"),
+    (["demo", "-o", "/proc/knnseg"], "/proc/knnseg"),
     (["eval", "--pairs", "no", "where", "--class-file", "none.json"], "none.json"),
 ]
 
@@ -141,8 +151,8 @@ def test_help_says_what_it_does(command):
 
 
 def test_demo_runs_twice_and_gains(tmp_path):
-    for _ in range(2):
-        result = json.loads(run("demo", "--out", tmp_path / "d", "--scenes", 14, "--examples", 2, "--json").stdout)
-        report = result["report"]
-        assert report["final"]["miou_new concepts"] > report["base"]["miou_new concepts"] + 0.1
-        assert (tmp_path / "d" / "before-and-after.png").exists()
+    run("demo", "--out", tmp_path / "d", "--scenes", 1, "--examples", 1)
+    result = json.loads(run("demo", "--out", tmp_path / "d", "--scenes", 10, "--examples", 2, "--json").stdout)
+    report = result["report"]
+    assert report["final"]["miou_new concepts"] > report["base"]["miou_new concepts"] + 0.1
+    assert (tmp_path / "d" / "before-and-after.png").exists()

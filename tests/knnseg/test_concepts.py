@@ -7,7 +7,7 @@ import knnstore
 from knnseg import ConceptDatabase, LabelledImage, LabelledSegment, Vocabulary
 from knnseg.concepts import FIELDS, space_name
 from knnseg.embeddings import pool
-from knnseg.errors import MaskError, VocabularyError
+from knnseg.errors import ConfigError, DatasetError, ImageError, MaskError, VocabularyError
 from knnseg.types import Masks
 from knnstore import F
 from knnstore.errors import SpecMismatchError, StoreNotFoundError
@@ -227,3 +227,39 @@ def test_writing_from_two_databases_loses_nothing(tmp_path, colour_features, sce
             two.add(scene(b))
         assert {c.label: c.count for c in one.concepts()} == {c.label: c.count for c in two.concepts()}
         assert one.store.count() == sum(len(scene(i).info) for i in range(6))
+
+
+def test_merging_with_an_unknown_label_changes_nothing(database, scene):
+    database.add(scene(i) for i in range(3))
+    before = content(database)
+    with pytest.raises(VocabularyError, match="nope"):
+        database.merge(["grass", "nope"], into="ground")
+    assert content(database) == before
+
+
+def test_labels_and_things_that_make_no_sense(database, scene):
+    image, mask = scene(1).image, np.ones((1, 48, 64), bool)
+    for labels in ([""], [" "], [7]):
+        with pytest.raises(VocabularyError, match="non-empty"):
+            database.add_masks(image, mask, labels)
+    for things in ("ball", ["zebra"]):
+        with pytest.raises(VocabularyError, match="things"):
+            database.add_masks(image, mask, ["ball"], things=things)
+    with pytest.raises(VocabularyError, match="segment 3"):
+        LabelledSegment(3, "")
+    assert database.store.count() == 0
+
+
+def test_things_that_are_no_examples(database, scene):
+    with pytest.raises(DatasetError, match="add_masks"):
+        database.add([scene(1).image])
+    with pytest.raises(ConfigError, match="batch"):
+        database.add([scene(1)], batch=0)
+    with pytest.raises(ImageError):
+        database.add_masks("missing.png", np.ones((1, 2, 2), bool), ["a"])
+    assert database.store.count() == 0
+
+
+def test_a_grey_image_is_an_image_like_any_other(database, scene):
+    grey = scene(1).image[..., 0]
+    assert database.add_masks(grey, np.ones((1, 48, 64), bool), ["ball"]).added == 1

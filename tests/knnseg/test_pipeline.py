@@ -101,11 +101,26 @@ def test_objects_that_are_no_stages_are_refused(extractor):
         Segmenter(extractor, RegionProposer(), on_store_error="ignore")
 
 
+def test_classes_may_come_from_a_generator(segmenter, scene):
+    image = scene(50).image
+    results = segmenter.predict([image, image], (name for name in NAMES))
+    assert [r.vocabulary.names for r in results] == [NAMES, NAMES]
+
+
+def test_things_that_are_no_images(segmenter):
+    for given in (7, None, (i for i in range(2))):
+        with pytest.raises(ImageError, match="expected a path"):
+            segmenter.predict(given, NAMES)
+
+
 # -- the result in every form -----------------------------------------------------------------------------------------
 
 
 def test_save_and_read_back(result, tmp_path):
     overlay, semantic, png, annotation = result.save(tmp_path / "out", "photo")
+    assert [path.name for path in result.save_coco(tmp_path / "new", "b")] == ["b.panoptic.png", "b.panoptic.json"]
+    with pytest.raises(ConfigError, match="alpha"):
+        result.overlay(alpha=2)
     assert load_image(overlay).shape[1] == result.semantic.shape[1]
     assert np.array_equal(load_label_map(semantic) - 1, result.semantic)
     assert np.array_equal(load_panoptic_png(png), result.panoptic)
