@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from knnseg.datasets.rendered import CONCEPTS, RenderedScenes
-from knnseg.drawing import paint_classes, side_by_side
+from knnseg.drawing import paint_classes, side_by_side, stack
 from knnseg.evaluation import evaluate
 from knnseg.pipeline import Segmenter
 from knnseg.segmentation import Segmentation
@@ -85,9 +85,4 @@ def _sheet(
         shares = [np.bincount(m[m != IGNORE], minlength=len(names)) / m.size for m in maps.values()]
         present = np.flatnonzero((shares[0] > 0) | (np.max(shares, axis=0) >= LEGEND_SHARE)).tolist()
         rows.append(side_by_side(columns, names, present))
-    sheet = Image.new("RGB", (max(r.width for r in rows), sum(r.height for r in rows)), "white")
-    y = 0
-    for row in rows:
-        sheet.paste(row, (0, y))
-        y += row.height
-    return sheet
+    return stack(rows)

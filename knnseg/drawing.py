@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from knnseg.types import IGNORE, ImageArray
 
-__all__ = ["colours", "legend_strip", "overlay", "paint_classes", "side_by_side"]
+__all__ = ["colours", "legend_strip", "overlay", "paint_classes", "side_by_side", "stack"]
 
 _GOLDEN = 0.61803398875
 """Stepping the hue by the golden ratio keeps any number of colours apart without knowing how many there will be."""
@@ -63,7 +63,7 @@ def overlay(
     if not legend:
         return picture
     present = [c for c in np.unique(semantic).tolist() if c != IGNORE]
-    return _stack([picture, legend_strip(names, present, picture.width)])
+    return stack([picture, legend_strip(names, present, picture.width)])
 
 
 def legend_strip(names: Sequence[str], shown: Sequence[int], width: int, *, size: int = 13) -> Image.Image:
@@ -102,10 +102,11 @@ def side_by_side(
     for i, ((title, _), picture) in enumerate(zip(columns, pictures, strict=True)):
         draw.text((i * (width + 6) + 4, 3), title, fill="black", font=font)
         sheet.paste(picture, (i * (width + 6), bar))
-    return _stack([sheet, legend_strip(names, shown, sheet.width)])
+    return stack([sheet, legend_strip(names, shown, sheet.width)])
 
 
-def _stack(pictures: Sequence[Image.Image]) -> Image.Image:
+def stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below each other, on white."""
     whole = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
     y = 0
     for picture in pictures:

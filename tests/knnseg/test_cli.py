@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from knnseg.cli import app
+from knnseg._commands import app
+from knnseg.cli import main
 from knnseg.datasets import RenderedScenes
 
 runner = CliRunner()
@@ -114,11 +115,14 @@ USER_ERRORS = [
 @pytest.mark.parametrize(
     ("arguments", "message"), USER_ERRORS, ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else None
 )
-def test_user_errors_are_one_message_and_exit_code_1(arguments, message, capfd, tmp_path, monkeypatch):
+def test_user_errors_are_one_message_and_exit_code_1(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = runner.invoke(app, arguments)
-    assert result.exit_code == 1
-    assert message in result.stderr and result.stderr.startswith("knnseg: ") and "Traceback" not in result.output
+    monkeypatch.setattr(sys, "argv", ["knnseg", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    printed = capsys.readouterr()
+    assert stop.value.code == 1 and printed.out == ""
+    assert message in printed.err and printed.err.startswith("knnseg: ") and "Traceback" not in printed.err
 
 
 @pytest.mark.parametrize(

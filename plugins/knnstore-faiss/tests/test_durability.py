@@ -85,12 +85,13 @@ def in_child(work):
         os._exit(1)
 
 
-def kill_after(pid, reports, seconds):
-    first = reports.readline()
+def kill_after(pid, reports, seconds, count=1):
+    """Kill a child some time after its first reports, however slow the machine; returns all its reports."""
+    first = [reports.readline() for _ in range(count)]
     time.sleep(seconds)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    lines = [first, *reports.read().splitlines()]
+    lines = [*first, *reports.read().splitlines()]
     reports.close()
     assert not any(line.startswith("error") for line in lines), lines
     return [line.strip() for line in lines if line.strip()]
@@ -112,7 +113,7 @@ def test_killed_while_writing(tmp_path, index):
                     report(now)
 
         pid, reports = in_child(work)
-        acknowledged = kill_after(pid, reports, rng.uniform(0, 0.06))[1:]
+        acknowledged = kill_after(pid, reports, rng.uniform(0, 0.03), int(rng.integers(2, 7)))[1:]
         for now in map(int, acknowledged):
             assert now == step
             model, step = remember(model, now), step + 1
@@ -123,7 +124,7 @@ def test_killed_while_writing(tmp_path, index):
                 assert there == model
             assert store.count() == len(model)
             assert_searchable(store, model)
-    assert step > 22
+    assert step >= 22
 
 
 def assert_searchable(store, model):

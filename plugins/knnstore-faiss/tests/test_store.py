@@ -227,3 +227,12 @@ def test_an_index_that_cannot_be_written_does_not_stop_closing(tmp_path, monkeyp
         store.flush()
     store.close()
     assert "could not be written" in caplog.text
+
+
+def test_counting_by_value_and_the_revision(tmp_path):
+    with knnstore.open_store(f"faiss://{tmp_path}/s", SPEC) as store:
+        first = store._revision()
+        fill(store)
+        assert store._count_by("thing", None) == {True: 6, False: 6}
+        assert store._count_by("label", F("select") < 4) == dict.fromkeys(TEXTS[:4], 1)
+        assert store._revision() == store._revision() != first

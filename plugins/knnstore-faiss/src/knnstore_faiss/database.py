@@ -128,12 +128,15 @@ class Database:
         )
 
     def count_by(self, connection: sqlite3.Connection, field: str, where: Filter | None) -> dict[Scalar, int]:
-        """How many records match, for each value of a field."""
+        """How many of the matching records have each value of a field."""
         compiled = compile_filter(where, self.spec.fields)
         compiled.prepare(connection)
         column, kind = self.columns[field], self.spec.fields[field]
-        query = f"SELECT {column}, count(*) FROM records WHERE {compiled.text} GROUP BY {column}"  # noqa: S608  # names f0, f1, …; values are bound
-        return {kind(value): count for value, count in connection.execute(query, compiled.values)}
+        cursor = connection.execute(
+            f"SELECT {column}, count(*) FROM records WHERE {compiled.text} GROUP BY 1",  # noqa: S608  # as below
+            compiled.values,
+        )
+        return {kind(value): count for value, count in cursor}
 
     def matching(self, connection: sqlite3.Connection, where: Filter | None) -> NDArray[np.int64]:
         """The rows that match: int64 (M,), rising."""

@@ -1,0 +1,288 @@
+"""The commands that add, segment, measure and demonstrate. Errors are left to :func:`knnseg.cli.main`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from knnseg._concept_commands import concepts_app
+from knnseg._options import AsJson, Device, Preset, Store, print_json
+
+if TYPE_CHECKING:
+    from knnseg.concepts import ConceptDatabase
+    from knnseg.datasets import LabelledImages
+    from knnseg.pipeline import Segmenter
+
+__all__ = ["app", "print_report"]
+
+app = typer.Typer(
+    name="knnseg",
+    help="Segment images into any classes; teach new ones from a few masked examples, without training.",
+    epilog="Start with `knnseg demo`. Stores are URLs: faiss:///folder keeps everything in a folder.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(concepts_app)
+
+Pairs = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option("--pairs", metavar="IMAGES LABELS", help="Folders of images and of PNG label maps of the same stems."),
+]
+Classes = Annotated[
+    Path | None, typer.Option("--class-file", help='For --pairs: JSON list of {"id", "name", "isthing"}.')
+]
+Coco = Annotated[
+    tuple[Path, Path, Path] | None,
+    typer.Option(
+        "--coco-panoptic", metavar="IMAGES PNGS JSON", help="Folders of images and panoptic PNGs, and the JSON."
+    ),
+]
+Ignore = Annotated[
+    str, typer.Option(help="For --pairs: numbers in the label maps that mean unlabelled, separated by commas.")
+]
+Vocabulary = Annotated[
+    str | None, typer.Option("--classes", "-c", help="Class names separated by commas; all of the database by default.")
+]
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+@contextmanager
+def _segmenter(preset: str, store: str | None, device: str, *, create: bool) -> Iterator[Segmenter]:
+    from knnseg.pipeline import Segmenter
+
+    with Segmenter.from_config(preset, store, device=device, create=create) as segmenter:
+        yield segmenter
+
+
+def _examples(
+    pairs: tuple[Path, Path] | None, classes: Path | None, coco: tuple[Path, Path, Path] | None, ignore: str
+) -> LabelledImages:
+    from knnseg.datasets import CocoPanoptic, ImageLabelPairs
+
+    if (pairs is None) == (coco is None):
+        raise typer.BadParameter("give either --pairs with --class-file, or --coco-panoptic")
+    if coco is not None:
+        return CocoPanoptic(*coco)
+    if classes is None or pairs is None:
+        raise typer.BadParameter("--pairs needs --class-file")
+    try:
+        numbers = [int(number) for number in ignore.split(",") if number.strip()]
+    except ValueError:
+        raise typer.BadParameter(f"--ignore: expected numbers separated by commas, got {ignore!r}") from None
+    return ImageLabelPairs(*pairs, classes, ignore=numbers)
+
+
+@app.command()
+def add(
+    store: Store,
+    image: Annotated[Path | None, typer.Argument(help="One image, with --mask and --label.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="PNG of the image's size; the concept is where it is not 0.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="What the mask shows.")] = None,
+    thing: Annotated[bool, typer.Option("--thing/--stuff", help="A countable object, or stuff.")] = True,
+    pairs: Pairs = None,
+    class_file: Classes = None,
+    coco_panoptic: Coco = None,
+    ignore: Ignore = "0,255",
+    classes: Vocabulary = None,
+    min_area: Annotated[int, typer.Option(help="Leave out segments with fewer pixels.")] = 1,
+    writer: Annotated[str, typer.Option(help="Who adds, kept with each example.")] = "",
+    preset: Preset = "tiny",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Add labelled examples in one pass. Safe to interrupt and to run again.
+
+    knnseg add -s faiss:///tmp/db photo.jpg --mask kettle.png --label kettle
+
+    knnseg add -s faiss:///tmp/db --pairs images labels --class-file classes.json
+    """
+    with _segmenter(preset, store, device, create=True) as segmenter:
+        database = segmenter.database
+        assert database is not None  # a store was given
+        if image is not None:
+            report = _add_one(database, image, mask, label, thing, writer)
+        else:
+            examples = _examples(pairs, class_file, coco_panoptic, ignore)
+            report = database.add(
+                examples, classes=_names(classes), min_area=min_area, writer=writer, progress=sys.stderr.isatty()
+            )
+    if as_json:
+        print_json({name: getattr(report, name) for name in ("images", "added", "present", "skipped")})
+    else:
+        print(
+            f"{report.images} images: {report.added} examples added, {report.present} there already, "
+            f"{report.skipped} too small or featureless"
+        )
+
+
+def _add_one(
+    database: ConceptDatabase, image: Path, mask: Path | None, label: str | None, thing: bool, writer: str
+) -> Any:
+    from knnseg.images import load_image, load_label_map
+
+    if mask is None or label is None:
+        raise typer.BadParameter("an image needs --mask and --label")
+    pixels, stack = load_image(image), load_label_map(mask)[None] != 0
+    things = [label] if thing else []
+    return database.add_masks(pixels, stack, [label], things=things, uri=image.absolute().as_uri(), writer=writer)
+
+
+@app.command()
+def segment(
+    images: Annotated[list[Path], typer.Argument(help="Images.")],
+    store: Annotated[
+        str | None, typer.Option("--store", "-s", help="URL of the concept database; none uses the base alone.")
+    ] = None,
+    classes: Vocabulary = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for overlays, label maps and COCO panoptic files.")
+    ] = Path("segmented"),
+    preset: Preset = "tiny",
+    device: Device = "auto",
+    on_store_error: Annotated[str, typer.Option(help="When the store is down: raise, or base.")] = "raise",
+    as_json: AsJson = False,
+) -> None:
+    """Segment images.
+
+    knnseg segment photo.jpg -s faiss:///tmp/db --classes "kettle, grass, sky"
+    """
+    from knnseg.pipeline import Segmenter
+
+    if store is None and classes is None:
+        raise typer.BadParameter("give --classes, or --store to take its concepts")
+    if on_store_error not in ("raise", "base"):
+        raise typer.BadParameter("--on-store-error takes raise or base")
+    names, results = _names(classes), []
+    with Segmenter.from_config(
+        preset, store, device=device, create=False, on_store_error="base" if on_store_error == "base" else "raise"
+    ) as segmenter:
+        vocabulary = segmenter.vocabulary(names)
+        for path in images:
+            result = segmenter.predict(path, vocabulary)
+            files = [str(file) for file in result.save(out, path.stem)]
+            results.append({"image": str(path), "files": files, "degraded": result.degraded, "segments": result.rle()})
+            if not as_json:
+                _show_segments(path, result, files)
+            if result.degraded:
+                print(f"knnseg: base prediction only: {result.degraded}", file=sys.stderr)
+    if as_json:
+        print_json({"classes": list(vocabulary), "images": results})
+
+
+def _show_segments(path: Path, result: Any, files: list[str]) -> None:
+    table = Table(title=f"{path.name}: {len(result.segments_info)} segments", title_justify="left")
+    for heading, side in (
+        ("#", "right"),
+        ("class", "left"),
+        ("kind", "left"),
+        ("score", "right"),
+        ("area", "right"),
+        ("box", "left"),
+    ):
+        table.add_column(heading, justify=side)  # type: ignore[arg-type]  # rich's literal
+    for s in result.segments_info:
+        kind = "thing" if s.thing else "stuff"
+        table.add_row(str(s.id), s.label, kind, f"{s.score:.2f}", f"{s.area / result.semantic.size:.1%}", str(s.box))
+    console = Console()
+    console.print(table)
+    console.print(f"picture: {files[0]}", soft_wrap=True)
+
+
+@app.command(name="eval")
+def evaluate_command(
+    store: Annotated[str | None, typer.Option("--store", "-s", help="URL of the concept database.")] = None,
+    pairs: Pairs = None,
+    class_file: Classes = None,
+    coco_panoptic: Coco = None,
+    ignore: Ignore = "0,255",
+    classes: Vocabulary = None,
+    preset: Preset = "tiny",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure mean IoU, pixel accuracy and panoptic quality on labelled images, without and with the database."""
+    from knnseg import types
+    from knnseg.evaluation import evaluate
+
+    examples = _examples(pairs, class_file, coco_panoptic, ignore)
+    listed: dict[int, tuple[str, bool]] = examples.classes  # type: ignore[attr-defined]  # both kinds have it
+    names = _names(classes) or [name for name, _ in listed.values()]
+    things = frozenset(name for name, thing in listed.values() if thing) & set(names)
+    with _segmenter(preset, store, device, create=False) as segmenter:
+        report = evaluate(segmenter, examples, types.Vocabulary(tuple(names), things), progress=sys.stderr.isatty())
+    result = report.to_dict()
+    if as_json:
+        print_json(result)
+    else:
+        print_report(result)
+
+
+def print_report(result: dict[str, Any], groups: dict[str, list[str]] | None = None) -> None:
+    """A table of IoU by class, base against final, and the means."""
+    table = Table(title=f"{result['images']} images, {result['classes']} classes: IoU", title_justify="left")
+    table.add_column("class")
+    for heading in ("base", "with database", "gain"):
+        table.add_column(heading, justify="right")
+
+    def row(name: str, base: float | None, final: float | None) -> None:
+        gain = "" if base is None or final is None else f"{100 * (final - base):+.1f}"
+        table.add_row(name, *("–" if v is None else f"{100 * v:.1f}" for v in (base, final)), gain)
+
+    sections = groups or {"": list(result["base"]["iou"])}
+    for group, members in sections.items():
+        for name in members:
+            row(name, result["base"]["iou"][name], result["final"]["iou"][name])
+        if group:
+            table.add_section()
+            row(f"mean of {group}", result["base"][f"miou_{group}"], result["final"][f"miou_{group}"])
+        table.add_section()
+    for key, title in (
+        ("miou", "mean IoU"),
+        ("pixel_accuracy", "pixel accuracy"),
+        ("pq", "PQ"),
+        ("sq", "SQ"),
+        ("rq", "RQ"),
+    ):
+        row(title, result["base"][key], result["final"][key])
+    Console().print(table)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the store and the pictures.")] = Path(
+        "knnseg-demo"
+    ),
+    scenes: Annotated[int, typer.Option(min=1, help="Scenes to measure on.")] = 32,
+    examples: Annotated[int, typer.Option(min=1, help="Example scenes for each new concept.")] = 6,
+    as_json: AsJson = False,
+) -> None:
+    """Segment rendered scenes, teach the model the concepts that it was never trained on, and segment again."""
+    from knnseg.demo import run_demo
+
+    result = run_demo(out, scenes=scenes, examples=examples, progress=sys.stderr.isatty())
+    if as_json:
+        print_json(result)
+        return
+    print_report(result["report"], result["groups"])
+    console = Console()
+    console.print(
+        f"{result['added']} examples of {len(result['groups']['new concepts'])} new concepts and their "
+        f"surroundings added in {result['seconds_adding']:.1f} s, no training",
+        soft_wrap=True,
+    )
+    console.print(f"picture:  {result['picture']}", soft_wrap=True)
+    console.print(f"store:    {result['store']}", soft_wrap=True)
+    console.print(f"try next: {result['try_next']}", soft_wrap=True, highlight=False)
