@@ -119,10 +119,10 @@ PUBLIC = {
     "knnstore": "Backend BackendInfo Capabilities EmbeddingSpace EmbeddingStore F Filter Hits KnnStoreError OpenRequest "
     "Records StoreSpec StoreStats StoreURL backends collections get_backend hookimpl open_store register",
     "knnseg": "IGNORE AddReport BasePredictor ClassScores Concept ConceptDatabase Config ConfusionMatrix DenseClip "
-    "Embeddings EncodedImage Explanation FeatureExtractor Features FusionConfig KnnSegError LabelledImage "
+    "DerivedFeatures Embeddings EncodedImage Explanation FeatureExtractor Features FusionConfig KeysConfig KnnSegError LabelledImage "
     "LabelledSegment MaskProposer Masks Neighbours NoBase PaintingConfig PanopticQuality RegionProposer "
-    "RetrievalConfig Segment Segmentation Segmenter StageConfig Vocabulary Vote hookimpl load_image load_label_map "
-    "presets register",
+    "RetrievalConfig Segment Segmentation Segmenter StageConfig Vocabulary Vote Whitened WithContext hookimpl load_image "
+    "load_label_map presets register",
 }  # fmt: skip
 
 
