@@ -208,7 +208,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    folder = Path(os.environ.get("KNNSEG_REAL_DATA", Path(__file__).parents[2] / "shared" / "real"))
+    folder = Path(os.environ.get("KNNSEG_REAL_DATA") or Path(__file__).parents[2] / "shared" / "real")
     if not folder.is_dir():
         sys.exit(f"real.py: expected the folder of real data in $KNNSEG_REAL_DATA or at {folder}")
     reference, query = photographs(folder, "reference"), photographs(folder, "query")

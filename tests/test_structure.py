@@ -129,8 +129,8 @@ PUBLIC = {
     "knnseg": "DerivedFeatures KeysConfig Whitened WithContext IGNORE AddReport BasePredictor ClassScores Concept ConceptDatabase Config ConfusionMatrix DenseClip "
     "Embeddings EncodedImage Explanation FeatureExtractor Features FusionConfig KnnSegError LabelledImage "
     "LabelledSegment MaskProposer Masks Neighbours NoBase PaintingConfig PanopticQuality RegionProposer "
-    "RetrievalConfig Segment Segmentation Segmenter StageConfig Vocabulary Vote hookimpl load_image load_label_map "
-    "presets register",
+    "RetrievalConfig Segment Segmentation Segmenter StageConfig Vocabulary Vote Whitened WithContext hookimpl load_image "
+    "load_label_map presets register",
 }  # fmt: skip
 
 
