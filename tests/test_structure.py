@@ -126,11 +126,11 @@ def test_every_module_says_what_is_public():
 PUBLIC = {
     "knnstore": "Backend BackendInfo Capabilities EmbeddingSpace EmbeddingStore F Filter Hits KnnStoreError OpenRequest "
     "Records StoreSpec StoreStats StoreURL backends collections get_backend hookimpl open_store register",
-    "knnseg": "DerivedFeatures KeysConfig Whitened WithContext IGNORE AddReport BasePredictor ClassScores Concept ConceptDatabase Config ConfusionMatrix DenseClip "
-    "Embeddings EncodedImage Explanation FeatureExtractor Features FusionConfig KnnSegError LabelledImage "
-    "LabelledSegment MaskProposer Masks Neighbours NoBase PaintingConfig PanopticQuality RegionProposer "
-    "RetrievalConfig Segment Segmentation Segmenter StageConfig Vocabulary Vote Whitened WithContext hookimpl load_image "
-    "load_label_map presets register",
+    "knnseg": "IGNORE AddReport BasePredictor ClassScores Concept ConceptDatabase Config ConfusionMatrix DenseClip "
+    "DerivedFeatures Embeddings EncodedImage Explanation FeatureExtractor Features FusionConfig KeysConfig KnnSegError "
+    "LabelledImage LabelledSegment MaskProposer Masks Neighbours NoBase PaintingConfig PanopticQuality RegionProposer "
+    "RetrievalConfig Segment Segmentation Segmenter StageConfig Vocabulary Vote Whitened WithContext hookimpl "
+    "load_image load_label_map presets register",
 }  # fmt: skip
 
 
