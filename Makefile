@@ -46,6 +46,7 @@ docs: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/segment.py
+	$(BIN)/python benchmarks/real.py
 
 clean:
 	rm -rf $(VENV) build dist site knnseg-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

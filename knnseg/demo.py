@@ -21,7 +21,7 @@ from knnstore import StoreURL
 __all__ = ["run_demo"]
 
 SIZE = (192, 192)
-PICTURES = 4
+PICTURES = 3
 LEGEND_SHARE = 0.01
 """A class that is only predicted is in the legend where it takes at least this share of a picture."""
 
