@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 from skimage.measure import label as connected_components
 
 from knnseg.config import PaintingConfig
@@ -146,12 +147,5 @@ def _numbered(
 
 def _boxes(regions: NDArray[np.int64], count: int) -> list[tuple[int, int, int, int]]:
     """(x0, y0, x1, y1) of each region, zeros for one without pixels."""
-    rows, columns = np.nonzero(regions >= 0)
-    owner = regions[rows, columns]
-    low = np.full((count, 2), np.iinfo(np.int64).max)
-    high = np.zeros((count, 2), np.int64)
-    for axis, positions in enumerate((columns, rows)):
-        np.minimum.at(low[:, axis], owner, positions)
-        np.maximum.at(high[:, axis], owner, positions + 1)
-    low[(high == 0).all(axis=1)] = 0
-    return [(int(a), int(b), int(c), int(d)) for (a, b), (c, d) in zip(low, high, strict=True)]
+    places = find_objects(regions + 1, max_label=count)
+    return [(0, 0, 0, 0) if at is None else (at[1].start, at[0].start, at[1].stop, at[0].stop) for at in places]
