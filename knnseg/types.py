@@ -105,7 +105,7 @@ class Masks:
     """N masks of one image, which may overlap, held as a sparse matrix.
 
     Region proposals at several scales are mostly zeros: 900 of them, in three partitions of 320×213 pixels, take 61 MB
-    as booleans and 2.5 MB like this, and both pooling (equation 1) and painting are then one sparse matrix product.
+    as booleans and 1.6 MB like this, and both pooling (equation 1) and painting are then one sparse matrix product.
 
     Args:
         matrix: float32 CSR (N, H·W), row-major pixels, coverage of the pixel by the mask in (0, 1].
