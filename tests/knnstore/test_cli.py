@@ -98,7 +98,7 @@ def test_info_of_a_place_that_only_has_children(run: Any) -> None:
         (["info", "memory:///nothing"], 1, "nothing is stored at memory:///nothing"),
         (["info", "memry:///x"], 2, "Did you mean 'memory'?"),
         (["info", "no url"], 2, "scheme://"),
-        (["info", "memory:///x?a=b"], 1, "nothing is stored"),
+        (["info", "memory:///never-made?a=b"], 1, "nothing is stored"),
         (["info"], 2, "Missing argument"),
         (["nonsense"], 2, "No such command"),
         (["check", "memory:///x", "--test", "test_no_such"], 2, "names of checks"),
