@@ -51,6 +51,9 @@ Ignore = Annotated[
 Vocabulary = Annotated[
     str | None, typer.Option("--classes", "-c", help="Class names separated by commas; all of the database by default.")
 ]
+Subset = Annotated[
+    str | None, typer.Option("--classes", "-c", help="Class names separated by commas; all of the data set by default.")
+]
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -96,7 +99,7 @@ def add(
     class_file: Classes = None,
     coco_panoptic: Coco = None,
     ignore: Ignore = "0,255",
-    classes: Vocabulary = None,
+    classes: Subset = None,
     min_area: Annotated[int, typer.Option(help="Leave out segments with fewer pixels.")] = 1,
     writer: Annotated[str, typer.Option(help="Who adds, kept with each example.")] = "",
     preset: Preset = "tiny",
@@ -123,8 +126,8 @@ def add(
         print_json({name: getattr(report, name) for name in ("images", "added", "present", "skipped")})
     else:
         print(
-            f"{report.images} images: {report.added} examples added, {report.present} there already, "
-            f"{report.skipped} too small or featureless"
+            f"images read: {report.images}; examples added: {report.added}, there already: {report.present}, "
+            f"too small or featureless: {report.skipped}"
         )
 
 
@@ -219,7 +222,7 @@ def evaluate_command(
     class_file: Classes = None,
     coco_panoptic: Coco = None,
     ignore: Ignore = "0,255",
-    classes: Vocabulary = None,
+    classes: Subset = None,
     preset: Preset = "tiny",
     device: Device = "auto",
     as_json: AsJson = False,

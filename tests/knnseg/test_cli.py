@@ -93,7 +93,7 @@ def test_eval(folder, store):
 def test_concepts(folder, tmp_path):
     url = f"faiss://{tmp_path}/one"
     one = ["--mask", folder / "kettle.png", "--label", "kettle", "--thing"]
-    assert "1 examples added" in run("add", folder / "images" / "0.png", "-s", url, *one).stdout
+    assert "examples added: 1," in run("add", folder / "images" / "0.png", "-s", url, *one).stdout
     assert json.loads(run("concepts", "list", "-s", url, "--json").stdout) == [
         {"label": "kettle", "count": 1, "thing": True}
     ]
