@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from knnseg.annotations import LabelledImage, LabelledSegment
     from knnseg.base import BasePredictor, DenseClip, NoBase
     from knnseg.concepts import AddReport, Concept, ConceptDatabase
     from knnseg.config import Config, FusionConfig, KeysConfig, PaintingConfig, RetrievalConfig, StageConfig, presets
@@ -35,14 +36,13 @@ if TYPE_CHECKING:
         ClassScores,
         Embeddings,
         Features,
-        LabelledImage,
-        LabelledSegment,
         Masks,
         Neighbours,
         Vocabulary,
     )
 
 _HOME = {
+    "annotations": ["LabelledImage", "LabelledSegment"],
     "concepts": ["AddReport", "Concept", "ConceptDatabase"],
     "config": ["Config", "FusionConfig", "KeysConfig", "PaintingConfig", "RetrievalConfig", "StageConfig", "presets"],
     "errors": ["KnnSegError"],
@@ -58,7 +58,7 @@ _HOME = {
     "segmentation": ["Segmentation"],
     "stages": ["register"],
     "types": [
-        "IGNORE", "ClassScores", "Embeddings", "Features", "LabelledImage", "LabelledSegment", "Masks", "Neighbours",
+        "IGNORE", "ClassScores", "Embeddings", "Features", "Masks", "Neighbours",
         "Vocabulary",
     ],
 }  # fmt: skip

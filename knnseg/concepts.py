@@ -9,32 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import time
 from collections.abc import Iterable, Iterator, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from knnseg.annotations import LabelledImage
 from knnseg.embeddings import pool
 from knnseg.errors import ConfigError, DatasetError, MaskError, VocabularyError
+from knnseg.examples import FIELDS, ImageExamples, append_rows, described, segment_masks
 from knnseg.features import FeatureExtractor
-from knnseg.images import ImageLike, content_hash, load_image
-from knnseg.types import Embeddings, LabelledImage, Masks, Neighbours, Vocabulary, positions
+from knnseg.images import ImageLike, load_image
+from knnseg.types import Embeddings, Masks, Neighbours, Vocabulary
 from knnstore import EmbeddingSpace, EmbeddingStore, F, Filter, StoreSpec, StoreURL, collections, open_store
 from knnstore.errors import StoreNotFoundError
 
 __all__ = ["FIELDS", "AddReport", "Concept", "ConceptDatabase", "space_name"]
-
-FIELDS: dict[str, type[str] | type[int] | type[float] | type[bool]] = {
-    "label": str, "thing": bool, "image": str, "image_hash": str, "x0": int, "y0": int, "x1": int, "y1": int,
-    "area": int, "coverage": float, "rle": str, "writer": str, "added": float,
-}  # fmt: skip
-"""What is kept beside each vector: class name; thing or stuff; where the image is, and the SHA-256 of its pixels; the
-box (x1, y1 exclusive) and area in pixels; coverage in cells; the mask as COCO RLE or ""; who added it; and when, as
-seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +65,6 @@ class AddReport:
             self.images + other.images, self.added + other.added,
             self.present + other.present, self.skipped + other.skipped,
         )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Examples:
-    """The usable segments of one image, on their way into the store."""
-
-    example: LabelledImage
-    image_hash: str
-    masks: Masks
-    labels: list[str]
-    things: list[bool]
-    rles: list[str]
-    ids: list[str] = field(default_factory=list)
 
 
 def space_name(space: EmbeddingSpace) -> str:
@@ -226,7 +205,7 @@ class ConceptDatabase:
         if len(empty):
             raise MaskError(f"masks: expected every mask to cover a pixel, got an empty mask at {int(empty[0])}")
         example = LabelledImage(pixels, np.zeros(stack.size, np.int32), (), uri)
-        prepared = _described(example, stack, names, [name in countable for name in names])
+        prepared = described(example, stack, names, [name in countable for name in names])
         return self._write([prepared], True, writer) + AddReport(images=1)
 
     def _add_batch(
@@ -244,14 +223,14 @@ class ConceptDatabase:
                     f"add: expected labelled images, got {type(example).__name__}. Use add_masks for arrays."
                 )
             info = [s for s in example.info if wanted is None or s.label in wanted]
-            masks = _segment_masks(example, [s.id for s in info])
+            masks = segment_masks(example, [s.id for s in info])
             usable = np.asarray(masks.areas >= max(min_area, 1))
             kept = [s for s, ok in zip(info, usable.tolist(), strict=True) if ok]
             report += AddReport(images=1, skipped=int((~usable).sum()))
-            prepared.append(_described(example, masks.select(usable), [s.label for s in kept], [s.thing for s in kept]))
+            prepared.append(described(example, masks.select(usable), [s.label for s in kept], [s.thing for s in kept]))
         return report + self._write(prepared, keep_masks, writer)
 
-    def _write(self, prepared: list[_Examples], keep_masks: bool, writer: str) -> AddReport:
+    def _write(self, prepared: list[ImageExamples], keep_masks: bool, writer: str) -> AddReport:
         """Embed what is not there yet, and write it in one call."""
         report = AddReport()
         ids = [identity for examples in prepared for identity in examples.ids]
@@ -272,7 +251,7 @@ class ConceptDatabase:
             report += AddReport(added=len(rows), skipped=len(fresh) - len(rows))
             new_ids += [examples.ids[i] for i in rows]
             vectors.append(embeddings.vectors[usable])
-            _append(columns, examples, rows, embeddings.coverage[usable], keep_masks, writer)
+            append_rows(columns, examples, rows, embeddings.coverage[usable], keep_masks, writer)
         if new_ids:
             # Someone else may have added the same example since the look-up above; theirs is as good as ours.
             self._store.upsert(new_ids, np.concatenate(vectors), columns, on_conflict="skip")
@@ -372,41 +351,3 @@ def _batched(items: Iterable[LabelledImage], size: int) -> Iterator[tuple[Labell
     iterator = iter(items)
     while group := tuple(itertools.islice(iterator, size)):
         yield group
-
-
-def _segment_masks(example: LabelledImage, numbers: list[int]) -> Masks:
-    """One mask for each segment number, in order; empty where the map does not have it."""
-    rows = positions(example.segments, numbers).reshape(-1)
-    pixels = np.flatnonzero(rows >= 0)
-    return Masks.from_pixels(rows[pixels], pixels, len(numbers), example.segments.shape)
-
-
-def _described(example: LabelledImage, masks: Masks, labels: list[str], things: list[bool]) -> _Examples:
-    digest = content_hash(example.image)
-    rles = masks.to_rle()
-    ids = [_identity(digest, rle, label) for rle, label in zip(rles, labels, strict=True)]
-    return _Examples(example, digest, masks, labels, things, rles, ids)
-
-
-def _identity(image_hash: str, rle: str, label: str) -> str:
-    """40 hexadecimal digits: the same picture, mask and label are the same instance, in any store and any space."""
-    text = "\0".join((image_hash, rle, label))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
-
-
-def _append(
-    columns: dict[str, list[object]], examples: _Examples, rows: list[int],
-    coverage: NDArray[np.float32], keep_masks: bool, writer: str,
-) -> None:  # fmt: skip
-    height, width = examples.masks.size
-    coded = [{"size": [height, width], "counts": examples.rles[i].encode("ascii")} for i in rows]
-    boxes = np.asarray(coco_mask.toBbox(coded), np.int64).reshape(-1, 4)
-    areas = np.asarray(coco_mask.area(coded), np.int64).reshape(-1)
-    now = time.time()
-    for i, (x, y, w, h), area, covered in zip(rows, boxes.tolist(), areas.tolist(), coverage.tolist(), strict=True):
-        values = (
-            examples.labels[i], examples.things[i], examples.example.uri, examples.image_hash,
-            x, y, x + w, y + h, area, covered, examples.rles[i] if keep_masks else "", writer, now,
-        )  # fmt: skip
-        for name, value in zip(FIELDS, values, strict=True):
-            columns[name].append(value)

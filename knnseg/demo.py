@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from knnseg.annotations import LabelledImage
 from knnseg.datasets.rendered import CONCEPTS, RenderedScenes
 from knnseg.drawing import paint_classes, side_by_side, stack
 from knnseg.evaluation import evaluate
 from knnseg.pipeline import Segmenter
 from knnseg.segmentation import Segmentation
-from knnseg.types import IGNORE, LabelledImage, Vocabulary
+from knnseg.types import IGNORE, Vocabulary
 from knnstore import StoreURL
 
 __all__ = ["run_demo"]

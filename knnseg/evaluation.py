@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from knnseg.annotations import LabelledImage
 from knnseg.metrics import ConfusionMatrix, PanopticQuality
 from knnseg.painting import Segment, paint_panoptic, paint_semantic
 from knnseg.pipeline import Segmenter
-from knnseg.types import LabelledImage, Vocabulary
+from knnseg.types import Vocabulary
 
 __all__ = ["Report", "Scores", "evaluate"]
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from knnseg.annotations import positions
 from knnseg.errors import ShapeError
-from knnseg.types import IGNORE, positions
+from knnseg.types import IGNORE
 
 __all__ = ["ConfusionMatrix", "PanopticQuality", "PanopticScores"]
 

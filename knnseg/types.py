@@ -28,12 +28,10 @@ __all__ = [
     "Embeddings",
     "Features",
     "ImageArray",
-    "LabelledImage",
-    "LabelledSegment",
     "Masks",
     "Neighbours",
     "Vocabulary",
-    "positions",
+    "expect",
 ]
 
 ImageArray: TypeAlias = NDArray[np.uint8]
@@ -43,7 +41,12 @@ IGNORE = -1
 """The value of a pixel without a class in every semantic map of this package."""
 
 
-def _expect(array: NDArray[np.generic], name: str, kind: type[np.generic], ndim: int) -> None:
+def expect(array: NDArray[np.generic], name: str, kind: type[np.generic], ndim: int) -> None:
+    """Hold an array against the dtype and number of dimensions that it must have.
+
+    Raises:
+        ShapeError: it has others.
+    """
     if array.dtype != kind or array.ndim != ndim:
         raise ShapeError(
             f"{name}: expected a {ndim}-dimensional {np.dtype(kind).name} array, "
@@ -74,9 +77,9 @@ class Features:
     context: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        _expect(self.data, "Features.data", np.float32, 3)
+        expect(self.data, "Features.data", np.float32, 3)
         if self.context is not None:
-            _expect(self.context, "Features.context", np.float32, 1)
+            expect(self.context, "Features.context", np.float32, 1)
         if self.extent == (0.0, 0.0):
             object.__setattr__(self, "extent", (float(self.image_size[0]), float(self.image_size[1])))
 
@@ -123,7 +126,7 @@ class Masks:
         rows, pixels = self.matrix.shape
         if pixels != self.size[0] * self.size[1]:
             raise MaskError(f"masks: expected {self.size[0]}×{self.size[1]} pixels each, got {pixels} pixels")
-        _expect(self.scores, "Masks.scores", np.float32, 1)
+        expect(self.scores, "Masks.scores", np.float32, 1)
         if len(self.scores) != rows:
             raise MaskError(f"masks: expected one score for each of the {rows} masks, got {len(self.scores)}")
 
@@ -243,8 +246,8 @@ class Embeddings:
     coverage: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        _expect(self.vectors, "Embeddings.vectors", np.float32, 2)
-        _expect(self.coverage, "Embeddings.coverage", np.float32, 1)
+        expect(self.vectors, "Embeddings.vectors", np.float32, 2)
+        expect(self.coverage, "Embeddings.coverage", np.float32, 1)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -289,7 +292,7 @@ class ClassScores:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        _expect(self.probabilities, "ClassScores.probabilities", np.float32, 2)
+        expect(self.probabilities, "ClassScores.probabilities", np.float32, 2)
         if self.probabilities.shape[1] != len(self.classes):
             raise ShapeError(
                 f"ClassScores: expected {len(self.classes)} columns, one for each class, "
@@ -349,68 +352,3 @@ class Vocabulary:
         position = {name: i for i, name in enumerate(self.names)}
         flat = np.fromiter((position.get(name, -1) for name in names.reshape(-1)), np.int64, names.size)
         return flat.reshape(names.shape)
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledSegment:
-    """One annotated region: its number in the segment map, its class name, and whether it is a countable object."""
-
-    id: int
-    label: str
-    thing: bool = False
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.label, str) or not self.label.strip():
-            raise VocabularyError(f"label of segment {self.id}: expected a non-empty name, got {self.label!r}")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LabelledImage:
-    """An image with its annotation, in the one form that every source can take: COCO panoptic's.
-
-    Args:
-        image: uint8 (H, W, 3), RGB.
-        segments: int32 (H, W), the number of the segment that each pixel belongs to; 0 is unlabelled.
-        info: what the numbers mean, each at most once.
-        uri: where the image comes from, for people.
-        image_id: the id of the image within its dataset, for evaluation files.
-
-    Raises:
-        MaskError: the segment map has another size than the image, or numbers in ``info`` repeat or are below 1.
-    """
-
-    image: ImageArray
-    segments: NDArray[np.int32]
-    info: tuple[LabelledSegment, ...]
-    uri: str = ""
-    image_id: str = ""
-
-    def __post_init__(self) -> None:
-        _expect(self.image, "LabelledImage.image", np.uint8, 3)
-        _expect(self.segments, "LabelledImage.segments", np.int32, 2)
-        if self.image.shape[:2] != self.segments.shape:
-            raise MaskError(
-                f"{self.uri or 'labelled image'}: expected a segment map of {self.image.shape[:2]} like the image, "
-                f"got {self.segments.shape}"
-            )
-        numbers = [segment.id for segment in self.info]
-        if len(set(numbers)) != len(numbers) or any(number <= 0 for number in numbers):
-            raise MaskError(
-                f"{self.uri or 'labelled image'}: expected distinct positive segment numbers, got {numbers}"
-            )
-
-    def semantic(self, classes: Sequence[str]) -> NDArray[np.int32]:
-        """int32 (H, W): index into ``classes`` of each pixel, ``IGNORE`` elsewhere."""
-        position = {name: i for i, name in enumerate(classes)}
-        table = np.array([*(position.get(segment.label, IGNORE) for segment in self.info), IGNORE], np.int32)
-        return table[positions(self.segments, [segment.id for segment in self.info])]
-
-
-def positions(values: NDArray[np.integer], wanted: Sequence[int]) -> NDArray[np.int64]:
-    """Where each value is in a list of distinct numbers, -1 where it is not: int64, the shape of ``values``."""
-    if not wanted:
-        return np.full(values.shape, -1, np.int64)
-    order = np.argsort(wanted, kind="stable")
-    ascending = np.asarray(wanted, np.int64)[order]
-    place = np.minimum(np.searchsorted(ascending, values), len(order) - 1)
-    return np.where(ascending[place] == values, order[place], -1)

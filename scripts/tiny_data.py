@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from knnseg.annotations import LabelledSegment
 from knnseg.datasets.rendered import CONCEPTS, RenderedScenes, describe
-from knnseg.types import LabelledSegment
 
 __all__ = ["PATCH", "SEEN", "Batch", "Pool", "coverage", "region_prompt"]
 

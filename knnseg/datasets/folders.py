@@ -11,9 +11,9 @@ from typing import Any, overload
 
 import numpy as np
 
+from knnseg.annotations import LabelledImage, LabelledSegment
 from knnseg.errors import DatasetError
 from knnseg.images import load_image, load_label_map, load_panoptic_png
-from knnseg.types import LabelledImage, LabelledSegment
 
 __all__ = ["CocoPanoptic", "ImageLabelPairs", "LabelledImages", "read_classes"]
 

@@ -19,10 +19,10 @@ from typing import Literal, TypeAlias, overload
 
 import numpy as np
 
+from knnseg.annotations import LabelledImage, LabelledSegment
 from knnseg.datasets._concepts import CONCEPTS, GROUNDS, Concept
 from knnseg.datasets._scenes import Cast, compose
 from knnseg.errors import DatasetError
-from knnseg.types import LabelledImage, LabelledSegment
 
 __all__ = ["CONCEPTS", "Concept", "ConceptSet", "RenderedScenes", "describe"]
 

@@ -5,9 +5,10 @@ import pytest
 
 import knnstore
 from knnseg import ConceptDatabase, LabelledImage, LabelledSegment, Vocabulary
-from knnseg.concepts import FIELDS, space_name
+from knnseg.concepts import space_name
 from knnseg.embeddings import pool
 from knnseg.errors import ConfigError, DatasetError, ImageError, MaskError, VocabularyError
+from knnseg.examples import FIELDS
 from knnseg.types import Masks
 from knnstore import F
 from knnstore.errors import SpecMismatchError, StoreNotFoundError

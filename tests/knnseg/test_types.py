@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from knnseg import LabelledImage, LabelledSegment, Masks, Vocabulary
+from knnseg.annotations import positions
 from knnseg.errors import MaskError, ShapeError, VocabularyError
-from knnseg.types import ClassScores, Features, positions
+from knnseg.types import ClassScores, Features
 
 
 @pytest.mark.parametrize("names", [[], ["a", "b", "a"], ["a", ""], ["a", "  "], "kettle", [1, 2]])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from knnseg.annotations import LabelledImage, LabelledSegment
 from knnseg.datasets.rendered import CONCEPTS, RenderedScenes, describe
 from knnseg.errors import DatasetError
-from knnseg.types import LabelledImage, LabelledSegment
 
 SEEN = {concept.name for concept in CONCEPTS if not concept.held_back}
 HELD_BACK = {concept.name for concept in CONCEPTS if concept.held_back}

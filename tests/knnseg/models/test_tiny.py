@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import knnseg
+from knnseg.annotations import LabelledImage
 from knnseg.datasets.rendered import CONCEPTS, RenderedScenes
-from knnseg.types import LabelledImage
 
 torch = pytest.importorskip("torch")
 open_clip = pytest.importorskip("open_clip")

@@ -1,0 +1,97 @@
+"""From a labelled image to rows of the store: masks, instance ids, and the fields kept beside each vector."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from knnseg.annotations import LabelledImage, positions
+from knnseg.images import content_hash
+from knnseg.types import Masks
+
+__all__ = ["FIELDS", "ImageExamples", "append_rows", "described", "segment_masks"]
+
+FIELDS: dict[str, type[str] | type[int] | type[float] | type[bool]] = {
+    "label": str, "thing": bool, "image": str, "image_hash": str, "x0": int, "y0": int, "x1": int, "y1": int,
+    "area": int, "coverage": float, "rle": str, "writer": str, "added": float,
+}  # fmt: skip
+"""What is kept beside each vector: class name; thing or stuff; where the image is, and the SHA-256 of its pixels; the
+box (x1, y1 exclusive) and area in pixels; coverage in cells; the mask as COCO RLE or ""; who added it; and when, as
+seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageExamples:
+    """The usable segments of one image, on their way into the store; columns of N.
+
+    Args:
+        example: the image.
+        image_hash: SHA-256 of its pixels.
+        masks: the N masks.
+        labels: their class names.
+        things: whether each is a countable object.
+        rles: the masks as COCO RLE.
+        ids: the instance ids.
+    """
+
+    example: LabelledImage
+    image_hash: str
+    masks: Masks
+    labels: list[str]
+    things: list[bool]
+    rles: list[str]
+    ids: list[str]
+
+
+def segment_masks(example: LabelledImage, numbers: list[int]) -> Masks:
+    """One mask for each segment number, in order; empty where the map does not have it."""
+    rows = positions(example.segments, numbers).reshape(-1)
+    pixels = np.flatnonzero(rows >= 0)
+    return Masks.from_pixels(rows[pixels], pixels, len(numbers), example.segments.shape)
+
+
+def described(example: LabelledImage, masks: Masks, labels: list[str], things: list[bool]) -> ImageExamples:
+    """Hash the picture, encode the masks, and give each instance its id."""
+    digest = content_hash(example.image)
+    rles = masks.to_rle()
+    ids = [_identity(digest, rle, label) for rle, label in zip(rles, labels, strict=True)]
+    return ImageExamples(example, digest, masks, labels, things, rles, ids)
+
+
+def _identity(image_hash: str, rle: str, label: str) -> str:
+    """40 hexadecimal digits: the same picture, mask and label are the same instance, in any store and any space."""
+    text = "\0".join((image_hash, rle, label))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+
+def append_rows(
+    columns: dict[str, list[object]], examples: ImageExamples, rows: list[int],
+    coverage: NDArray[np.float32], keep_masks: bool, writer: str,
+) -> None:  # fmt: skip
+    """Append the fields of some examples to the columns of a write.
+
+    Args:
+        columns: a list for each of :data:`FIELDS`.
+        examples: the examples of one image.
+        rows: which of them.
+        coverage: float32, the coverage of each of those, in cells.
+        keep_masks: store the masks as RLE.
+        writer: who adds.
+    """
+    height, width = examples.masks.size
+    coded = [{"size": [height, width], "counts": examples.rles[i].encode("ascii")} for i in rows]
+    boxes = np.asarray(coco_mask.toBbox(coded), np.int64).reshape(-1, 4)
+    areas = np.asarray(coco_mask.area(coded), np.int64).reshape(-1)
+    now = time.time()
+    for i, (x, y, w, h), area, covered in zip(rows, boxes.tolist(), areas.tolist(), coverage.tolist(), strict=True):
+        values = (
+            examples.labels[i], examples.things[i], examples.example.uri, examples.image_hash,
+            x, y, x + w, y + h, area, covered, examples.rles[i] if keep_masks else "", writer, now,
+        )  # fmt: skip
+        for name, value in zip(FIELDS, values, strict=True):
+            columns[name].append(value)
