@@ -248,13 +248,14 @@ class ConceptDatabase:
             embeddings = pool(self._extractor.extract([examples.example.image])[0], masks)
             usable = np.flatnonzero(embeddings.vectors.any(axis=1))
             rows = [fresh[i] for i in usable.tolist()]
-            report += AddReport(added=len(rows), skipped=len(fresh) - len(rows))
+            report += AddReport(skipped=len(fresh) - len(rows))
             new_ids += [examples.ids[i] for i in rows]
             vectors.append(embeddings.vectors[usable])
             append_rows(columns, examples, rows, embeddings.coverage[usable], keep_masks, writer)
         if new_ids:
             # Someone else may have added the same example since the look-up above; theirs is as good as ours.
-            self._store.upsert(new_ids, np.concatenate(vectors), columns, on_conflict="skip")
+            written = self._store.upsert(new_ids, np.concatenate(vectors), columns, on_conflict="skip")
+            report += AddReport(added=written, present=len(new_ids) - written)
         return report
 
     # -- looking ------------------------------------------------------------------------------------------------------
