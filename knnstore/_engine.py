@@ -86,7 +86,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
-        """Write all of a non-empty batch or nothing; return how many were written."""
+        """Write a non-empty batch, whole or not at all if ``capabilities.atomic``; return how many were written."""
 
     @abstractmethod
     def _delete_ids(self, ids: list[str]) -> None:

@@ -65,7 +65,10 @@ class EmbeddingStore(Engine):
         *,
         on_conflict: Conflict = "replace",
     ) -> int:
-        """Write records; all of the call or nothing of it, durable on return, seen by the next search.
+        """Write records; durable on return, seen by the next search. Repeating a call that failed does no harm.
+
+        All of the call is written or nothing of it, where ``capabilities.atomic``. A server takes a large call in
+        several requests; should a later one fail, the error says how many records had been written.
 
         Args:
             ids: N distinct non-empty strings of at most 512 bytes in UTF-8.

@@ -192,6 +192,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def part(self, rows: slice) -> Batch:
+        """Some of the records, without copying their vectors."""
+        return Batch(self.ids[rows], self.vectors[rows], {name: column[rows] for name, column in self.fields.items()})
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Records:
@@ -239,6 +243,8 @@ class Capabilities:
         multi_process: several processes may open it at once.
         approximate: a search may miss some of the true neighbours.
         recall_floor: the least share of true neighbours that the backend declares; 1 where the search is exact.
+        atomic: an upsert of any size is written whole or not at all. Where it is not, a large one goes in several
+            requests, in order, each whole or not at all; the error of an interrupted one says how far it came.
         consistency: the levels that the backend tells apart. A request is met by that level or by a stronger one
             (``eventual`` < ``session`` < ``strong``); where there is neither, opening is an UnsupportedOperationError.
     """
@@ -251,6 +257,7 @@ class Capabilities:
     multi_process: bool = False
     approximate: bool = False
     recall_floor: float = 1.0
+    atomic: bool = True
     consistency: tuple[Consistency, ...] = ("strong",)
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from knnstore.errors import InvalidURLError
 
-__all__ = ["StoreURL"]
+__all__ = ["SECRET_SOURCES", "StoreURL"]
+
+SECRET_SOURCES = ("", "_env", "_file")
+"""What a secret option may be called: ``api_key``, or the variable or the file that holds it."""
 
 _WORD = re.compile(r"[A-Za-z0-9+._-]{1,40}")
 _ESCAPE = "Write special characters as %XX: %23 for '#', %2F for '/', %3F for '?', %40 for '@'."
@@ -116,10 +121,39 @@ class StoreURL:
                 )
         return self.options
 
+    def secret(self, name: str) -> str:
+        """A secret option: itself, or what the variable ``name_env`` or the file ``name_file`` holds; "" if not given.
+
+        Raises:
+            InvalidURLError: it is given twice, or is not where the URL says that it is.
+        """
+        given = [name + suffix for suffix in SECRET_SOURCES if name + suffix in self.options]
+        if len(given) > 1:
+            raise InvalidURLError(f"{self}", expected=f"one of {', '.join(given)}", got="both")
+        if not given:
+            return ""
+        value = self._resolved(given[0])
+        if not value:
+            kind = {"_env": "an environment variable", "_file": "a readable file"}.get(given[0][len(name) :], "a value")
+            raise InvalidURLError(f"option {given[0]}", expected=f"{kind} with the secret", got="nothing there")
+        return value
+
     def secrets(self) -> list[str]:
-        """The secret values in it, longest first; for those who have to keep them out of a text."""
-        values = {self.password, *(value for name, value in self.options.items() if _is_secret(name))} - {""}
+        """The secret values, longest first, those in variables and files too; for who must keep them out of a text."""
+        values = {self.password, *(self._resolved(name) for name in self.options if _is_secret(_stem(name)))} - {""}
         return sorted(values, key=len, reverse=True)
+
+    def _resolved(self, option: str) -> str:
+        """What a secret option stands for; "" where its variable or file is not there."""
+        value = self.options[option]
+        if option.endswith("_env"):
+            return os.environ.get(value, "")
+        if option.endswith("_file"):
+            try:
+                return Path(value).read_text(encoding="utf-8").strip()
+            except (OSError, ValueError):
+                return ""
+        return value
 
     def redact(self, text: str) -> str:
         """A text of unknown origin with every secret of this URL replaced by ``***``."""
@@ -139,6 +173,10 @@ class StoreURL:
 
     def __repr__(self) -> str:
         return f"StoreURL({str(self)!r})"
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix("_env").removesuffix("_file")
 
 
 def _is_secret(name: str) -> bool:

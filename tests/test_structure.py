@@ -18,6 +18,8 @@ KNNSTORE = [
     "filters",
     "types",
     "url",
+    "options",
+    "remote",
     "_validation",
     "ranking",
     "_engine",

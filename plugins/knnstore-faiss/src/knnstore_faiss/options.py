@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from knnstore.errors import InvalidURLError
+from knnstore.options import integer, matching, one_of, option, read_options, seconds
 from knnstore.url import StoreURL
 
 __all__ = ["Options", "folder"]
@@ -30,15 +28,15 @@ class Options:
         seed: for the sample that an index is trained on.
     """
 
-    index: str = "Flat"
-    device: str = "auto"
-    timeout: float = 5.0
-    sync: str = "normal"
-    nprobe: int = 0
-    ef_search: int = 0
-    refine: int = 4
-    train_at: int = 0
-    seed: int = 0
+    index: str = option("Flat", matching(r"[A-Za-z][\w,()+.\[\]-]*", "a FAISS factory string"))
+    device: str = option("auto", matching(r"auto|cpu|cuda(:\d{1,3})?", "auto, cpu, cuda or cuda:N"))
+    timeout: float = option(5.0, seconds())
+    sync: str = option("normal", one_of("normal", "full"))
+    nprobe: int = option(0, integer(expected="a whole number, 0 to let the store choose"))
+    ef_search: int = option(0, integer(expected="a whole number, 0 to let the store choose"))
+    refine: int = option(4, integer(1))
+    train_at: int = option(0, integer(expected="a whole number, 0 for the recommended one"))
+    seed: int = option(0, integer())
 
     @classmethod
     def parse(cls, url: StoreURL) -> Options:
@@ -47,63 +45,12 @@ class Options:
         Raises:
             InvalidURLError: an unknown option or a value that is not one.
         """
-        given = url.check_options(field.name for field in fields(cls))
-        return cls(**{name: _value(name, text) for name, text in given.items()})
+        return read_options(cls, url)
 
     @property
     def exact(self) -> bool:
         """Whether the index finds the true neighbours."""
         return self.index.lower() == "flat"
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 86_400:
-        raise ValueError
-    return value
-
-
-def _natural(text: str) -> int:
-    if not re.fullmatch(r"\d{1,12}", text, re.ASCII):
-        raise ValueError
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    value = _natural(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-def _matching(pattern: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if not re.fullmatch(pattern, text, re.ASCII):
-            raise ValueError
-        return text
-
-    return parse
-
-
-_PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "index": (_matching(r"[A-Za-z][\w,()+.\[\]-]*"), "a FAISS factory string"),
-    "device": (_matching(r"auto|cpu|cuda(:\d{1,3})?"), "auto, cpu, cuda or cuda:N"),
-    "timeout": (_seconds, "seconds, from 0 to 86400"),
-    "sync": (_matching("normal|full"), "normal or full"),
-    "nprobe": (_natural, "a whole number, 0 to let the store choose"),
-    "ef_search": (_natural, "a whole number, 0 to let the store choose"),
-    "refine": (_positive, "a whole number of at least 1"),
-    "train_at": (_natural, "a whole number, 0 for the recommended one"),
-    "seed": (_natural, "a whole number"),
-}
-
-
-def _value(name: str, text: str) -> Any:
-    parse, expected = _PARSERS[name]
-    try:
-        return parse(text)
-    except ValueError:
-        raise InvalidURLError(f"option {name}", expected=expected, got=repr(text)) from None
 
 
 def folder(url: StoreURL) -> Path:

@@ -1,0 +1,137 @@
+"""What every backend of a server needs: bounded patience, and requests of a size that the server takes.
+
+>>> from knnstore.remote import Patience
+>>> replies = iter([ConnectionError("busy"), "done"])
+>>> def attempt(seconds_left):
+...     reply = next(replies)
+...     if isinstance(reply, Exception):
+...         raise reply
+...     return reply
+>>> Patience(timeout=5, retries=2).call(attempt, retriable=lambda error: isinstance(error, ConnectionError))
+'done'
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import tenacity
+from numpy.typing import NDArray
+
+from knnstore.errors import KnnStoreError
+from knnstore.types import Batch
+
+__all__ = ["Patience", "record_bytes", "row_slices", "slices", "upload"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long one request may take, and how often it is tried.
+
+    Args:
+        timeout: seconds for one request with all its retries and the pauses between them.
+        retries: how often a request that failed is sent again, at most.
+    """
+
+    timeout: float = 30.0
+    retries: int = 3
+
+    def call(self, attempt: Callable[[float], T], retriable: Callable[[Exception], bool]) -> T:
+        """Try until it succeeds, fails for good, or time is up; pauses are random, up to 0.1 s at first and 2 s later.
+
+        Args:
+            attempt: sends the request; it is given the seconds that are left and must not take longer.
+            retriable: whether an exception may be gone at another try. Only requests that can be repeated without harm
+                may come here; upserts and deletes of a store can.
+
+        Raises:
+            Exception: whatever the last attempt has raised.
+        """
+        deadline = time.monotonic() + self.timeout
+        trials = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(self.retries + 1) | tenacity.stop_before_delay(self.timeout),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
+            retry=tenacity.retry_if_exception(lambda e: isinstance(e, Exception) and retriable(e)),
+            reraise=True,
+        )
+        return trials(lambda: attempt(max(deadline - time.monotonic(), 0.001)))
+
+
+def record_bytes(batch: Batch) -> NDArray[np.int64]:
+    """About what each record takes in a request: int64 (N,). Numbers count 16, for their framing."""
+    sizes = np.full(len(batch), 4 * batch.vectors.shape[1] + 64, np.int64)
+    sizes += _text_bytes(batch.ids)
+    for column in batch.fields.values():
+        sizes += 16
+        if column.dtype == object:
+            sizes += _text_bytes(column)
+    return sizes
+
+
+def _text_bytes(texts: Iterable[str]) -> NDArray[np.int64]:
+    return np.fromiter((len(text.encode()) for text in texts), np.int64)
+
+
+def slices(sizes: NDArray[np.int64], max_bytes: int, max_count: int) -> Iterator[slice]:
+    """Cut a sequence of things of these sizes into runs that are small enough; a thing that is too large goes alone."""
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < len(sizes):
+        before = ends[start - 1] if start else 0
+        stop = int(np.searchsorted(ends, before + max_bytes, side="right"))
+        stop = min(max(stop, start + 1), start + max_count)
+        yield slice(start, stop)
+        start = stop
+
+
+def row_slices(rows: int, row_bytes: int, max_bytes: int, max_count: int) -> Iterator[slice]:
+    """The same for rows of one size, such as queries."""
+    step = max(1, min(max_count, max_bytes // max(row_bytes, 1)))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def upload(
+    batch: Batch,
+    send: Callable[[Batch], int],
+    as_ours: Callable[[Exception], KnnStoreError],
+    *,
+    max_bytes: int,
+    max_count: int,
+) -> int:
+    """Write a batch in requests of bounded size, in order, each of them whole or not at all.
+
+    Args:
+        batch: what to write.
+        send: writes a part and returns how many records it wrote, once the server has acknowledged them.
+        as_ours: turns the engine's exception into one of ours.
+        max_bytes: of one request, about; see :func:`record_bytes`.
+        max_count: records of one request.
+
+    Returns:
+        How many records were written.
+
+    Raises:
+        KnnStoreError: a part failed. Its message says how many records had been acknowledged before.
+    """
+    written = 0
+    for part in slices(record_bytes(batch), max_bytes, max_count):
+        try:
+            written += send(batch.part(part))
+        except Exception as error:
+            ours = error if isinstance(error, KnnStoreError) else as_ours(error)
+            if part.start:
+                ours.args = (f"{ours} {_so_far(part.start, len(batch))}", *ours.args[1:])
+            if ours is error:
+                raise
+            raise ours from error
+    return written
+
+
+def _so_far(done: int, total: int) -> str:
+    return f"The first {done} of {total} records of the call had been written; writing all of them again is safe."
