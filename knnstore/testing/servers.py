@@ -12,8 +12,9 @@ A fixture looks, in this order, for
    ``KNNSTORE_QDRANT_BIN``.
 
 Where there is none the test is skipped with the reasons; a name in ``KNNSTORE_REQUIRE=milvus,qdrant`` makes that a
-failure. The URL has no path, so that each test can append one of its own. A server is started once for a test run, with
-a folder of its own; :class:`MilvusProgram` and :class:`QdrantProgram` start further ones, to be killed.
+failure. The URL has no path, and options only if the environment gives some; :func:`below` makes the URL of a
+collection. A server is started once for a test run, with a folder of its own; :class:`MilvusProgram` and
+:class:`QdrantProgram` start further ones, to be killed.
 """
 
 from __future__ import annotations
@@ -32,10 +33,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.error import URLError
+from urllib.parse import urlencode
 
 import pytest
 
-__all__ = ["IMAGES", "MilvusProgram", "QdrantProgram", "ServerNotFound", "ServerProgram", "milvus_url", "qdrant_url"]
+__all__ = [
+    "IMAGES",
+    "MilvusProgram",
+    "QdrantProgram",
+    "ServerNotFound",
+    "ServerProgram",
+    "below",
+    "milvus_url",
+    "qdrant_url",
+]
 
 IMAGES = {"milvus": "milvusdb/milvus:v2.6.16", "qdrant": "qdrant/qdrant:v1.19.0"}
 """The published images that testcontainers runs."""
@@ -275,6 +286,17 @@ def _logs(container: Any) -> str:
         return "\n".join(part.decode(errors="replace")[-3000:] for part in container.get_logs())
     except Exception as error:  # a container that was never made has none
         return f"(no log: {error})"
+
+
+def below(url: str, path: str, **options: object) -> str:
+    """The URL of a collection on a server: its path appended, and options beside those that are there.
+
+    >>> below("qdrant://db:6334?api_key_env=KEY", "scratch/one", exact=1)
+    'qdrant://db:6334/scratch/one?api_key_env=KEY&exact=1'
+    """
+    server, _, given = url.partition("?")
+    query = "&".join(filter(None, [given, urlencode(options)]))
+    return f"{server.rstrip('/')}/{path}{'?' if query else ''}{query}"
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------

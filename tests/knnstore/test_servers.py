@@ -130,5 +130,13 @@ def test_a_container_that_does_not_start_is_a_reason(nothing, monkeypatch):
     assert stopped == [servers.IMAGES["qdrant"]]
 
 
+def test_below():
+    assert servers.below("milvus://h:1", "default/a") == "milvus://h:1/default/a"
+    assert (
+        servers.below("milvus://h:1/?token_env=T", "default/a", index="FLAT")
+        == "milvus://h:1/default/a?token_env=T&index=FLAT"
+    )
+
+
 def test_images_are_pinned():
     assert all(image.count(":v") == 1 and "latest" not in image for image in servers.IMAGES.values())

@@ -16,6 +16,7 @@ import knnstore
 from knnseg._commands import app as knnseg_app
 from knnseg.datasets import RenderedScenes
 from knnstore._commands import app as knnstore_app
+from knnstore.testing.servers import below
 
 pytestmark = pytest.mark.server
 runner = CliRunner()
@@ -70,7 +71,7 @@ def picture(url, root, out):
 def test_round_trip(folder, milvus_url, tmp_path):
     name = f"chain_{uuid.uuid4().hex[:8]}"
     first = f"faiss://{folder}/first"
-    milvus = f"{milvus_url}/default/{name}?index=FLAT"
+    milvus = below(milvus_url, f"default/{name}", index="FLAT")
     edge = f"qdrant+edge://{tmp_path}/edge?exact=1"
     last = f"faiss://{tmp_path}/last"
 

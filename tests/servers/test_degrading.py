@@ -11,7 +11,7 @@ import knnseg
 from knnseg._commands import app
 from knnseg.datasets import RenderedScenes
 from knnstore.errors import StoreConnectionError, StoreTimeoutError
-from knnstore.testing.servers import MilvusProgram
+from knnstore.testing.servers import MilvusProgram, below
 
 pytestmark = pytest.mark.server
 
@@ -26,7 +26,7 @@ def server(tmp_path_factory):
 def url(server):
     if server.process_id is None:
         server.start()
-    return f"{server.url}/default/down_{uuid.uuid4().hex[:8]}?index=FLAT&timeout=5&retries=1"
+    return below(server.url, f"default/down_{uuid.uuid4().hex[:8]}", index="FLAT", timeout=5, retries=1)
 
 
 @pytest.fixture(scope="module")
