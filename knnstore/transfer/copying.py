@@ -144,7 +144,7 @@ class CopyJob:
         """Go through the source once, comparing with the destination, sending what is missing there if ``write``."""
         walked, digester = _Pass(), Digester(self.source.spec)
         size = rows_in(self.source.spec, self.batch_size)
-        total = self.source.count(self.where)
+        total = self.source.count(self.where) if self.progress else None
         with progress_bar(total, what, show=self.progress) as bar:
             for records in self.source.scan(self.where, with_vectors=True, batch_size=size):
                 digests = digester(records)

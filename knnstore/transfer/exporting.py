@@ -208,7 +208,7 @@ class _Writer:
         """Write the parts and verify them; return the description of the collection."""
         spec = self.store.spec
         (self.folder / parquet.RECORDS).mkdir(parents=True)
-        total = self.store.count(self.where)
+        total = self.store.count(self.where) if self.progress else None
         with progress_bar(total, "exporting", show=self.progress) as bar:
             tally, files = self._write_parts(bar)
         described = {

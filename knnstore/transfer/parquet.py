@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from knnstore.errors import BackendUnavailableError, StoreCorruptError, StoreNotFoundError
 from knnstore.filters import FieldType, Filter
@@ -109,7 +108,8 @@ class ParquetFolder:
         for name in self.files:
             path = self.folder / RECORDS / name
             try:
-                with pa.parquet.ParquetFile(path, page_checksum_verification=True) as part:
+                # With pre_buffer, which is the default, a whole file would be held in memory.
+                with pa.parquet.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as part:
                     if not part.schema_arrow.equals(schema):
                         raise StoreCorruptError(f"{path}", expected=_columns(schema), got=_columns(part.schema_arrow))
                     for batch in part.iter_batches(batch_size, columns=columns):
@@ -120,22 +120,17 @@ class ParquetFolder:
                 raise StoreCorruptError(f"{path} cannot be read: {error}") from error
 
     def _records(self, batch: Any, with_vectors: bool) -> Records:
-        for name in batch.schema.names:
-            if batch.column(name).null_count:
-                raise StoreCorruptError(f"{self.folder}: column {name!r}", expected="a value in every row", got="nulls")
-        ids = _column(batch.column("id"), str)
+        """As the schema has been checked, there are no nulls but inside a vector, where they read as NaN."""
+        vectors = None
+        if with_vectors:
+            flat = batch.column("vector").flatten().to_numpy(zero_copy_only=False)
+            vectors = np.asarray(flat, np.float32).reshape(-1, self.spec.dim)
         fields = {name: _column(batch.column(name), kind) for name, kind in self.spec.fields.items()}
-        return Records(ids, self._vectors(batch.column("vector")) if with_vectors else None, fields)
-
-    def _vectors(self, column: Any) -> NDArray[np.float32]:
-        flat = column.flatten().to_numpy(zero_copy_only=False)
-        if flat.dtype != np.float32 or len(flat) != len(column) * self.spec.dim:  # a null inside makes it longer or NaN
-            raise StoreCorruptError(f"{self.folder}: column 'vector'", expected=f"{self.spec.dim} numbers in every row")
-        return np.asarray(flat, np.float32).reshape(len(column), self.spec.dim)
+        return Records(_column(batch.column("id"), str), vectors, fields)
 
 
 def _columns(schema: Any) -> str:
-    return ", ".join(f"{item.name} {item.type}" for item in schema)
+    return ", ".join(f"{item.name} {item.type}{'' if item.nullable else ' not null'}" for item in schema)
 
 
 def _column(column: Any, kind: FieldType) -> Column:
