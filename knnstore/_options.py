@@ -10,7 +10,7 @@ import typer
 from knnstore.filter_text import parse_filter
 from knnstore.filters import Filter
 
-__all__ = ["Json", "Url", "Where", "filter_from", "print_json", "print_line"]
+__all__ = ["Json", "Url", "Where", "counted", "filter_from", "print_json", "print_line"]
 
 Url = Annotated[str, typer.Argument(help="Store URL, such as faiss:///data/concepts or qdrant://host:6333/concepts.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -25,6 +25,11 @@ Where = Annotated[
 def filter_from(where: str | None) -> Filter | None:
     """The filter of ``--where``."""
     return None if where is None else parse_filter(where)
+
+
+def counted(number: int, noun: str) -> str:
+    """The number with its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def print_line(text: str) -> None:

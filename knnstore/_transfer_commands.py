@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from knnstore._options import Json, Where, filter_from, print_json, print_line
+from knnstore._options import Json, Where, counted, filter_from, print_json, print_line
 from knnstore.transfer import CopyReport, copy_store, export_parquet, import_parquet
 
 __all__ = ["OnConflict", "add_transfer_commands"]
@@ -81,7 +81,9 @@ def export(
         return
     for report in reports:
         print_line(f"{report.source} -> {report.folder}")
-        print_line(f"  {report.records} records in {report.files} files, {report.bytes} bytes; verified")
+        print_line(
+            f"  {counted(report.records, 'record')} in {counted(report.files, 'file')}, {report.bytes} bytes; verified"
+        )
         print_line(f"  {report.checksum}")
 
 
@@ -119,7 +121,7 @@ def _lines(report: CopyReport) -> list[str]:
     done = [f"{report.sent} {'to send' if report.dry_run else 'sent'}", f"{report.present} there already"]
     if report.conflicts:
         done.append(f"{report.conflicts} there with other content")
-    lines.append(f"  {report.records} records: {', '.join(done)}{'' if report.dry_run else '; verified'}")
+    lines.append(f"  {counted(report.records, 'record')}: {', '.join(done)}{'' if report.dry_run else '; verified'}")
     if report.others:
-        lines.append(f"  {report.others} other records at the destination, left alone")
+        lines.append(f"  {counted(report.others, 'other record')} at the destination, left alone")
     return [*lines, f"  {report.checksum}"]

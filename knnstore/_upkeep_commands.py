@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from knnstore._options import Json, Url, Where, filter_from, print_json, print_line
+from knnstore._options import Json, Url, Where, counted, filter_from, print_json, print_line
 from knnstore._plugins import open_store
 from knnstore.abc import EmbeddingStore
 from knnstore.errors import StoreNotFoundError
@@ -78,7 +78,7 @@ def delete(
     with open_store(url) as store:
         matching = _matching(store, wanted, ids or [])
         if matching and not yes:
-            _ask(f"Delete {matching} of {store.count()} records of {store.url}?")
+            _ask(f"Delete {matching} of {counted(store.count(), 'record')} of {store.url}?")
         if matching:
             store.delete(ids) if wanted is None else store.delete(where=wanted)
             store.flush()
@@ -86,7 +86,7 @@ def delete(
     if as_json:
         print_json({"url": place, "deleted": matching, "left": left})
     else:
-        print_line(f"{matching} records deleted, {left} left")
+        print_line(f"{counted(matching, 'record')} deleted, {left} left")
 
 
 def _only_here(url: StoreURL) -> None:

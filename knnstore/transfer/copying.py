@@ -121,7 +121,9 @@ class CopyJob:
         before = self.destination.count()
         sent = self._walk("copying", ask=before > 0, write=True)
         self.destination.flush()
-        found = self._walk("verifying", ask=True, write=False)
+        changed = sent.missing > 0 or (self.on_conflict == "replace" and sent.conflicts.count > 0)
+        # Where everything was compared and nothing sent, that was the verification.
+        found = self._walk("verifying", ask=True, write=False) if changed or not before else sent
         others = self.destination.count() - found.seen.count
         self._compare(sent, found, others)
         return self._report(sent, others, created=created, dry_run=False)

@@ -220,7 +220,7 @@ def test_copy(run: Any, scenes: str, tmp_path: Path) -> None:
     assert (result.code, result.err) == (0, "")
     assert "10 records: 8 sent, 2 there already; verified" in result.out and "sha256-sum:" in result.out
     run("delete", f"{scenes}/clip", "--id", "img1", "--yes")
-    assert "1 other records at the destination, left alone" in run("copy", scenes, target).out
+    assert "1 other record at the destination, left alone" in run("copy", scenes, target).out
 
 
 def test_copy_that_does_not_fit(run: Any, scenes: str, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_export_and_import(run: Any, scenes: str, tmp_path: Path) -> None:
     result = run("export", scenes, folder, "--where", "area >= 5")
     assert result.code == 0
     assert f"{scenes}/clip -> {folder}/clip" in result.out
-    assert "5 records in 1 files" in result.out
+    assert "5 records in 1 file," in result.out
     target = f"faiss://{tmp_path}/again"
     assert "5 records: 5 to send" in run("import", folder, target, "--dry-run").out
     rows = json.loads(run("import", folder, target, "--json").out)
