@@ -23,7 +23,7 @@ from knnstore.types import Conflict, Records
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-__all__ = ["CopyJob", "CopyReport", "progress_bar", "tallied"]
+__all__ = ["CopyJob", "CopyReport", "check_complete", "progress_bar", "tallied"]
 
 _MISSING, _SAME, _OTHER = np.uint8(0), np.uint8(1), np.uint8(2)
 _BYTES = 16 << 20
@@ -74,6 +74,18 @@ def tallied(source: Source, where: Filter | None, batch_size: int, total: int, *
             tally.add(digester(records))
             bar.update(len(records))
     return tally
+
+
+def check_complete(source: Source, where: Filter | None, found: int, name: str) -> None:
+    """A scan that ends too early would end there every time, and only the count tells."""
+    stated = source.count(where)
+    if stated != found:
+        raise ContentMismatchError(
+            f"{name} was not read to its end, or changed meanwhile",
+            expected=f"{stated} records, as it counts",
+            got=f"{found} from its scan",
+            hint="Run it again when nobody writes there. If it happens again, its backend has a fault.",
+        )
 
 
 @dataclass(slots=True)
@@ -193,6 +205,7 @@ class CopyJob:
                 got=f"{found.seen.count}, {found.seen.checksum}",
                 hint="Run the copy again when nobody writes to it; what is there already is not sent again.",
             )
+        check_complete(self.source, self.where, found.seen.count, self.name)
         kept = sent.conflicts if self.on_conflict == "skip" else Tally()
         if found.missing or found.conflicts != kept or others < 0:
             raise ContentMismatchError(

@@ -17,7 +17,7 @@ from knnstore.errors import ContentMismatchError, InvalidInputError
 from knnstore.filters import Filter
 from knnstore.transfer import parquet
 from knnstore.transfer.checksum import Digester, Tally, rows_in
-from knnstore.transfer.copying import progress_bar, tallied
+from knnstore.transfer.copying import check_complete, progress_bar, tallied
 from knnstore.transfer.moving import check_options, name_below, stored_at
 from knnstore.types import Records
 from knnstore.url import StoreURL
@@ -279,3 +279,4 @@ class _Writer:
                 got=f"{now.count}, {now.checksum}",
                 hint="Run the export again when nobody writes to it; it starts over.",
             )
+        check_complete(self.store, self.where, now.count, str(self.store.url))

@@ -558,6 +558,24 @@ def test_a_destination_that_does_not_keep_what_it_is_given(tmp_path: Path, wrong
         copy_store(source, f"{name}://{tmp_path}/to", batch_size=100)
 
 
+class Ending(MemoryStore):
+    """Its scan ends after 300 records, every time, like a query with a limit."""
+
+    def _scan(self, where: Any, fields: Any, with_vectors: bool, batch_size: int) -> Iterator[Records]:
+        yield from itertools.islice(super()._scan(where, fields, with_vectors, 50), 6)
+
+
+def test_a_source_that_is_not_read_to_its_end(tmp_path: Path) -> None:
+    registered("ending", Ending)
+    source = fill("ending:///from")
+    for _ in range(2):
+        with pytest.raises(ContentMismatchError, match=r"not read to its end.* expected 500 records.* got 300"):
+            copy_store(source, f"memory://{tmp_path}/to")
+    with pytest.raises(ContentMismatchError, match="not read to its end"):
+        knnstore.export_parquet(source, tmp_path / "exported")
+    assert not (tmp_path / "exported" / "metadata.json").exists()
+
+
 @pytest.mark.parametrize("change", ["add", "delete", "replace"])
 def test_a_source_that_changes_meanwhile_is_said_to(tmp_path: Path, change: str) -> None:
     """Really changed, by another writer, in the middle of the first pass."""
