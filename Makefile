@@ -49,6 +49,7 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/segment.py
 	$(BIN)/python benchmarks/real.py
 

@@ -13,8 +13,10 @@
 from knnstore._plugins import BackendInfo, backends, collections, get_backend, open_store, register
 from knnstore.abc import Backend, EmbeddingStore, OpenRequest
 from knnstore.errors import KnnStoreError
+from knnstore.filter_text import parse_filter
 from knnstore.filters import F, Filter
 from knnstore.hookspecs import hookimpl
+from knnstore.transfer import CopyReport, ExportReport, content_checksum, copy_store, export_parquet, import_parquet
 from knnstore.types import Capabilities, EmbeddingSpace, Hits, Records, StoreSpec, StoreStats
 from knnstore.url import StoreURL
 
@@ -22,8 +24,10 @@ __all__ = [
     "Backend",
     "BackendInfo",
     "Capabilities",
+    "CopyReport",
     "EmbeddingSpace",
     "EmbeddingStore",
+    "ExportReport",
     "F",
     "Filter",
     "Hits",
@@ -35,8 +39,13 @@ __all__ = [
     "StoreURL",
     "backends",
     "collections",
+    "content_checksum",
+    "copy_store",
+    "export_parquet",
     "get_backend",
     "hookimpl",
+    "import_parquet",
     "open_store",
+    "parse_filter",
     "register",
 ]

@@ -9,8 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from knnstore._options import Json, Url, print_json, print_line
 from knnstore._plugins import backends as installed_backends
 from knnstore._plugins import collections, get_backend, known_backends, open_store
+from knnstore._transfer_commands import add_transfer_commands
+from knnstore._upkeep_commands import add_upkeep_commands
 from knnstore.errors import BrokenPluginError, StoreNotFoundError
 from knnstore.types import StoreSpec
 from knnstore.url import StoreURL
@@ -26,21 +29,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Url = Annotated[str, typer.Argument(help="Store URL, such as faiss:///data/concepts or qdrant://host:6333/concepts.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-
 
 @app.callback()
 def _root() -> None:
     """Keep sub-commands named, however few there are."""
-
-
-def _print(text: str) -> None:
-    typer.echo(text)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 # -- backends ----------------------------------------------------------------------------------------------------------
@@ -57,10 +49,10 @@ def backends(as_json: Json = False) -> None:
         if name not in there
     ]
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     for row in rows:
-        _print(f"{row['name']:<10} {row['status']:<14} {row['distribution']:<24} {row['detail']}".rstrip())
+        print_line(f"{row['name']:<10} {row['status']:<14} {row['distribution']:<24} {row['detail']}".rstrip())
 
 
 def _status(name: str, distribution: str) -> dict[str, str]:
@@ -86,9 +78,9 @@ def info(url: Url, as_json: Json = False) -> None:
         raise StoreNotFoundError(f"nothing is stored at {parsed}")
     report = {"url": str(parsed), **(_described(here, full=True) if here else {}), "collections": below}
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
-        _print("\n".join(_lines(report)))
+        print_line("\n".join(_lines(report)))
 
 
 def _described(url: StoreURL, *, full: bool = False) -> dict[str, Any]:
@@ -161,7 +153,11 @@ def check(
     if sys.stderr.isatty() and not as_json:
         typer.echo("\r", nl=False, err=True)
     if as_json:
-        _print_json({**asdict(report), "ok": report.ok})
+        print_json({**asdict(report), "ok": report.ok})
     else:
-        _print(report.summary())
+        print_line(report.summary())
     raise typer.Exit(0 if report.ok else 1)
+
+
+add_transfer_commands(app)
+add_upkeep_commands(app)

@@ -25,7 +25,7 @@ def main() -> None:
         app()
     except (InvalidInputError, UnknownBackendError) as error:
         _fail(str(error), 2)
-    except KnnStoreError as error:
+    except (KnnStoreError, OSError) as error:  # the last for files that cannot be written
         _fail(str(error), 1)
 
 

@@ -15,6 +15,7 @@ KnnStoreError
 ├── StoreNotFoundError(FileNotFoundError)     nothing is stored at this URL and no spec was given to create it
 ├── ConflictError(ValueError)                 on_conflict="error" and the id is stored already
 ├── SpecMismatchError(ValueError)             the stored collection has another dim, metric, fields or embedding space
+├── ContentMismatchError(RuntimeError)        what a copy leaves behind is not what its source holds
 ├── UnsupportedFilterError(NotImplementedError)
 ├── UnsupportedOperationError(NotImplementedError)
 ├── BackendUnavailableError(ImportError)      the plugin is installed and its client or device is not usable
@@ -35,6 +36,7 @@ __all__ = [
     "BackendUnavailableError",
     "BrokenPluginError",
     "ConflictError",
+    "ContentMismatchError",
     "DimensionMismatchError",
     "DuplicateIdError",
     "InvalidFieldError",
@@ -138,6 +140,10 @@ class ConflictError(KnnStoreError, ValueError):
 
 class SpecMismatchError(KnnStoreError, ValueError):
     """The stored collection has another dim, metric, field or embedding space than asked for."""
+
+
+class ContentMismatchError(KnnStoreError, RuntimeError):
+    """What a copy or an export leaves behind is not what its source holds, or the source changed meanwhile."""
 
 
 class UnsupportedFilterError(KnnStoreError, NotImplementedError):

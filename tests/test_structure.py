@@ -16,6 +16,7 @@ KNNSEG = ["errors", "types", "annotations", "config", "hookspecs", "images", "fe
 KNNSTORE = [
     "errors",
     "filters",
+    "filter_text",
     "types",
     "url",
     "options",
@@ -27,7 +28,11 @@ KNNSTORE = [
     "hookspecs",
     "memory",
     "_plugins",
+    "transfer",
     "testing",
+    "_options",
+    "_transfer_commands",
+    "_upkeep_commands",
     "_commands",
     "cli",
 ]
@@ -126,8 +131,9 @@ def test_every_module_says_what_is_public():
 
 
 PUBLIC = {
-    "knnstore": "Backend BackendInfo Capabilities EmbeddingSpace EmbeddingStore F Filter Hits KnnStoreError OpenRequest "
-    "Records StoreSpec StoreStats StoreURL backends collections get_backend hookimpl open_store register",
+    "knnstore": "Backend BackendInfo Capabilities CopyReport EmbeddingSpace EmbeddingStore ExportReport F Filter Hits "
+    "KnnStoreError OpenRequest Records StoreSpec StoreStats StoreURL backends collections content_checksum copy_store "
+    "export_parquet get_backend hookimpl import_parquet open_store parse_filter register",
     "knnseg": "IGNORE AddReport BasePredictor ClassScores Concept ConceptDatabase Config ConfusionMatrix DenseClip "
     "DerivedFeatures Embeddings EncodedImage Explanation FeatureExtractor Features FusionConfig KeysConfig KnnSegError "
     "LabelledImage LabelledSegment MaskProposer Masks Neighbours NoBase PaintingConfig PanopticQuality RegionProposer "

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import io
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +104,19 @@ def test_info_of_a_place_that_only_has_children(run: Any) -> None:
         (["info", "memory:///never-made?a=b"], 1, "nothing is stored"),
         (["info"], 2, "Missing argument"),
         (["nonsense"], 2, "No such command"),
+        (["copy", "memory:///nothing", "memory:///to"], 1, "nothing is stored at memory:///nothing"),
+        (["copy", "memory:///nothing", "nosuch:///to"], 1, "nothing is stored"),
+        (["copy", "memory:///a", "memory:///b", "--where", "label = 'a'"], 2, "Equality is written =="),
+        (["copy", "memory:///a", "memory:///b", "--batch", "0"], 2, "--batch"),
+        (["copy", "memory:///a", "memory:///b", "--on-conflict", "hope"], 2, "'hope'"),
+        (["export", "memory:///nothing", "folder"], 1, "nothing is stored"),
+        (["import", "/nothing/at/all", "memory:///x"], 1, "no export in /nothing/at/all"),
+        (["count", "memory:///nothing"], 1, "nothing is stored"),
+        (["stats", "memory:///nothing"], 1, "nothing is stored"),
+        (["optimize", "memory:///nothing"], 1, "nothing is stored"),
+        (["delete", "memory:///nothing", "--id", "a"], 1, "nothing is stored"),
+        (["delete", "memory:///nothing"], 2, "give either --where or --id"),
+        (["delete", "memory:///nothing", "--id", "a", "--where", "thing"], 2, "give either --where or --id"),
         (["check", "memory:///x", "--test", "test_no_such"], 2, "names of checks"),
         (["check", "nosuch:///x"], 2, "nosuch"),
     ],
@@ -161,7 +177,7 @@ def test_missing_extras(
 
 def test_help_has_examples(run: Any) -> None:
     assert "Exit codes" in run("--help").out
-    for command in ("backends", "info", "check"):
+    for command in ("backends", "info", "check", "copy", "export", "import", "stats", "count", "delete", "optimize"):
         result = run(command, "--help")
         assert result.code == 0
         assert "Example" in result.out
@@ -175,3 +191,126 @@ def test_as_a_module() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: store backend 'nosuch'")
     assert done.stdout == ""
+
+
+# -- moving house and upkeep -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> str:
+    """A concept database as others see it: collections below a URL, none at it."""
+    spec = knnstore.StoreSpec(2, "l2", {"label": str, "area": int})
+    for name in ("clip", "dinov2"):
+        with knnstore.open_store(f"faiss://{tmp_path}/scenes/{name}", spec) as store:
+            vectors = np.arange(20, dtype=np.float32).reshape(10, 2)
+            labels = [["kettle", "zebra", 'say "猫"'][i % 3] for i in range(10)]
+            store.upsert([f"img{i}" for i in range(10)], vectors, {"label": labels, "area": list(range(10))})
+    return f"faiss://{tmp_path}/scenes"
+
+
+def test_copy(run: Any, scenes: str, tmp_path: Path) -> None:
+    target = f"faiss://{tmp_path}/target"
+    planned = run("copy", scenes, target, "--dry-run")
+    assert f"{scenes}/clip -> {target}/clip, to be created" in planned.out
+    assert "10 records: 10 to send, 0 there already\n" in planned.out
+    assert not (tmp_path / "target").exists()
+    part = json.loads(run("copy", scenes, target, "--where", "label == 'say \"猫\"' and 3 < area", "--json").out)
+    assert [(row["sent"], row["created"]) for row in part] == [(2, True), (2, True)]
+    result = run("copy", scenes, target, "--batch", "3")
+    assert (result.code, result.err) == (0, "")
+    assert "10 records: 8 sent, 2 there already; verified" in result.out and "sha256-sum:" in result.out
+    run("delete", f"{scenes}/clip", "--id", "img1", "--yes")
+    assert "1 other record at the destination, left alone" in run("copy", scenes, target).out
+
+
+def test_copy_that_does_not_fit(run: Any, scenes: str, tmp_path: Path) -> None:
+    target = f"faiss://{tmp_path}/target"
+    run("copy", scenes, target)
+    with knnstore.open_store(f"{scenes}/clip") as store:
+        store.upsert(["img3"], np.ones((1, 2), np.float32), {"label": ["x"], "area": [1]})
+    result = run("copy", scenes, target)
+    assert result.code == 1 and "id 'img3' is stored already" in result.err
+    assert "1 there with other content" in run("copy", scenes, target, "--on-conflict", "skip").out
+    assert run("copy", scenes, target, "--on-conflict", "replace").code == 0
+    knnstore.open_store(f"faiss://{tmp_path}/other/clip", knnstore.StoreSpec(3)).close()
+    result = run("copy", scenes, f"faiss://{tmp_path}/other")
+    assert result.code == 1 and "holds another collection" in result.err
+
+
+def test_export_and_import(run: Any, scenes: str, tmp_path: Path) -> None:
+    folder = str(tmp_path / "exported")
+    result = run("export", scenes, folder, "--where", "area >= 5")
+    assert result.code == 0
+    assert f"{scenes}/clip -> {folder}/clip" in result.out
+    assert "5 records in 1 file," in result.out
+    target = f"faiss://{tmp_path}/again"
+    assert "5 records: 5 to send" in run("import", folder, target, "--dry-run").out
+    rows = json.loads(run("import", folder, target, "--json").out)
+    assert [row["sent"] for row in rows] == [5, 5]
+    assert "5 records: 0 sent, 5 there already; verified" in run("import", folder, target).out
+    again = run("export", scenes, folder)
+    assert again.code == 2 and "a whole export" in again.err
+    rows = json.loads(run("export", scenes, str(tmp_path / "whole"), "--json").out)
+    assert [row["records"] for row in rows] == [10, 10]
+
+
+def test_a_folder_that_cannot_be_written(run: Any, scenes: str) -> None:
+    result = run("export", scenes, "/proc/knnstore")
+    assert result.code == 1
+    assert result.err.startswith("error: ") and "/proc/knnstore" in result.err and "Traceback" not in result.err
+
+
+def test_count(run: Any, scenes: str) -> None:
+    assert run("count", f"{scenes}/clip").out == "10\n"
+    assert run("count", f"{scenes}/clip", "--where", "label in ('kettle', 'zebra')").out == "7\n"
+    assert run("count", scenes).out == f"{scenes}/clip  10\n{scenes}/dinov2  10\n"
+    assert json.loads(run("count", scenes, "--where", "area < 1", "--json").out)[1] == {
+        "url": f"{scenes}/dinov2", "count": 1,
+    }  # fmt: skip
+    assert run("count", scenes, "--where", "size < 1").code == 1
+
+
+def test_stats_and_optimize(run: Any, scenes: str) -> None:
+    for name in ("clip", "dinov2"):
+        assert f"{scenes}/{name}\n  backend: faiss\n  count: 10\n" in run("stats", scenes).out
+    rows = json.loads(run("stats", scenes, "--json").out)
+    assert rows[0]["recall"] == 1 and rows[0]["details"]["index"] == "Flat"
+    assert f"{scenes}/dinov2  optimized in" in run("optimize", scenes).out
+    assert [row["url"] for row in json.loads(run("optimize", scenes, "--json").out)] == [
+        f"{scenes}/clip",
+        f"{scenes}/dinov2",
+    ]
+
+
+def test_delete_where_nobody_can_be_asked(run: Any, scenes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"{scenes}/clip"
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    refused = run("delete", url, "--where", "area < 3")
+    assert refused.code == 2 and "--yes deletes without asking" in refused.err
+    assert run("count", url).out == "10\n"
+    assert run("delete", url, "--where", "area > 100").out == "0 records deleted, 10 left\n"  # nothing to ask about
+    assert run("delete", url, "--where", "area < 3", "--yes").out == "3 records deleted, 7 left\n"
+    result = json.loads(run("delete", url, "--id", "img5", "--id", "img6", "--id", "none", "-y", "--json").out)
+    assert result == {"url": url, "deleted": 2, "left": 5}
+    assert run("count", f"{scenes}/dinov2").out == "10\n"
+
+
+def test_delete_wants_one_collection(run: Any, scenes: str) -> None:
+    result = run("delete", scenes, "--where", "area >= 0", "--yes")
+    assert result.code == 1 and f"{scenes}/dinov2" in result.err
+    assert run("count", scenes).out.count("  10\n") == 2
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y\n", 7), ("n\n", 10), ("\n", 10)])
+def test_delete_asks_on_a_terminal(scenes: str, answer: str, left: int) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "knnstore.cli", "delete", f"{scenes}/clip", "--where", "area < 3"]
+    process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    os.write(ours, answer.encode())
+    out, err = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert f"Delete 3 of 10 records of {scenes}/clip?" in err + out
+    assert process.returncode == (0 if left == 7 else 1)
+    with knnstore.open_store(f"{scenes}/clip", read_only=True) as store:
+        assert store.count() == left

@@ -35,9 +35,10 @@ def test_using_the_memory_store_loads_nothing_more() -> None:
 
 def test_public_names() -> None:
     assert sorted(knnstore.__all__) == [
-        "Backend", "BackendInfo", "Capabilities", "EmbeddingSpace", "EmbeddingStore", "F", "Filter", "Hits",
-        "KnnStoreError", "OpenRequest", "Records", "StoreSpec", "StoreStats", "StoreURL", "backends", "collections",
-        "get_backend", "hookimpl", "open_store", "register",
+        "Backend", "BackendInfo", "Capabilities", "CopyReport", "EmbeddingSpace", "EmbeddingStore", "ExportReport",
+        "F", "Filter", "Hits", "KnnStoreError", "OpenRequest", "Records", "StoreSpec", "StoreStats", "StoreURL",
+        "backends", "collections", "content_checksum", "copy_store", "export_parquet", "get_backend", "hookimpl",
+        "import_parquet", "open_store", "parse_filter", "register",
     ]  # fmt: skip
     assert all(hasattr(knnstore, name) for name in knnstore.__all__)
 

@@ -1,0 +1,42 @@
+"""Arguments that several commands take, and how they print."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from knnstore.filter_text import parse_filter
+from knnstore.filters import Filter
+
+__all__ = ["Json", "Url", "Where", "counted", "filter_from", "print_json", "print_line"]
+
+Url = Annotated[str, typer.Argument(help="Store URL, such as faiss:///data/concepts or qdrant://host:6333/concepts.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        help="""Only matching records, such as 'label in ("kettle", "zebra") and area >= 100 and not thing'."""
+    ),
+]
+
+
+def filter_from(where: str | None) -> Filter | None:
+    """The filter of ``--where``."""
+    return None if where is None else parse_filter(where)
+
+
+def counted(number: int, noun: str) -> str:
+    """The number with its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def print_line(text: str) -> None:
+    """A line on standard output."""
+    typer.echo(text)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

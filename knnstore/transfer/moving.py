@@ -1,0 +1,183 @@
+"""Copying what is stored at a URL, with every collection below it, to another URL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from knnstore._plugins import collections, open_store
+from knnstore._validation import check_limit
+from knnstore.abc import EmbeddingStore
+from knnstore.errors import InvalidInputError, SpecMismatchError, StoreNotFoundError
+from knnstore.filters import Filter
+from knnstore.transfer.checksum import Source
+from knnstore.transfer.copying import CopyJob, CopyReport
+from knnstore.types import Conflict, StoreSpec
+from knnstore.url import StoreURL
+
+__all__ = ["Job", "check_options", "copy_store", "name_below", "run_jobs", "stored_at"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One collection on its way.
+
+    Args:
+        name: of the source, for messages.
+        source: an export, or the URL of a collection.
+        target: where to.
+    """
+
+    name: str
+    source: Source | StoreURL
+    target: StoreURL
+
+
+def stored_at(url: StoreURL) -> list[StoreURL]:
+    """The collections at a URL and right below it, at least one.
+
+    Raises:
+        StoreNotFoundError: there is none.
+    """
+    found = collections(url)
+    if not found:
+        raise StoreNotFoundError(f"nothing is stored at {url}", hint="knnstore info shows what is at a URL.")
+    return found
+
+
+def name_below(url: StoreURL, place: StoreURL) -> str:
+    """The name of a collection below a URL, "" for the one at the URL itself."""
+    here, there = url.path.rstrip("/"), place.path.rstrip("/")
+    return "" if here == there else there.rpartition("/")[2]
+
+
+def copy_store(
+    source: str | StoreURL,
+    destination: str | StoreURL,
+    *,
+    where: Filter | None = None,
+    batch_size: int = 4096,
+    on_conflict: Conflict = "error",
+    dry_run: bool = False,
+    progress: bool = False,
+) -> list[CopyReport]:
+    """Copy what is stored at a URL to another one, between any two backends, and verify it.
+
+    Every collection at the source and right below it is copied, each under its own name; one that does not exist at the
+    destination is created with the spec of the source. Memory is bounded by a batch. Killed at any moment and run
+    again, it goes on: what is at the destination already is compared and not sent again. Records of the destination
+    that the source does not have stay as they are.
+
+    At the end the source is read once more and every record is compared with the destination, so what is reported is
+    what both hold then.
+
+    Args:
+        source: URL to read from.
+        destination: URL to write to.
+        where: copy only records for which this holds.
+        batch_size: records read and sent at once; fewer where they would be more than 16 MiB.
+        on_conflict: about an id that the destination has with other content: raise an ``"error"``, ``"replace"`` it, or
+            ``"skip"`` it, which leaves the destination's.
+        dry_run: compare only; create and write nothing.
+        progress: show progress bars on standard error.
+
+    Returns:
+        One report for each collection.
+
+    Raises:
+        StoreNotFoundError: nothing is stored at the source.
+        SpecMismatchError: a collection of the destination has another dim, metric, fields or embedding space. Nothing
+            was changed.
+        ConflictError: ``on_conflict="error"`` and an id is there with other content. Nothing was overwritten; other
+            records may have been copied before it was found.
+        ContentMismatchError: the source changed while it was copied, or the destination does not hold what was sent.
+    """
+    source, destination = StoreURL.parse(source), StoreURL.parse(destination)
+    check_options(batch_size, on_conflict)
+    if _place(source) == _place(destination):
+        raise InvalidInputError(f"copy to {destination}", expected="another place than the source", got=str(source))
+    jobs = [
+        Job(str(place), place, destination.child(name) if name else destination)
+        for place in stored_at(source)
+        for name in [name_below(source, place)]
+    ]
+    return run_jobs(jobs, where, batch_size, on_conflict, dry_run=dry_run, progress=progress)
+
+
+def check_options(batch_size: int, on_conflict: str = "error") -> None:
+    """Refuse what makes no sense before anything is opened."""
+    check_limit("batch_size", batch_size)
+    if on_conflict not in ("replace", "skip", "error"):
+        raise InvalidInputError("on_conflict", expected="replace, skip or error", got=repr(on_conflict))
+
+
+def _place(url: StoreURL) -> tuple[str, str, str, int | None, str]:
+    return url.backend, url.variant, url.host, url.port, url.path.rstrip("/")
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    where: Filter | None,
+    batch_size: int,
+    on_conflict: Conflict,
+    *,
+    dry_run: bool,
+    progress: bool,
+) -> list[CopyReport]:
+    """Look at every pair first, so that one that does not fit is found before anything is written; then copy."""
+    for job in jobs:
+        _look(job, where)
+    reports = []
+    for job in jobs:
+        with ExitStack() as stack:
+            source = _opened(job.source, stack)
+            there = _existing(job.target, source.spec, read_only=dry_run)
+            created = there is None
+            if there is None and not dry_run:
+                there = open_store(job.target, source.spec)
+            if there is not None:
+                stack.enter_context(there)
+            copy = CopyJob(source, job.name, there, str(job.target), where, batch_size, on_conflict, progress)
+            reports.append(copy.preview(created=created) if dry_run else copy.run(created=created))
+    return reports
+
+
+def _look(job: Job, where: Filter | None) -> None:
+    with ExitStack() as stack:
+        source = _opened(job.source, stack)
+        if where is not None:
+            where.check(source.spec.fields)
+        there = _existing(job.target, source.spec, read_only=True)
+        if there is not None:
+            there.close()
+
+
+def _opened(source: Source | StoreURL, stack: ExitStack) -> Source:
+    return stack.enter_context(open_store(source, read_only=True)) if isinstance(source, StoreURL) else source
+
+
+def _existing(url: StoreURL, spec: StoreSpec, *, read_only: bool) -> EmbeddingStore | None:
+    """The collection at the destination, or None; creates nothing.
+
+    Raises:
+        SpecMismatchError: it does not fit. Unlike in :func:`open_store`, a spec without a space fits no collection with
+            one: vectors of unknown origin must not enter it.
+    """
+    try:
+        store = open_store(url, read_only=read_only)
+    except StoreNotFoundError:
+        return None
+    try:
+        spec.check_against(store.spec, str(url))
+        if spec.space is None and store.spec.space is not None:
+            raise SpecMismatchError(
+                f"{url} holds another collection",
+                expected="space none, as at the source",
+                got=f"space {store.spec.space.fingerprint}",
+                hint="Nothing was changed. Vectors of unknown origin do not mix with those of a known encoder.",
+            )
+    except SpecMismatchError:
+        store.close()
+        raise
+    return store
