@@ -96,7 +96,7 @@ def _fill(hits: Hits, rows: slice, found: Any, squared: bool, kinds: Mapping[str
     counts = np.array(found.topks, np.int64)
     taken = np.arange(hits.ids.shape[1]) < counts[:, None]
     hits.ids[rows][taken] = ids_of(found)
-    hits.scores[rows][taken] = np.clip(-scores if squared else scores, -_LARGEST, _LARGEST)
+    hits.scores[rows][taken] = np.clip(0 - scores if squared else scores, -_LARGEST, _LARGEST)
     by_name = {message.field_name: message for message in found.fields_data}
     for name, column in hits.fields.items():
         column[rows][taken] = decode(by_name[field_name(name)], kinds[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import grpc
 from pymilvus.grpc_gen import common_pb2, milvus_pb2
@@ -28,15 +29,18 @@ class Session:
     """
 
     def __init__(self, connection: Connection, consistency: Consistency) -> None:
-        self._lock = threading.Lock()
-        self.last_write = 0
+        self._connection, self._lock = connection, threading.Lock()
+        self.last_write = self.writes = 0
         self._strong = consistency == "strong"
         self._opened = _now(connection) if consistency == "session" else _ANY
 
-    def wrote(self, moment: int) -> None:
-        """A write has been acknowledged at this moment."""
+    def wrote(self, reply: Any) -> None:
+        """A write has been acknowledged by this MutationResult. Milvus 2.3 tells no moment of a deletion."""
+        moment = reply.timestamp or _now(self._connection)
         with self._lock:
             self.last_write = max(self.last_write, moment)
+            self.writes += 1
+            self._strong |= not moment
 
     def guarantee(self) -> dict[str, int]:
         """What goes into a request that reads."""

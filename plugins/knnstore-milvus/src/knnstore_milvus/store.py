@@ -83,7 +83,7 @@ class MilvusStore(EmbeddingStore):
         request = milvus_pb2.UpsertRequest(
             collection_name=self._name, fields_data=encode(part, self.spec), num_rows=len(part)
         )
-        self._session.wrote(self._connection.call("Upsert", request).timestamp)
+        self._session.wrote(self._connection.call("Upsert", request))
         return len(part)
 
     def _as_ours(self, error: Exception) -> KnnStoreError:
@@ -92,7 +92,7 @@ class MilvusStore(EmbeddingStore):
     def _delete_ids(self, ids: list[str]) -> None:
         for part in _id_slices(ids):
             request = milvus_pb2.DeleteRequest(collection_name=self._name, expr=ids_in(ids[part]))
-            self._session.wrote(self._connection.call("Delete", request).timestamp)
+            self._session.wrote(self._connection.call("Delete", request))
 
     def _delete_where(self, where: Filter) -> None:
         # By id: servers differ in which moment a deletion by filter looks at, and in how much it may match.
@@ -114,7 +114,7 @@ class MilvusStore(EmbeddingStore):
         return self._reader.count(expression(where))
 
     def _revision(self) -> str:
-        return f"{self._count(None)}-{self._session.last_write}"
+        return f"{self._count(None)}-{self._session.writes}"
 
     def _scan(self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
         return self._reader.scan(expression(where), fields, with_vectors, batch_size)
