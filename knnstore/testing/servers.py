@@ -59,8 +59,8 @@ _MILVUS_INTERVALS = {
     "queryCoord.checkChannelInterval": 50,
     "queryCoord.checkSegmentInterval": 50,
 }
-"""Milliseconds, in the environment of the program. On one node the coordinators may look more often than those of a
-cluster: a new collection is ready in 2 s instead of 3, and a read waits 20 ms for the write before it instead of 200."""
+"""Milliseconds, in the environment of the program. On one node the coordinators may look more often than in a cluster:
+a new collection is ready in 2 s instead of 3, and a read waits 20 ms for the write before it instead of 200."""
 
 
 class ServerNotFound(Exception):  # noqa: N818  # a finding, not a fault
