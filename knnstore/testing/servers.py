@@ -27,6 +27,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -164,7 +165,9 @@ class MilvusProgram(ServerProgram):
 
         self._programs = _unpacked_milvus()
         config = MilvusServerConfig(data_dir=str(self.folder))
-        config.resolve()  # chooses free ports and writes the configuration
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # it leaves the sockets open that it has tried ports with
+            config.resolve()  # chooses free ports and writes the configuration
         # etcd, in the same process, would listen on the same two ports in every server.
         peer, client = (f"http://127.0.0.1:{port}" for port in (free_port(), config.get("etcd_port")))
         (self.folder / "etcd.yaml").write_text(
