@@ -11,7 +11,6 @@ from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
 from knnstore.errors import StoreTimeoutError
 from knnstore_milvus.connection import Connection
-from knnstore_milvus.errors import is_missing
 from knnstore_milvus.expressions import ALL
 from knnstore_milvus.names import VECTOR
 from knnstore_milvus.options import Options
@@ -40,7 +39,7 @@ def count(connection: Connection, name: str) -> int:
 
 
 def create(connection: Connection, name: str, meta: Meta) -> None:
-    """Create the collection, unless another process has done so just now; what is there then is for the caller to check."""
+    """Create the collection, unless another process just has; what is there then is for the caller to check."""
     created, tenant = meta.created, bool(meta.created["partition_key"])
     request = milvus_pb2.CreateCollectionRequest(
         collection_name=name,
@@ -64,7 +63,7 @@ def make_ready(connection: Connection, name: str, meta: Meta, options: Options) 
     from there. Each of these requests does nothing where there is nothing to do.
     """
     if index_of(connection, name) is None:
-        as_created = Options(**dict(meta.created))
+        as_created = Options.as_created(meta.created)
         build = as_created.vector_index.build_parameters(as_created)
         parameters = {"index_type": as_created.index, "metric_type": METRICS[meta.spec.metric], "params": build}
         connection.call(
@@ -107,7 +106,8 @@ def wait_until(done: Callable[[], bool], timeout: float, what: str) -> None:
     while not done():
         if time.monotonic() >= end:
             raise StoreTimeoutError(
-                f"{what} takes longer than {timeout:g} s", hint="The server goes on with it; raise ?build_timeout= to wait."
+                f"{what} takes longer than {timeout:g} s",
+                hint="The server goes on with it; raise ?build_timeout= to wait.",
             )
         time.sleep(pause)
         pause = min(pause * 1.5, 1.0)

@@ -1,4 +1,4 @@
-"""Columns of a store as columns of a request, and back. Vectors and doubles go as blocks of bytes, never number by number.
+"""Columns of a store as columns of a request, and back. Vectors and doubles go as blocks of bytes.
 
 A packed repeated field of protobuf is a tag, a length and the little-endian numbers, so that a block of memory can be
 put in and taken out as it is. pymilvus goes through a Python float for each number.

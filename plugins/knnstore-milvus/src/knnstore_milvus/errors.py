@@ -90,8 +90,10 @@ def _grpc_error(error: grpc.RpcError, where: str) -> KnnStoreError:
     if code == grpc.StatusCode.UNIMPLEMENTED:
         return BackendError(text, hint="Is this the gRPC port of a Milvus server (19530), of 2.3 or later?")
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return BackendError(text, hint="The message is too large; lower ?batch_bytes= or ask for fewer records at once.")
-    if code in _PASSING or code == grpc.StatusCode.UNKNOWN and "Socket closed" in text:
+        return BackendError(
+            text, hint="The message is too large; lower ?batch_bytes= or ask for fewer records at once."
+        )
+    if code in _PASSING or (code == grpc.StatusCode.UNKNOWN and "Socket closed" in text):
         return StoreConnectionError(text, hint=_AGAIN)
     return BackendError(f"{text} ({code.name if code else 'gRPC'})")
 
@@ -99,7 +101,9 @@ def _grpc_error(error: grpc.RpcError, where: str) -> KnnStoreError:
 def _milvus_error(error: MilvusException, where: str) -> KnnStoreError:
     text = f"{where}: {error.message} (code {error.code})"
     if error.code in _MISSING_DATABASE:
-        return StoreNotFoundError(text, hint="Create the database first; an administrator can, with MilvusClient.create_database.")
+        return StoreNotFoundError(
+            text, hint="Create the database first; an administrator can, with MilvusClient.create_database."
+        )
     if error.code in _DENIED or "auth check failure" in error.message or "permission deny" in error.message:
         return _denied(text)
     if is_missing(error):

@@ -23,11 +23,11 @@ __all__ = ["ALL", "after", "expression", "ids_in", "literal"]
 ALL = f'{ID} != ""'
 """Holds for every record: ids are never empty."""
 _NONE = f'{ID} == ""'
-_DEEPEST = 40
-"""The server reads its plan with protobuf, which allows 100 levels; each of ours takes two."""
+_DEEPEST = 100
+"""Levels that have been tried; the server would have to read deeper ones with a bounded stack, and so would we."""
 _SMALLEST = -(2**63)
 _OPPOSITE: dict[Operator, Operator] = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
-_UNSAFE = re.compile(r'[^ !#-\[\]-~]')
+_UNSAFE = re.compile(r"[^ !#-\[\]-~]")
 
 
 def literal(value: Scalar) -> str:

@@ -66,12 +66,16 @@ def place_of(url: StoreURL) -> Place:
 
 def _lite_place(url: StoreURL) -> Place:
     if url.host or url.port is not None or url.user:
-        raise InvalidURLError(f"{url}", expected="three slashes before an absolute path, milvus+lite:///folder", got="a host")
+        raise InvalidURLError(
+            f"{url}", expected="three slashes before an absolute path, milvus+lite:///folder", got="a host"
+        )
     names = url.path.strip("/").split("/")
     ends = [i for i, name in enumerate(names) if name.endswith(_LITE_SUFFIX)]
     if not ends:
         raise InvalidURLError(
-            f"{url}", expected="a path with a file that ends with .db", hint="Such as milvus+lite:///data/my.db/concepts."
+            f"{url}",
+            expected="a path with a file that ends with .db",
+            hint="Such as milvus+lite:///data/my.db/concepts.",
         )
     cut = ends[0] + 1
     return Place("/" + "/".join(names[:cut]), "default", "/".join(names[cut:]))

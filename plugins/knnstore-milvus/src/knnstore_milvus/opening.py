@@ -104,7 +104,9 @@ def collections_at(url: StoreURL) -> list[StoreURL]:
     with _mapped(url), _connected(url, place, options) as connection:
         names = [name for name in admin.names(connection) if may_hold(name, place.path)]
         found = (_unless_missing(lambda name=name: admin.describe(connection, name)) for name in names)  # type: ignore[misc]
-        paths = {path for described in found if described is not None for path in _path_of(described.schema.description)}
+        paths = {
+            path for described in found if described is not None for path in _path_of(described.schema.description)
+        }
     prefix = f"{place.path}/" if place.path else ""
     below = sorted(path[len(prefix) :] for path in paths if path.startswith(prefix) and path != place.path)
     return ([url] if place.path in paths else []) + [url.child(name) for name in below if "/" not in name]
@@ -136,7 +138,9 @@ def _collection_place(url: StoreURL) -> Place:
     place = place_of(url)
     if not place.path:
         raise InvalidURLError(
-            f"{url}", expected="a collection after the " + ("file" if place.file else "database"), hint=f"Such as {url.child('concepts')}."
+            f"{url}",
+            expected="a collection after the " + ("file" if place.file else "database"),
+            hint=f"Such as {url.child('concepts')}.",
         )
     return place
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from knnstore.errors import InvalidURLError
 from knnstore.options import flag, integer, matching, number, one_of, option, read_options, seconds, secret
@@ -130,6 +132,11 @@ class Options:
         user = f"{url.user}:{url.password or self.password}" if url.user else ""
         tls = self.tls or any((self.ca, self.cert, self.key, self.server_name))
         return Credentials(self.token or user, tls, self.ca, self.cert, self.key, self.server_name)
+
+    @classmethod
+    def as_created(cls, created: Mapping[str, Any]) -> Options:
+        """The options that :meth:`created` has told, and the default of the others."""
+        return cls(**{name: value for name, value in created.items() if name in CREATING})
 
     def created(self) -> dict[str, str | int | bool]:
         """The options that a collection keeps from its creation."""

@@ -60,7 +60,9 @@ class Meta:
         try:
             return cls(str(raw["path"]), StoreSpec.from_json(json.dumps(raw["spec"])), dict(raw["created"]))
         except (LookupError, TypeError, ValueError) as error:
-            raise StoreCorruptError(where, expected="the description that knnstore has written", got=text[:80]) from error
+            raise StoreCorruptError(
+                where, expected="the description that knnstore has written", got=text[:80]
+            ) from error
 
 
 def _json(text: str) -> dict[str, Any]:
@@ -89,7 +91,9 @@ def collection_schema(name: str, meta: Meta) -> Any:
     tenant, fields = str(meta.created["partition_key"]), meta.spec.fields
     if tenant and fields.get(tenant) not in _TENANT_TYPES:
         able = sorted(n for n, kind in fields.items() if kind in _TENANT_TYPES)
-        raise InvalidURLError("option partition_key", expected=f"a declared field of type str or int: {able}", got=repr(tenant))
+        raise InvalidURLError(
+            "option partition_key", expected=f"a declared field of type str or int: {able}", got=repr(tenant)
+        )
     columns = [
         _field(ID, TYPES[str], {"max_length": MAX_ID_BYTES}, is_primary_key=True),
         _field(VECTOR, schema_pb2.DataType.FloatVector, {"dim": stored_dim(meta.spec.dim)}),

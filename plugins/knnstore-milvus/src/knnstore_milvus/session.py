@@ -1,9 +1,8 @@
-"""Which moment a read must have reached. Milvus numbers moments; a read waits until its node has come to the one it names."""
+"""Which moment a read must have reached: Milvus numbers moments, and a read waits until its node has come to one."""
 
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import grpc
 from pymilvus.grpc_gen import common_pb2, milvus_pb2
@@ -23,6 +22,9 @@ class Session:
     ``strong``: now. ``session``: the later of its opening and its last write, so that it sees what had been
     acknowledged before it was opened, and its own writes ever since. ``eventual``: its last write.
 
+    The moment of a write is asked for by the first read after it. The one in the acknowledgement is of no use: Milvus
+    2.3 tells none for a deletion, and for an upsert one that is too early, so that a read that names it may miss it.
+
     Args:
         connection: to the server.
         consistency: the level.
@@ -30,24 +32,30 @@ class Session:
 
     def __init__(self, connection: Connection, consistency: Consistency) -> None:
         self._connection, self._lock = connection, threading.Lock()
-        self.last_write = self.writes = 0
         self._strong = consistency == "strong"
-        self._opened = _now(connection) if consistency == "session" else _ANY
+        self._moment = _now(connection) if consistency == "session" else _ANY
+        self.writes = self._seen = 0
 
-    def wrote(self, reply: Any) -> None:
-        """A write has been acknowledged by this MutationResult. Milvus 2.3 tells no moment of a deletion."""
-        moment = reply.timestamp or _now(self._connection)
+    def wrote(self) -> None:
+        """A write of this store has been acknowledged, or may have been."""
         with self._lock:
-            self.last_write = max(self.last_write, moment)
             self.writes += 1
-            self._strong |= not moment
 
     def guarantee(self) -> dict[str, int]:
         """What goes into a request that reads."""
-        level = common_pb2.ConsistencyLevel
-        if self._strong or self._opened == _LATEST:
+        level, moment = common_pb2.ConsistencyLevel, self._latest()
+        if self._strong or moment == _LATEST:
             return {"consistency_level": level.Strong, "guarantee_timestamp": _LATEST}
-        return {"consistency_level": level.Session, "guarantee_timestamp": max(self._opened, self.last_write)}
+        return {"consistency_level": level.Session, "guarantee_timestamp": moment}
+
+    def _latest(self) -> int:
+        writes = self.writes
+        if writes != self._seen and not self._strong:
+            moment = _now(self._connection)
+            with self._lock:
+                self._moment = max(self._moment, moment) if moment else _LATEST
+                self._seen = max(self._seen, writes)
+        return self._moment
 
 
 def _now(connection: Connection) -> int:

@@ -50,7 +50,7 @@ class MilvusStore(EmbeddingStore):
     ) -> None:
         super().__init__(request.url, meta.spec, read_only=request.read_only)
         self._connection, self._name, self._options, self._version = connection, name, options, version
-        self._index = Options(**dict(meta.created)).vector_index
+        self._index = Options.as_created(meta.created).vector_index
         self._session = Session(connection, request.consistency)
         self._reader = Reader(connection, self._session, name, meta.spec, options.batch_bytes)
 
@@ -83,8 +83,14 @@ class MilvusStore(EmbeddingStore):
         request = milvus_pb2.UpsertRequest(
             collection_name=self._name, fields_data=encode(part, self.spec), num_rows=len(part)
         )
-        self._session.wrote(self._connection.call("Upsert", request))
+        self._write("Upsert", request)
         return len(part)
+
+    def _write(self, method: str, request: object) -> None:
+        try:
+            self._connection.call(method, request)
+        finally:
+            self._session.wrote()  # after an error too: it may have been written
 
     def _as_ours(self, error: Exception) -> KnnStoreError:
         return mapped_error(error, self._map_error, "upsert", self.url)
@@ -92,7 +98,7 @@ class MilvusStore(EmbeddingStore):
     def _delete_ids(self, ids: list[str]) -> None:
         for part in _id_slices(ids):
             request = milvus_pb2.DeleteRequest(collection_name=self._name, expr=ids_in(ids[part]))
-            self._session.wrote(self._connection.call("Delete", request))
+            self._write("Delete", request)
 
     def _delete_where(self, where: Filter) -> None:
         # By id: servers differ in which moment a deletion by filter looks at, and in how much it may match.
@@ -155,6 +161,8 @@ def _in_order(parts: list[Records], ids: list[str], with_vectors: bool) -> Recor
     found = np.concatenate([part.ids for part in parts])
     row = {value: i for i, value in enumerate(found)}
     order = np.array([row[value] for value in ids if value in row], np.int64)
-    vectors = np.concatenate([part.vectors for part in parts if part.vectors is not None])[order] if with_vectors else None
+    vectors = (
+        np.concatenate([part.vectors for part in parts if part.vectors is not None])[order] if with_vectors else None
+    )
     columns = {name: np.concatenate([part.fields[name] for part in parts])[order] for name in parts[0].fields}
     return Records(found[order], vectors, columns)

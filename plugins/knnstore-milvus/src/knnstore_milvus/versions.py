@@ -7,7 +7,7 @@ import re
 from knnstore.errors import UnsupportedOperationError
 from knnstore_milvus.options import Options
 
-__all__ = ["OLDEST", "check_server", "check_options", "parse_version"]
+__all__ = ["OLDEST", "check_options", "check_server", "parse_version"]
 
 Version = tuple[int, int]
 
