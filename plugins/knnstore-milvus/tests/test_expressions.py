@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from knnstore_milvus.expressions import after, expression, ids_in
 
 import knnstore
 from knnstore import F
 from knnstore.errors import UnsupportedFilterError
-from knnstore_milvus.expressions import after, expression, ids_in
 
 SMALLEST = -(2**63)
 FIELDS = {"label": str, "area": int, "weight": float, "thing": bool}
 
 WRITTEN = [
-    (F("label") == "it's", "f_label == \"it's\""),
+    (F("label") == "it's", 'f_label == "it\'s"'),
     (F("label") == 'a"b\\', r'f_label == "a\"b\\"'),
     (F("label") != "é\n\0🦓", r'f_label != "\u00e9\u000a\u0000\U0001f993"'),
     (F("area").isin([1, 2]), "f_area in [1,2]"),
@@ -57,7 +57,9 @@ def test_ids_are_quoted_too():
 
 # -- on a real server ------------------------------------------------------------------------------------------------
 
-HOSTILE = st.text(st.sampled_from("\"'\\%_un0x()[]=|&# \n\t\0é中🦓a1") | st.characters(exclude_categories=["Cs"]), max_size=12)
+HOSTILE = st.text(
+    st.sampled_from("\"'\\%_un0x()[]=|&# \n\t\0é中🦓a1") | st.characters(exclude_categories=["Cs"]), max_size=12
+)
 PHRASES = st.sampled_from(
     ['" or 1==1', "' or ''=='", '\\" or true or "', '"] or f_label in ["a', "\\u0022 or 1==1", "{x}", "\\", "\\\\", "%", "like",
      "\\x22", "\\N", "a\\", '"', "f_label", "null", "\u2028", "\r\n", "\\134"]
@@ -80,7 +82,12 @@ def store(milvus_url):
 def write(store, labels=None, areas=None, weights=None):
     n = len(labels or areas or weights)
     store.delete([f"r{i}" for i in range(40)])
-    columns = {"label": labels or [""] * n, "area": areas or [0] * n, "weight": weights or [0.0] * n, "thing": [False] * n}
+    columns = {
+        "label": labels or [""] * n,
+        "area": areas or [0] * n,
+        "weight": weights or [0.0] * n,
+        "thing": [False] * n,
+    }
     store.upsert([f"r{i}" for i in range(n)], np.ones((n, 2), np.float32), columns)
 
 
@@ -105,7 +112,9 @@ def test_a_label_finds_itself_and_nothing_else(store, labels, strangers):
 @pytest.mark.server
 @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(
-    areas=st.lists(st.integers(SMALLEST, -SMALLEST - 1) | st.sampled_from([SMALLEST, 2**53, 2**53 + 1]), min_size=1, max_size=6),
+    areas=st.lists(
+        st.integers(SMALLEST, -SMALLEST - 1) | st.sampled_from([SMALLEST, 2**53, 2**53 + 1]), min_size=1, max_size=6
+    ),
     weights=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=6),
 )
 def test_numbers_compare_as_numbers(store, areas, weights):

@@ -5,10 +5,10 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from knnstore_milvus.names import Place, collection_name, field_name, may_hold, place_of
 
 from knnstore.errors import InvalidURLError
 from knnstore.url import StoreURL
-from knnstore_milvus.names import Place, collection_name, field_name, may_hold, place_of
 
 PATHS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("ab_-/0é"), min_size=1, max_size=300)
 

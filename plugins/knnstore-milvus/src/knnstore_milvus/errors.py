@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import grpc
 from pymilvus.exceptions import MilvusException
 
@@ -24,6 +26,7 @@ _FULL = {3, 9, 50, 51, 52}
 """Memory or disk of the server exhausted, or its quota; writes are denied until there is room."""
 _MISSING_COLLECTION = {4, 100}
 _MISSING_DATABASE = {800}
+_NO_DATABASE = re.compile(r"database:? ?\S* not found")
 _DENIED = {1400, 1401, 1402}
 _PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED}
 _LATE = {grpc.StatusCode.DEADLINE_EXCEEDED}
@@ -100,7 +103,7 @@ def _grpc_error(error: grpc.RpcError, where: str) -> KnnStoreError:
 
 def _milvus_error(error: MilvusException, where: str) -> KnnStoreError:
     text = f"{where}: {error.message} (code {error.code})"
-    if error.code in _MISSING_DATABASE:
+    if error.code in _MISSING_DATABASE or _NO_DATABASE.search(error.message):
         return StoreNotFoundError(
             text, hint="Create the database first; an administrator can, with MilvusClient.create_database."
         )

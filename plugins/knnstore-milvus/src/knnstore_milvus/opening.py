@@ -15,6 +15,7 @@ from knnstore.url import StoreURL
 from knnstore_milvus import admin, lite
 from knnstore_milvus.connection import Connection
 from knnstore_milvus.errors import is_missing, map_error
+from knnstore_milvus.indexes import Index
 from knnstore_milvus.names import Place, collection_name, may_hold, place_of
 from knnstore_milvus.options import CREATING, Options
 from knnstore_milvus.schema import Meta
@@ -54,6 +55,7 @@ def _opened(request: OpenRequest, place: Place, options: Options, connection: Co
     if meta is None:
         if request.spec is None or request.read_only:
             raise StoreNotFoundError(f"nothing is stored at {where}", hint="Give a spec to create it.")
+        _check_index(options.vector_index, options, where)
         check_options(options, version, where)
         admin.create(connection, name, Meta(place.path, request.spec, options.created()))
         meta = _described(connection, name, where)
@@ -79,6 +81,14 @@ def _check(meta: Meta, request: OpenRequest, place: Place) -> None:
                 got=repr(asked[name]),
                 hint="Copy the records into a new collection to change it.",
             )
+    _check_index(Options.as_created(meta.created).vector_index, Options.parse(request.url), str(request.url))
+
+
+def _check_index(index: Index, options: Options, where: str) -> None:
+    """Refuse what this index would not look at."""
+    wrong = index.contradiction(options)
+    if wrong:
+        raise InvalidURLError(where, expected=wrong)
 
 
 def _described(connection: Connection, name: str, where: str) -> Meta | None:

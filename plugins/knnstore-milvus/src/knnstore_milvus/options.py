@@ -115,7 +115,7 @@ class Options:
             return "cert and key, or neither"
         if self.num_partitions and not self.partition_key:
             return "num_partitions together with partition_key"
-        return self.vector_index.contradiction(self)
+        return ""
 
     @property
     def vector_index(self) -> Index:

@@ -13,6 +13,9 @@ Version = tuple[int, int]
 
 OLDEST: Version = (2, 3)
 """Upsert came with 2.3.0."""
+_TENANTS: Version = (2, 4)
+"""2.3 computes the partition of an upserted record from the wrong field (milvus-io/milvus#30772), so that a filter on
+the tenant misses it; measured with 2.3.5."""
 _MMAP: Version = (2, 4)
 """Memory mapping chosen for a collection; 2.3 maps all or nothing, by the configuration of the server."""
 
@@ -43,6 +46,8 @@ def check_options(options: Options, version: str, where: str) -> None:
     needed = {f"index={options.index}": options.vector_index.since}
     if options.mmap:
         needed["mmap=1"] = _MMAP
+    if options.partition_key:
+        needed["partition_key"] = _TENANTS
     parsed = parse_version(version)
     for option, since in needed.items():
         if parsed is not None and parsed < since:
