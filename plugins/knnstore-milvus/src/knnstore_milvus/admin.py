@@ -14,7 +14,7 @@ from knnstore_milvus.connection import Connection
 from knnstore_milvus.expressions import ALL
 from knnstore_milvus.names import VECTOR
 from knnstore_milvus.options import Options
-from knnstore_milvus.schema import METRICS, Meta, collection_schema, pairs
+from knnstore_milvus.schema import MARK, METRICS, Meta, collection_schema, pairs
 
 __all__ = ["count", "create", "describe", "index_of", "make_ready", "names", "wait_until"]
 
@@ -41,13 +41,16 @@ def count(connection: Connection, name: str) -> int:
 def create(connection: Connection, name: str, meta: Meta) -> None:
     """Create the collection, unless another process just has; what is there then is for the caller to check."""
     created, tenant = meta.created, bool(meta.created["partition_key"])
+    properties = {"mmap.enabled": "true"} if created["mmap"] else {}
+    if connection.lite:
+        properties[MARK] = meta.to_text()
     request = milvus_pb2.CreateCollectionRequest(
         collection_name=name,
         schema=collection_schema(name, meta).SerializeToString(),
         shards_num=int(created["shards"]),
         consistency_level=common_pb2.ConsistencyLevel.Session,
         num_partitions=int(created["num_partitions"]) or 64 if tenant else 0,
-        properties=pairs({"mmap.enabled": "true"}) if created["mmap"] else [],
+        properties=pairs(properties),
     )
     try:
         connection.call("CreateCollection", request)
@@ -110,4 +113,4 @@ def wait_until(done: Callable[[], bool], timeout: float, what: str) -> None:
                 hint="The server goes on with it; raise ?build_timeout= to wait.",
             )
         time.sleep(pause)
-        pause = min(pause * 1.5, 1.0)
+        pause = min(pause * 1.5, 0.25)

@@ -26,6 +26,7 @@ from pymilvus.grpc_gen import common_pb2, milvus_pb2_grpc
 from knnstore.errors import InvalidURLError
 from knnstore.remote import Patience
 from knnstore_milvus.errors import retriable
+from knnstore_milvus.expressions import SERVER
 
 __all__ = ["Connection", "Credentials"]
 
@@ -101,6 +102,11 @@ class Connection:
         database: which one on the server.
         patience: for each request.
     """
+
+    lite = False
+    """Whether it is milvus-lite, which has another filter language, no descriptions and no numbered moments."""
+    language = SERVER
+    """What filters are written in."""
 
     def __init__(self, address: str, credentials: Credentials, database: str, patience: Patience) -> None:
         self.address, self.database, self.patience = address, database, patience

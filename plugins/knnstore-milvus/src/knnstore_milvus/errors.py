@@ -17,21 +17,21 @@ from knnstore.errors import (
     StoreTimeoutError,
 )
 
-__all__ = ["TOO_LARGE", "is_missing", "is_too_large", "map_error", "retriable"]
+__all__ = ["is_missing", "is_too_large", "map_error", "retriable"]
 
-_NOT_READY = {1, 2, 6, 101, 103, 106, 200, 201, 400, 401, 500, 501, 502, 503, 600, 901}
+_NOT_READY = {1, 2, 4, 101, 103, 106, 201, 202, 400, 401, 500, 501, 503, 600, 601, 602, 901, 902, 903}
 """Starting, too busy, or just being loaded: service, collection, replica, node, channel, segment not ready."""
-_RATE_LIMIT = {8, 49}
-_FULL = {3, 9, 50, 51, 52}
+_RATE_LIMIT = {8}
+_FULL = {3, 7, 9, 12}
 """Memory or disk of the server exhausted, or its quota; writes are denied until there is room."""
-_MISSING_COLLECTION = {4, 100}
+_MISSING_COLLECTION = {100}
 _MISSING_DATABASE = {800}
 _NO_DATABASE = re.compile(r"database:? ?\S* not found")
 _DENIED = {1400, 1401, 1402}
 _PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED}
 _LATE = {grpc.StatusCode.DEADLINE_EXCEEDED}
 _UNASKED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
-TOO_LARGE = ("larger than max", "exceeds the maximum", "max output size", "maxoutputsize", "exceed the limit size")
+_TOO_LARGE = ("larger than max", "exceeds the maximum", "max output size", "maxoutputsize", "exceed the limit size")
 _AGAIN = "Check that the server runs and is reachable, then repeat the call; repeating an upsert does no harm."
 
 
@@ -53,7 +53,7 @@ def is_too_large(error: Exception) -> bool:
     """Whether the answer or the request was larger than the server or the client takes; half of it may fit."""
     if isinstance(error, grpc.RpcError):
         return _code(error) == grpc.StatusCode.RESOURCE_EXHAUSTED
-    return isinstance(error, MilvusException) and any(words in error.message.lower() for words in TOO_LARGE)
+    return isinstance(error, MilvusException) and any(words in error.message.lower() for words in _TOO_LARGE)
 
 
 def map_error(error: Exception, where: str) -> KnnStoreError | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from knnstore.errors import StoreBusyError
 from knnstore.remote import Patience
 from knnstore_milvus.connection import Connection, Credentials
+from knnstore_milvus.expressions import LITE
 
 __all__ = ["connect", "exists"]
 
@@ -41,6 +42,9 @@ def connect(file: str, patience: Patience) -> Connection:
 
 class _LiteConnection(Connection):
     """The last one to hang up ends the service, and with it the lock on the folder."""
+
+    lite = True
+    language = LITE
 
     def __init__(self, address: str, file: str, patience: Patience) -> None:
         super().__init__(address, Credentials(), "default", patience)

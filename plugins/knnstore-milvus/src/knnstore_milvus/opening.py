@@ -18,7 +18,7 @@ from knnstore_milvus.errors import is_missing, map_error
 from knnstore_milvus.indexes import Index
 from knnstore_milvus.names import Place, collection_name, may_hold, place_of
 from knnstore_milvus.options import CREATING, Options
-from knnstore_milvus.schema import Meta
+from knnstore_milvus.schema import Meta, description
 from knnstore_milvus.store import MilvusStore
 from knnstore_milvus.versions import check_options, check_server
 
@@ -94,7 +94,7 @@ def _check_index(index: Index, options: Options, where: str) -> None:
 def _described(connection: Connection, name: str, where: str) -> Meta | None:
     """What is known of a collection; None where there is none."""
     found = _unless_missing(lambda: admin.describe(connection, name))
-    return None if found is None else Meta.from_text(found.schema.description, where)
+    return None if found is None else Meta.from_text(description(found), where)
 
 
 def _unless_missing(ask: Callable[[], T]) -> T | None:
@@ -114,17 +114,15 @@ def collections_at(url: StoreURL) -> list[StoreURL]:
     with _mapped(url), _connected(url, place, options) as connection:
         names = [name for name in admin.names(connection) if may_hold(name, place.path)]
         found = (_unless_missing(lambda name=name: admin.describe(connection, name)) for name in names)  # type: ignore[misc]
-        paths = {
-            path for described in found if described is not None for path in _path_of(described.schema.description)
-        }
+        paths = {path for described in found if described is not None for path in _path_of(description(described))}
     prefix = f"{place.path}/" if place.path else ""
     below = sorted(path[len(prefix) :] for path in paths if path.startswith(prefix) and path != place.path)
     return ([url] if place.path in paths else []) + [url.child(name) for name in below if "/" not in name]
 
 
-def _path_of(description: str) -> list[str]:
+def _path_of(text: str) -> list[str]:
     try:
-        return [Meta.from_text(description, "").path]
+        return [Meta.from_text(text, "").path]
     except StoreCorruptError:
         return []  # something else's
 

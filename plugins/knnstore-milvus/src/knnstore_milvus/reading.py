@@ -10,7 +10,6 @@ from knnstore.types import Records, StoreSpec
 from knnstore_milvus.columns import records_of, stored_dim
 from knnstore_milvus.connection import Connection
 from knnstore_milvus.errors import is_too_large
-from knnstore_milvus.expressions import after
 from knnstore_milvus.names import ID, VECTOR, field_name
 from knnstore_milvus.schema import pairs
 from knnstore_milvus.session import Session
@@ -59,24 +58,38 @@ class Reader:
         return int(self.connection.call("Query", request).fields_data[0].scalars.long_data.data[0])
 
     def scan(self, expr: str, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
-        """Every match once, in the order of ids: each page begins after the last id of the one before.
+        """Every match once, in batches of at most ``batch_size``."""
+        size = self._page(batch_size, with_vectors)
+        pages = self._by_known_ids if self.connection.lite else self._by_rising_ids
+        for records in pages(expr, fields, with_vectors, size):
+            for start in range(0, len(records), batch_size):
+                yield _part(records, slice(start, start + batch_size))
+
+    def _by_rising_ids(self, expr: str, fields: list[str], with_vectors: bool, size: int) -> Iterator[Records]:
+        """In the order of ids: each page begins after the last id of the one before.
 
         What others write meanwhile moves no record to another place in that order, so none comes twice or is missed.
         """
-        page, last = self._page(batch_size, with_vectors), ""
+        page = expr
         while True:
             try:
-                records = self.query(after(last, expr) if last else expr, fields, with_vectors, page)
+                records = self.query(page, fields, with_vectors, size)
             except Exception as error:
-                if page == 1 or not is_too_large(error):
+                if size == 1 or not is_too_large(error):
                     raise
-                page = max(1, page // 2)  # long texts
+                size = max(1, size // 2)  # long texts
                 continue
             if not len(records):
                 return
-            last = max(records.ids)
-            for start in range(0, len(records), batch_size):
-                yield _part(records, slice(start, start + batch_size))
+            page = self.connection.language.after(max(records.ids), expr)
+            yield records
+
+    def _by_known_ids(self, expr: str, fields: list[str], with_vectors: bool, size: int) -> Iterator[Records]:
+        """All ids first, for milvus-lite, whose limit does not keep the smallest ids."""
+        ids = self.query(expr, [], False).ids.tolist()
+        for start in range(0, len(ids), size):
+            listed = self.connection.language.ids_in(ids[start : start + size])
+            yield self.query(listed, fields, with_vectors)
 
     def _page(self, batch_size: int, with_vectors: bool) -> int:
         row = 4 * stored_dim(self.spec.dim) * with_vectors + 64 + 32 * len(self.spec.fields)

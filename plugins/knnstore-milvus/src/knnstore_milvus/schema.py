@@ -14,11 +14,11 @@ from knnstore.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Metric, StoreSpec
 from knnstore_milvus.columns import TYPES, stored_dim
 from knnstore_milvus.names import ID, VECTOR, field_name
 
-__all__ = ["METRICS", "Meta", "collection_schema", "pairs"]
+__all__ = ["MARK", "METRICS", "Meta", "collection_schema", "description", "pairs"]
 
 METRICS: Mapping[Metric, str] = {"cosine": "IP", "dot": "IP", "l2": "L2"}
 """Rows are of unit length under cosine already; the server must not normalise them again."""
-_MARK = "knnstore"
+MARK = "knnstore"
 _FORMAT = 1
 _TENANT_TYPES = (str, int)
 
@@ -39,7 +39,7 @@ class Meta:
 
     def to_text(self) -> str:
         """The same text for the same content, so that two creators of one collection agree."""
-        content = {_MARK: _FORMAT, "path": self.path, "spec": json.loads(self.spec.to_json())}
+        content = {MARK: _FORMAT, "path": self.path, "spec": json.loads(self.spec.to_json())}
         return json.dumps({**content, "created": dict(self.created)}, sort_keys=True)
 
     @classmethod
@@ -50,11 +50,11 @@ class Meta:
             StoreCorruptError: the collection was not made by knnstore, or by a later version of it.
         """
         raw = _json(text)
-        if raw.get(_MARK) != _FORMAT:
+        if raw.get(MARK) != _FORMAT:
             raise StoreCorruptError(
                 where,
                 expected="a collection that knnstore has made",
-                got=f"format {raw[_MARK]!r} of it" if _MARK in raw else "one that something else has made",
+                got=f"format {raw[MARK]!r} of it" if MARK in raw else "one that something else has made",
                 hint="Nothing was changed. Choose another name.",
             )
         try:
@@ -71,6 +71,11 @@ def _json(text: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return raw if isinstance(raw, dict) else {}
+
+
+def description(found: Any) -> str:
+    """What the collection of a DescribeCollectionResponse says of itself: in a property, or in its description."""
+    return next((pair.value for pair in found.properties if pair.key == MARK), found.schema.description)
 
 
 def pairs(values: Mapping[str, object]) -> list[Any]:

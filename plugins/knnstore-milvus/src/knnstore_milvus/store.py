@@ -18,7 +18,6 @@ from knnstore_milvus import maintenance
 from knnstore_milvus.columns import encode
 from knnstore_milvus.connection import Connection
 from knnstore_milvus.errors import map_error
-from knnstore_milvus.expressions import expression, ids_in
 from knnstore_milvus.options import Options
 from knnstore_milvus.reading import Reader
 from knnstore_milvus.schema import Meta
@@ -50,6 +49,7 @@ class MilvusStore(EmbeddingStore):
     ) -> None:
         super().__init__(request.url, meta.spec, read_only=request.read_only)
         self._connection, self._name, self._options, self._version = connection, name, options, version
+        self._language = connection.language
         self._index = Options.as_created(meta.created).vector_index
         self._session = Session(connection, request.consistency)
         self._reader = Reader(connection, self._session, name, meta.spec, options.batch_bytes)
@@ -97,33 +97,33 @@ class MilvusStore(EmbeddingStore):
 
     def _delete_ids(self, ids: list[str]) -> None:
         for part in _id_slices(ids):
-            request = milvus_pb2.DeleteRequest(collection_name=self._name, expr=ids_in(ids[part]))
+            request = milvus_pb2.DeleteRequest(collection_name=self._name, expr=self._language.ids_in(ids[part]))
             self._write("Delete", request)
 
     def _delete_where(self, where: Filter) -> None:
         # By id: servers differ in which moment a deletion by filter looks at, and in how much it may match.
-        for records in self._reader.scan(expression(where), [], False, _WINDOW):
+        for records in self._reader.scan(self._language.expression(where), [], False, _WINDOW):
             self._delete_ids(records.ids.tolist())
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def _search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:
         parameters = self._index.search_parameters(self._options, k)
-        expr = "" if where is None else expression(where)
+        expr = "" if where is None else self._language.expression(where)
         return search(self._reader, queries, k, expr, fields, parameters)
 
     def _get(self, ids: list[str], fields: list[str], with_vectors: bool) -> Records:
-        parts = [self._reader.query(ids_in(ids[part]), fields, with_vectors) for part in _id_slices(ids)]
+        parts = [self._reader.query(self._language.ids_in(ids[part]), fields, with_vectors) for part in _id_slices(ids)]
         return _in_order(parts, ids, with_vectors)
 
     def _count(self, where: Filter | None) -> int:
-        return self._reader.count(expression(where))
+        return self._reader.count(self._language.expression(where))
 
     def _revision(self) -> str:
         return f"{self._count(None)}-{self._session.writes}"
 
     def _scan(self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
-        return self._reader.scan(expression(where), fields, with_vectors, batch_size)
+        return self._reader.scan(self._language.expression(where), fields, with_vectors, batch_size)
 
     # -- keeping ------------------------------------------------------------------------------------------------------
 
