@@ -1,0 +1,46 @@
+"""knnstore-milvus: collections on a Milvus server. Importing it does not import pymilvus; opening a store does."""
+
+from __future__ import annotations
+
+from knnstore.abc import Backend, EmbeddingStore, OpenRequest
+from knnstore.errors import KnnStoreError
+from knnstore.hookspecs import Register, hookimpl
+from knnstore.url import StoreURL
+
+__all__ = ["MilvusBackend", "knnstore_register"]
+
+
+class MilvusBackend(Backend):
+    """Collections on a Milvus server, or in a file of milvus-lite."""
+
+    name = "milvus"
+    summary = "a Milvus server, standalone or cluster; milvus+lite: a folder of milvus-lite, to try it out"
+
+    def open(self, request: OpenRequest) -> EmbeddingStore:
+        from knnstore_milvus.opening import open_collection
+
+        return open_collection(request)
+
+    def collections(self, url: StoreURL) -> list[StoreURL]:
+        from knnstore_milvus.opening import collections_at
+
+        return collections_at(url)
+
+    def remove_empty(self, url: StoreURL) -> bool:
+        from knnstore_milvus.opening import remove_empty
+
+        return remove_empty(url)
+
+    def map_error(self, error: Exception) -> KnnStoreError | None:
+        if isinstance(error, ImportError):
+            return None  # the client is missing, which the next line would only find out again
+
+        from knnstore_milvus.errors import map_error
+
+        return map_error(error, self.name)
+
+
+@hookimpl
+def knnstore_register(register: Register) -> None:
+    """Register Milvus."""
+    register(MilvusBackend())

@@ -1,0 +1,90 @@
+"""The vector indexes of Milvus: which server has them, what they take, how much they find."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+__all__ = ["INDEXES", "INDEX_OPTIONS", "Index"]
+
+Parameters = Mapping[str, str | int | float | bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """One type of index.
+
+    Args:
+        name: as Milvus calls it.
+        since: the first server version that has it.
+        build: our option -> the parameter of Milvus, for those that count when it is built.
+        search: the same for those that count at each search.
+        at_least_k: the search option that must not be smaller than k, with its value where none is given.
+        recall_floor: the least share of true neighbours that we declare; 1 means that it is exact.
+    """
+
+    name: str
+    since: tuple[int, int] = (2, 3)
+    build: Mapping[str, str] = field(default_factory=dict)
+    search: Mapping[str, str] = field(default_factory=dict)
+    at_least_k: tuple[str, int] | None = None
+    recall_floor: float = 1.0
+
+    def contradiction(self, options: Any) -> str:
+        """What would have been right, where an option is given that this index does not have; "" otherwise."""
+        strangers = [n for n in INDEX_OPTIONS if getattr(options, n) and n not in {**self.build, **self.search}]
+        return f"no {strangers[0]}= with index={self.name}" if strangers else ""
+
+    def build_parameters(self, options: Any) -> dict[str, str | int | float | bool]:
+        """What ``CreateIndex`` is given; what is not given is left to the server."""
+        given = {theirs: getattr(options, ours) for ours, theirs in self.build.items() if getattr(options, ours)}
+        given = {**{name: value for name, value in _DEFAULTS.items() if name in self.build.values()}, **given}
+        return {**given, "refine": True} if "refine_type" in given else given
+
+    def search_parameters(self, options: Any, k: int) -> dict[str, str | int | float | bool]:
+        """What a search is given."""
+        given = {theirs: getattr(options, ours) for ours, theirs in self.search.items() if getattr(options, ours)}
+        if self.at_least_k is not None:
+            name, usual = self.at_least_k
+            given[self.search[name]] = max(getattr(options, name) or usual, k)
+        return given
+
+
+# The server insists on these; the values are those of its documentation.
+_DEFAULTS: Parameters = MappingProxyType({"M": 16, "efConstruction": 200, "nlist": 1024})
+
+_GRAPH = {"m": "M", "ef_construction": "efConstruction"}
+_REFINED = {"refine_type": "refine_type"}
+_EF = ("ef", 64)
+_CELLS = {"nlist": "nlist"}
+_PROBES = {"nprobe": "nprobe"}
+_REFINE_K = {"refine_k": "refine_k"}
+
+
+def _hnsw(name: str, since: tuple[int, int], recall: float, *build: Mapping[str, str]) -> Index:
+    merged = {key: value for part in (_GRAPH, *build) for key, value in part.items()}
+    refined = _REFINE_K if build else {}
+    return Index(name, since, merged, {"ef": "ef", **refined}, _EF, recall)
+
+
+# Sources: the release notes of Milvus. 2.3.0: SCANN, GPU indexes; 2.5.0: HNSW_SQ, HNSW_PQ, HNSW_PRQ; 2.6.0: IVF_RABITQ.
+# The floors hold for random vectors, the worst that an index meets; embeddings have structure and do better.
+_ALL: tuple[Index, ...] = (
+    Index("AUTOINDEX", recall_floor=0.9),
+    Index("FLAT"),
+    _hnsw("HNSW", (2, 3), 0.9),
+    _hnsw("HNSW_SQ", (2, 5), 0.7, {"sq_type": "sq_type"}, _REFINED),
+    _hnsw("HNSW_PQ", (2, 5), 0.3, {"pq_m": "m", "nbits": "nbits"}, _REFINED),
+    Index("IVF_FLAT", (2, 3), _CELLS, _PROBES, recall_floor=0.3),
+    Index("IVF_SQ8", (2, 3), _CELLS, _PROBES, recall_floor=0.3),
+    Index("IVF_PQ", (2, 3), {**_CELLS, "pq_m": "m", "nbits": "nbits"}, _PROBES, recall_floor=0.1),
+    Index("IVF_RABITQ", (2, 6), {**_CELLS, **_REFINED}, {**_PROBES, "refine_k": "rbq_refine_k"}, recall_floor=0.1),
+    Index("SCANN", (2, 3), _CELLS, {**_PROBES, "reorder_k": "reorder_k"}, ("reorder_k", 100), 0.3),
+    Index("DISKANN", (2, 3), {}, {"search_list": "search_list"}, ("search_list", 100), 0.8),
+)  # fmt: skip
+
+INDEXES: Mapping[str, Index] = MappingProxyType({index.name: index for index in _ALL})
+INDEX_OPTIONS: tuple[str, ...] = tuple(dict.fromkeys(name for index in _ALL for name in (*index.build, *index.search)))
+"""Every option that belongs to one index or another."""

@@ -1,0 +1,60 @@
+"""Flushing, compacting, indexing, and figures about a collection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pymilvus.grpc_gen import common_pb2, milvus_pb2
+
+from knnstore_milvus import admin
+from knnstore_milvus.connection import Connection
+
+__all__ = ["details", "flush", "optimize"]
+
+_SMALLEST_INDEXED = 1024
+"""Milvus builds no index for a segment of fewer records (``indexCoord.segment.minSegmentNumRowsToEnableIndex``)."""
+
+
+def flush(connection: Connection, name: str, timeout: float) -> None:
+    """Seal what is being written and wait until it is in the object storage."""
+    done = connection.call("Flush", milvus_pb2.FlushRequest(collection_names=[name]))
+    segments, moment = list(done.coll_segIDs[name].data), done.coll_flush_ts[name]
+    request = milvus_pb2.GetFlushStateRequest(segmentIDs=segments, flush_ts=moment, collection_name=name)
+    admin.wait_until(lambda: connection.call("GetFlushState", request).flushed, timeout, f"flushing {name}")
+
+
+def optimize(connection: Connection, name: str, timeout: float) -> None:
+    """Flush, compact, and wait for the index; nothing, where there is too little for an index."""
+    if admin.count(connection, name) < _SMALLEST_INDEXED:
+        return
+    flush(connection, name, timeout)
+    found = admin.describe(connection, name)
+    compaction = connection.call(
+        "ManualCompaction", milvus_pb2.ManualCompactionRequest(collectionID=found.collectionID, collection_name=name)
+    ).compactionID
+    request = milvus_pb2.GetCompactionStateRequest(compactionID=compaction)
+    completed = common_pb2.CompactionState.Completed
+    admin.wait_until(
+        lambda: connection.call("GetCompactionState", request).state == completed, timeout, f"compacting {name}"
+    )
+    admin.wait_until(lambda: _indexed(admin.index_of(connection, name)), timeout, f"indexing {name}")
+
+
+def _indexed(index: Any) -> bool:
+    return bool(index.state == common_pb2.IndexState.Finished and not index.pending_index_rows)
+
+
+def details(connection: Connection, name: str) -> dict[str, str | int | float | bool | None]:
+    """What the server says about a collection."""
+    index = admin.index_of(connection, name)
+    loaded = connection.call("GetLoadingProgress", milvus_pb2.GetLoadingProgressRequest(collection_name=name)).progress
+    found = admin.describe(connection, name)
+    return {
+        "collection": name,
+        "shards": found.shards_num,
+        "loaded_percent": loaded,
+        **{pair.key: pair.value for pair in index.params},
+        "index_state": common_pb2.IndexState.Name(index.state),
+        "indexed_rows": index.indexed_rows,
+        "pending_index_rows": index.pending_index_rows,
+    }

@@ -1,0 +1,101 @@
+"""Queries: by expression, counted, and to the very end in the order of ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pymilvus.grpc_gen import milvus_pb2
+
+from knnstore.types import Records, StoreSpec
+from knnstore_milvus.columns import records_of, stored_dim
+from knnstore_milvus.connection import Connection
+from knnstore_milvus.errors import is_too_large
+from knnstore_milvus.names import ID, VECTOR, field_name
+from knnstore_milvus.schema import pairs
+from knnstore_milvus.session import Session
+
+__all__ = ["Reader"]
+
+_WINDOW = 16_384
+_SMALL = 1_000
+
+
+class Reader:
+    """Reads from one collection.
+
+    Args:
+        connection: to the server.
+        session: which moment reads must have reached.
+        name: of the collection.
+        spec: what it holds.
+        max_bytes: of one answer, about.
+    """
+
+    def __init__(self, connection: Connection, session: Session, name: str, spec: StoreSpec, max_bytes: int) -> None:
+        self.connection, self.session, self.name, self.spec, self.max_bytes = connection, session, name, spec, max_bytes
+
+    def query(self, expr: str, fields: list[str], with_vectors: bool, limit: int | None = None) -> Records:
+        """What matches; where ``limit`` is given, those with the smallest ids, at most that many.
+
+        ``reduce_stop_for_best`` is what the client's own iterator asks for: with it an answer put together from several
+        segments leaves out nothing that is smaller than what it holds.
+        """
+        limits = {} if limit is None else {"limit": limit, "reduce_stop_for_best": "True"}
+        request = milvus_pb2.QueryRequest(
+            collection_name=self.name,
+            expr=expr,
+            output_fields=[ID, *([VECTOR] if with_vectors else []), *map(field_name, fields)],
+            query_params=pairs(limits),
+            **self.session.guarantee(),
+        )
+        return records_of(self.connection.call("Query", request).fields_data, self.spec, fields, with_vectors)
+
+    def count(self, expr: str) -> int:
+        """How many match."""
+        request = milvus_pb2.QueryRequest(
+            collection_name=self.name, expr=expr, output_fields=["count(*)"], **self.session.guarantee()
+        )
+        return int(self.connection.call("Query", request).fields_data[0].scalars.long_data.data[0])
+
+    def scan(self, expr: str, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
+        """Every match once, in batches of at most ``batch_size``."""
+        size = self._page(batch_size, with_vectors)
+        pages = self._by_known_ids if self.connection.lite else self._by_rising_ids
+        for records in pages(expr, fields, with_vectors, size):
+            for start in range(0, len(records), batch_size):
+                yield _part(records, slice(start, start + batch_size))
+
+    def _by_rising_ids(self, expr: str, fields: list[str], with_vectors: bool, size: int) -> Iterator[Records]:
+        """In the order of ids: each page begins after the last id of the one before.
+
+        What others write meanwhile moves no record to another place in that order, so none comes twice or is missed.
+        """
+        page = expr
+        while True:
+            try:
+                records = self.query(page, fields, with_vectors, size)
+            except Exception as error:
+                if size == 1 or not is_too_large(error):
+                    raise
+                size = max(1, size // 2)  # long texts
+                continue
+            if not len(records):
+                return
+            page = self.connection.language.after(max(records.ids), expr)
+            yield records
+
+    def _by_known_ids(self, expr: str, fields: list[str], with_vectors: bool, size: int) -> Iterator[Records]:
+        """All ids first, for milvus-lite, whose limit does not keep the smallest ids."""
+        ids = self.query(expr, [], False).ids.tolist()
+        for start in range(0, len(ids), size):
+            listed = self.connection.language.ids_in(ids[start : start + size])
+            yield self.query(listed, fields, with_vectors)
+
+    def _page(self, batch_size: int, with_vectors: bool) -> int:
+        row = 4 * stored_dim(self.spec.dim) * with_vectors + 64 + 32 * len(self.spec.fields)
+        return max(1, min(max(batch_size, _SMALL), self.max_bytes // row, _WINDOW))
+
+
+def _part(records: Records, rows: slice) -> Records:
+    vectors = None if records.vectors is None else records.vectors[rows]
+    return Records(records.ids[rows], vectors, {name: column[rows] for name, column in records.fields.items()})

@@ -1,0 +1,64 @@
+"""Which moment a read must have reached: Milvus numbers moments, and a read waits until its node has come to one."""
+
+from __future__ import annotations
+
+import threading
+
+from pymilvus.grpc_gen import common_pb2, milvus_pb2
+
+from knnstore.types import Consistency
+from knnstore_milvus.connection import Connection
+
+__all__ = ["Session"]
+
+_ANY = 1
+_LATEST = 0
+
+
+class Session:
+    """The moment that reads of one store name.
+
+    ``strong``: now. ``session``: the later of its opening and its last write, so that it sees what had been
+    acknowledged before it was opened, and its own writes ever since. ``eventual``: its last write.
+
+    The moment of a write is asked for by the first read after it. The one in the acknowledgement is of no use: Milvus
+    2.3 tells none for a deletion, and for an upsert one that is too early, so that a read that names it may miss it.
+
+    Args:
+        connection: to the server.
+        consistency: the level.
+    """
+
+    def __init__(self, connection: Connection, consistency: Consistency) -> None:
+        self._connection, self._lock = connection, threading.Lock()
+        self._strong = consistency == "strong"
+        self._moment = _now(connection) if consistency == "session" else _ANY
+        self.writes = self._seen = 0
+
+    def wrote(self) -> None:
+        """A write of this store has been acknowledged, or may have been."""
+        with self._lock:
+            self.writes += 1
+
+    def guarantee(self) -> dict[str, int]:
+        """What goes into a request that reads."""
+        level, moment = common_pb2.ConsistencyLevel, self._latest()
+        if self._strong or moment == _LATEST:
+            return {"consistency_level": level.Strong, "guarantee_timestamp": _LATEST}
+        return {"consistency_level": level.Session, "guarantee_timestamp": moment}
+
+    def _latest(self) -> int:
+        writes = self.writes
+        if writes != self._seen and not self._strong:
+            moment = _now(self._connection)
+            with self._lock:
+                self._moment = max(self._moment, moment) if moment else _LATEST
+                self._seen = max(self._seen, writes)
+        return self._moment
+
+
+def _now(connection: Connection) -> int:
+    """The present moment; 0, which makes every read a strong one, on milvus-lite, which has none."""
+    if connection.lite:
+        return _LATEST
+    return int(connection.call("AllocTimestamp", milvus_pb2.AllocTimestampRequest()).timestamp)

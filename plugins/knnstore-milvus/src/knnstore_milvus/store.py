@@ -1,0 +1,168 @@
+"""The store: what its methods ask of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from pymilvus.grpc_gen import milvus_pb2
+
+from knnstore._engine import mapped_error
+from knnstore.abc import EmbeddingStore, OpenRequest
+from knnstore.errors import ConflictError, KnnStoreError
+from knnstore.filters import Filter
+from knnstore.remote import slices, upload
+from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreStats
+from knnstore_milvus import maintenance
+from knnstore_milvus.columns import encode
+from knnstore_milvus.connection import Connection
+from knnstore_milvus.errors import map_error
+from knnstore_milvus.options import Options
+from knnstore_milvus.reading import Reader
+from knnstore_milvus.schema import Meta
+from knnstore_milvus.searching import search
+from knnstore_milvus.session import Session
+
+__all__ = ["MAX_K", "MilvusStore"]
+
+MAX_K = 16_384
+_WINDOW = 16_384
+"""What Milvus answers at most in one query."""
+_EXPRESSION_BYTES = 1 << 20
+
+
+class MilvusStore(EmbeddingStore):
+    """A collection.
+
+    Args:
+        request: what was asked for.
+        connection: to its server; closed with the store.
+        name: of the collection.
+        meta: as stored with it.
+        options: of the URL.
+        version: of the server.
+    """
+
+    def __init__(
+        self, request: OpenRequest, connection: Connection, name: str, meta: Meta, options: Options, version: str
+    ) -> None:
+        super().__init__(request.url, meta.spec, read_only=request.read_only)
+        self._connection, self._name, self._options, self._version = connection, name, options, version
+        self._language = connection.language
+        self._index = Options.as_created(meta.created).vector_index
+        self._session = Session(connection, request.consistency)
+        self._reader = Reader(connection, self._session, name, meta.spec, options.batch_bytes)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            max_k=MAX_K,
+            server=not self._url.variant,
+            multi_process=not self._url.variant,
+            approximate=self._index.recall_floor < 1,
+            recall_floor=self._index.recall_floor,
+            atomic=False,
+            consistency=("strong", "session", "eventual"),
+        )
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        if on_conflict != "replace":
+            stored = set(self._get(batch.ids, [], False).ids)
+            if on_conflict == "error" and stored:
+                first = next(value for value in batch.ids if value in stored)
+                raise ConflictError(f"{self.url}: id {first!r} is stored already", hint="Nothing was written.")
+            batch = _without(batch, stored) if stored else batch
+        return upload(
+            batch, self._send, self._as_ours, max_bytes=self._options.batch_bytes, max_count=self._options.batch_rows
+        )
+
+    def _send(self, part: Batch) -> int:
+        request = milvus_pb2.UpsertRequest(
+            collection_name=self._name, fields_data=encode(part, self.spec), num_rows=len(part)
+        )
+        self._write("Upsert", request)
+        return len(part)
+
+    def _write(self, method: str, request: object) -> None:
+        try:
+            self._connection.call(method, request)
+        finally:
+            self._session.wrote()  # after an error too: it may have been written
+
+    def _as_ours(self, error: Exception) -> KnnStoreError:
+        return mapped_error(error, self._map_error, "upsert", self.url)
+
+    def _delete_ids(self, ids: list[str]) -> None:
+        for part in _id_slices(ids):
+            request = milvus_pb2.DeleteRequest(collection_name=self._name, expr=self._language.ids_in(ids[part]))
+            self._write("Delete", request)
+
+    def _delete_where(self, where: Filter) -> None:
+        # By id: servers differ in which moment a deletion by filter looks at, and in how much it may match.
+        for records in self._reader.scan(self._language.expression(where), [], False, _WINDOW):
+            self._delete_ids(records.ids.tolist())
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def _search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:
+        parameters = self._index.search_parameters(self._options, k)
+        expr = "" if where is None else self._language.expression(where)
+        return search(self._reader, queries, k, expr, fields, parameters)
+
+    def _get(self, ids: list[str], fields: list[str], with_vectors: bool) -> Records:
+        parts = [self._reader.query(self._language.ids_in(ids[part]), fields, with_vectors) for part in _id_slices(ids)]
+        return _in_order(parts, ids, with_vectors)
+
+    def _count(self, where: Filter | None) -> int:
+        return self._reader.count(self._language.expression(where))
+
+    def _revision(self) -> str:
+        return f"{self._count(None)}-{self._session.writes}"
+
+    def _scan(self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
+        return self._reader.scan(self._language.expression(where), fields, with_vectors, batch_size)
+
+    # -- keeping ------------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        maintenance.flush(self._connection, self._name, self._options.build_timeout)
+
+    def _optimize(self) -> None:
+        maintenance.optimize(self._connection, self._name, self._options.build_timeout)
+
+    def _close(self) -> None:
+        self._connection.close()
+
+    def _stats(self) -> StoreStats:
+        details = maintenance.details(self._connection, self._name)
+        return StoreStats("milvus", self._count(None), details={"server": self._version, **details})
+
+    def _map_error(self, error: Exception) -> KnnStoreError | None:
+        return map_error(error, str(self.url))
+
+
+def _id_slices(ids: list[str]) -> Iterator[slice]:
+    """Runs of ids that fit into one expression; an escaped id may be six times as long."""
+    sizes = np.fromiter((6 * len(value) + 3 for value in ids), np.int64, len(ids))
+    return slices(sizes, _EXPRESSION_BYTES, _WINDOW)
+
+
+def _without(batch: Batch, stored: set[str]) -> Batch:
+    kept = [i for i, value in enumerate(batch.ids) if value not in stored]
+    columns = {name: column[kept] for name, column in batch.fields.items()}
+    return Batch([batch.ids[i] for i in kept], batch.vectors[kept], columns)
+
+
+def _in_order(parts: list[Records], ids: list[str], with_vectors: bool) -> Records:
+    """The records of several answers, in the order in which their ids were asked for."""
+    found = np.concatenate([part.ids for part in parts])
+    row = {value: i for i, value in enumerate(found)}
+    order = np.array([row[value] for value in ids if value in row], np.int64)
+    vectors = (
+        np.concatenate([part.vectors for part in parts if part.vectors is not None])[order] if with_vectors else None
+    )
+    columns = {name: np.concatenate([part.fields[name] for part in parts])[order] for name in parts[0].fields}
+    return Records(found[order], vectors, columns)
