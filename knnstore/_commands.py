@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from knnstore._bench_command import bench
 from knnstore._plugins import backends as installed_backends
 from knnstore._plugins import collections, get_backend, known_backends, open_store
 from knnstore.errors import BrokenPluginError, StoreNotFoundError
@@ -165,3 +166,6 @@ def check(
     else:
         _print(report.summary())
     raise typer.Exit(0 if report.ok else 1)
+
+
+app.command(epilog="Example: knnstore bench memory:///a 'faiss:///tmp/b?index=HNSW32' qdrant://localhost:6333/c")(bench)

@@ -28,6 +28,8 @@ KNNSTORE = [
     "memory",
     "_plugins",
     "testing",
+    "bench",
+    "_bench_command",
     "_commands",
     "cli",
 ]

@@ -1,0 +1,12 @@
+"""What ``knnstore bench`` does: the same work on each backend, measured, and a page to decide from.
+
+``workload`` says what is stored and asked, ``truth`` what the right answers are. ``session`` holds one store in a
+process of its own, ``worker`` talks to it, ``steps`` are the measurements, ``runner`` takes them in turn and records
+each in the ``journal``. ``summary`` makes figures of them, ``table`` and ``page`` show these.
+"""
+
+from knnstore.bench.results import Report
+from knnstore.bench.runner import Plan, run_bench
+from knnstore.bench.workload import Workload, from_store, made_up
+
+__all__ = ["Plan", "Report", "Workload", "from_store", "made_up", "run_bench"]
