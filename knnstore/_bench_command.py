@@ -13,7 +13,8 @@ from rich.console import Console
 from knnstore.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from knnstore.bench import Report, Workload
+    from knnstore.bench.results import Report
+    from knnstore.bench.workload import Workload
 
 __all__ = ["bench"]
 
@@ -43,8 +44,8 @@ def bench(
     given again. Needs the extra `bench`.
     """
     try:
-        from knnstore.bench import Plan, run_bench
         from knnstore.bench.page import write_page
+        from knnstore.bench.runner import Plan, run_bench
         from knnstore.bench.table import as_table
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
@@ -72,7 +73,7 @@ def _failed(report: Report) -> bool:
 
 
 def _workload(source: str, vectors: int | None, dim: int | None, metric: Any) -> Workload:
-    from knnstore.bench import from_store, made_up
+    from knnstore.bench.workload import from_store, made_up
 
     if not source:
         count, width = _VECTORS if vectors is None else vectors, _DIM if dim is None else dim

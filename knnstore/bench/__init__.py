@@ -3,10 +3,8 @@
 ``workload`` says what is stored and asked, ``truth`` what the right answers are. ``session`` holds one store in a
 process of its own, ``worker`` talks to it, ``steps`` are the measurements, ``runner`` takes them in turn and records
 each in the ``journal``. ``summary`` makes figures of them, ``table`` and ``page`` show these.
+
+Nothing is imported here: the processes that are measured load what they need and no more.
 """
 
-from knnstore.bench.results import Report
-from knnstore.bench.runner import Plan, run_bench
-from knnstore.bench.workload import Workload, from_store, made_up
-
-__all__ = ["Plan", "Report", "Workload", "from_store", "made_up", "run_bench"]
+__all__: list[str] = []

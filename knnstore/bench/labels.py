@@ -19,17 +19,17 @@ def labels(urls: Sequence[StoreURL]) -> list[str]:
     shown = [_parts(url) for url in urls]
     names = []
     for scheme, options in shown:
-        same = [other for name, other in shown if name == scheme]
+        same = [set(other) for name, other in shown if name == scheme]
         common = set.intersection(*same) if len(same) > 1 else set()
-        names.append(" ".join([scheme, *sorted(options - common, key=lambda option: option.partition("=")[0])]))
+        names.append(" ".join([scheme, *(option for option in options if option not in common)]))
     return _numbered(names)
 
 
-def _parts(url: StoreURL) -> tuple[str, set[str]]:
+def _parts(url: StoreURL) -> tuple[str, list[str]]:
     """The scheme, and the options without those that are secrets."""
     plain = StoreURL.parse(str(url))
     scheme = f"{plain.backend}+{plain.variant}" if plain.variant else plain.backend
-    return scheme, {f"{name}={value}" for name, value in plain.options.items() if value != "***"}
+    return scheme, [f"{name}={value}" for name, value in plain.options.items() if value != "***"]
 
 
 def _numbered(names: list[str]) -> list[str]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from knnstore.bench.columns import Column, best_of, columns, verdicts
 from knnstore.bench.plots import make_plots
 from knnstore.bench.results import Report
-from knnstore.bench.summary import ENOUGH, Column, Row, best_of, columns, rows, size
+from knnstore.bench.summary import ENOUGH, Row, rows, size
 
 __all__ = ["as_page", "write_page"]
 
@@ -20,6 +21,7 @@ __all__ = ["as_page", "write_page"]
 class _Cell:
     text: str
     best: bool
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def as_page(report: Report) -> str:
         plots=[(plot, Markup(plot.svg)) for plot in plots],  # noqa: S704  # matplotlib has escaped the text in it
         enough=f"{ENOUGH:.0%}".replace("%", " %"),
         raw=size(raw_bytes),
-        drift=max((row.drift for row in shown if row.drift), default=None),
+        verdicts=verdicts(report, shown),
         served=any(row.server for row in shown),
     )
 
@@ -66,4 +68,4 @@ def _cell(column: Column, row: Row, shown: list[Row]) -> _Cell:
     value = column.value(row)
     if value is None:
         return _Cell(column.missing(row), best=False)
-    return _Cell(column.text(value), best=value == best_of(column, shown))
+    return _Cell(column.text(value), best=value == best_of(column, shown), note=column.note(row))

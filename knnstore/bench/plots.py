@@ -35,6 +35,9 @@ _STYLE: Any = {
     "grid.alpha": 0.35, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
 }  # fmt: skip
 _WIDTH = 7.0
+_SPREAD_NOTE = "A dot is the median, its line ends at the 95th percentile: one search in twenty takes longer."
+_LOAD_NOTE = "Shorter is better. Full colour: writing; paler: until the first answer; palest: optimising."
+_RAW_NOTE = "Shorter is better. The dashed line is what the vectors alone take."
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,6 @@ def make_plots(rows: Sequence[Row], k: int, queries: int, raw_bytes: int) -> lis
         queries: of a batch.
         raw_bytes: of the vectors alone.
     """
-    dotted = "A dot is the median, its line ends at the 95th percentile: one search in twenty takes longer."
     made = [
         _plot("Recall against latency, one query at a time", "Up and to the left is better.", rows,
               lambda row: row.single and row.recall is not None,
@@ -69,15 +71,15 @@ def make_plots(rows: Sequence[Row], k: int, queries: int, raw_bytes: int) -> lis
         _plot(f"Recall against latency, {queries} queries at once", "Up and to the left is better.", rows,
               lambda row: row.batch and row.recall is not None,
               lambda axes, some: _scatter(axes, some, k, lambda row: row.batch, "ms a query (median)"), 4.2),
-        _plot("Latency of one query", dotted, rows, lambda row: row.single,
+        _plot("Latency of one query", _SPREAD_NOTE, rows, lambda row: row.single,
               lambda axes, some: _ranges(axes, some, lambda row: row.single)),
-        _plot("Latency of one query with the filter", dotted, rows, lambda row: row.filtered,
+        _plot("Latency of one query with the filter", _SPREAD_NOTE, rows, lambda row: row.filtered,
               lambda axes, some: _ranges(axes, some, lambda row: row.filtered)),
-        _plot("Load: from the first record to searching at full speed", "Shorter is better.", rows,
+        _plot("Load: from the first record to searching at full speed", _LOAD_NOTE, rows,
               lambda row: row.ready is not None, _load),
-        _plot("Memory", "Shorter is better. The dashed line is what the vectors alone take.", rows,
+        _plot("Memory", f"{_RAW_NOTE} Full colour: the records; pale: the client library.", rows,
               lambda row: row.kept is not None, lambda axes, some: _memory(axes, some, raw_bytes)),
-        _plot("Disk", "Shorter is better. The dashed line is what the vectors alone take.", rows,
+        _plot("Disk", _RAW_NOTE, rows,
               lambda row: row.kept, lambda axes, some: _disk(axes, some, raw_bytes)),
     ]  # fmt: skip
     return [plot for plot in made if plot is not None]
@@ -106,8 +108,15 @@ def _inline(svg: str, title: str) -> str:
     prefix = re.sub(r"\W+", "-", title.lower())
     element = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", element)
     element = re.sub(r' (width|height)="[\d.]+pt"', "", element, count=2)
-    element = element.replace("<svg ", '<svg role="img" aria-hidden="true" ', 1)
+    element = re.sub(r' xmlns(:xlink)?="[^"]*"', "", element)  # a page knows them
+    element = re.sub(r"font(-family)?: (\d+px )?'DejaVu Sans'[^;\"]*", _font, element)
+    element = element.replace("<svg ", '<svg aria-hidden="true" ', 1)  # the table says the same
     return element.replace(_TEXT, "currentColor").replace(_LINE, "var(--line)")
+
+
+def _font(found: re.Match[str]) -> str:
+    size = found[2]
+    return f"font-size: {size.strip()}; font-family: inherit" if size else "font-family: inherit"
 
 
 def _colours(rows: Sequence[Row]) -> list[str]:
@@ -174,11 +183,10 @@ def _load(axes: Axes, rows: list[Row]) -> None:
     left = [0.0] * len(rows)
     for name, alpha in (("load", 1.0), ("first_answer", 0.6), ("optimize", 0.3)):
         widths = [getattr(row, name) for row in rows]
-        label = {"load": "writing", "first_answer": "until the first answer", "optimize": "optimising"}[name]
-        axes.barh(range(len(rows)), widths, left=left, height=0.6, color=colours, alpha=alpha, label=label)
+        axes.barh(range(len(rows)), widths, left=left, height=0.6, color=colours, alpha=alpha)
         left = [a + b for a, b in zip(left, widths, strict=True)]
     _valued(axes, left, [f"{value:.3g} s" for value in left])
-    _named(axes, rows, "seconds: " + ", then ".join(["writing (full colour)", "first answer", "optimising (faintest)"]))
+    _named(axes, rows, "seconds")
 
 
 def _memory(axes: Axes, rows: list[Row], raw_bytes: int) -> None:
@@ -190,7 +198,7 @@ def _memory(axes: Axes, rows: list[Row], raw_bytes: int) -> None:
     texts = [_megabytes(row.memory, row.library) for row in rows]
     axes.axvline(raw_bytes / 1e6, color=_TEXT, linestyle="--", linewidth=1)
     _valued(axes, [*ends, raw_bytes / 1e6], texts)
-    _named(axes, rows, "MB: records (full colour), client library (faint)")
+    _named(axes, rows, "MB")
 
 
 def _megabytes(records: int | None, library: int | None) -> str:

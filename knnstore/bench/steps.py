@@ -147,7 +147,8 @@ def _recall(lane: Lane, asked: Search, truth: Truth) -> float:
     try:
         return truth.recall(lane.workload, found)
     except ValueError as error:
-        raise StepFailedError(f"wrong answers{' with the filter' if asked.where else ''}: {error}") from error
+        how = "" if asked.where is None else " with the filter"
+        raise StepFailedError(f"wrong answers{how}: {error}") from error
 
 
 def _footprint(lane: Lane) -> Footprint:

@@ -1,4 +1,4 @@
-"""The figures of a report: a row for each backend, and the columns that the table and the page show."""
+"""The figures of a report: a row for each backend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from knnstore.bench.results import BackendRun, Detail, Report
 from knnstore.url import StoreURL
 
-__all__ = ["ENOUGH", "Column", "Row", "Spread", "best_of", "columns", "rows", "size"]
+__all__ = ["ENOUGH", "Ratio", "Row", "Spread", "enough", "fastest", "ratio", "rows", "significant", "size"]
 
 ENOUGH = 0.95
 """Recall below which a backend is not called the fastest: it is quick because it does not look."""
@@ -50,7 +50,8 @@ class Row:
         memory: bytes that the records take in memory.
         library: bytes that opening an empty collection takes in this process.
         delete_rate: records a second, by id.
-        drift: slowest over fastest of the medians of the rounds.
+        single_rounds: the median of each round, one query.
+        batch_rounds: the same, one query of a batch.
         server: the data lives in another process.
         details: what the backend reports.
         failure: why it went no further, "" if it did.
@@ -75,7 +76,8 @@ class Row:
     memory: int | None
     library: int | None
     delete_rate: float | None
-    drift: float | None
+    single_rounds: tuple[float, ...]
+    batch_rounds: tuple[float, ...]
     server: bool
     details: tuple[Detail, ...]
     failure: str
@@ -97,7 +99,6 @@ def rows(report: Report) -> list[Row]:
 def _row(run: BackendRun, queries: int) -> Row:
     parsed = StoreURL.parse(run.url)
     loaded, deleted, opened, quality = run.loaded, run.deleted, run.opened, run.quality
-    medians = [statistics.median(each.single) for each in run.rounds if each.single]
     return Row(
         label=run.label,
         url=run.url,
@@ -117,7 +118,8 @@ def _row(run: BackendRun, queries: int) -> Row:
         memory=_memory(run),
         library=None if opened is None or opened.server else opened.process,
         delete_rate=deleted.by_id / deleted.by_id_seconds if deleted else None,
-        drift=max(medians) / min(medians) if medians else None,
+        single_rounds=tuple(statistics.median(each.single) for each in run.rounds),
+        batch_rounds=tuple(statistics.median(each.batch) / queries for each in run.rounds),
         server=opened is not None and opened.server,
         details=run.footprint.details if run.footprint else (),
         failure=f"at {run.failure.step}: {run.failure.error}" if run.failure else "",
@@ -138,116 +140,55 @@ def _spread(seconds: Sequence[float]) -> Spread | None:
     return Spread(statistics.median(seconds), float(np.percentile(seconds, 95)), len(seconds))
 
 
-# -- columns -----------------------------------------------------------------------------------------------------------
+# -- ratios ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """One figure of each row.
+class Ratio:
+    """How many times as long as another: the median over the rounds, and what the middle half of them spans.
 
-    Args:
-        title: above it.
-        unit: below the title, or "".
-        value: of a row; None where there is none.
-        text: of a value.
-        lower_is_better: which is best; None where no one is.
-        missing: of a row without a value.
-        only_good: the best is sought among those with enough recall.
+    Both were measured in every round, so a machine that is slower for a while does not enter.
     """
 
-    title: str
-    unit: str
-    value: Callable[[Row], float | None]
-    text: Callable[[float], str]
-    lower_is_better: bool | None = True
-    missing: Callable[[Row], str] = lambda _: "–"
-    only_good: bool = False
+    median: float
+    low: float
+    high: float
 
 
-def columns(report: Report, shown: Sequence[Row]) -> list[Column]:
-    """The columns of the table, the answer first."""
-    k, queries = report.work.k, report.work.queries
-    single, batch = _fastest(shown, _single), _fastest(shown, _batch)
-    found = [
-        Column(f"recall@{k}", "share found", lambda row: row.recall, "{:.3f}".format, False),
-        Column("1 query", "ms, median", _single, _significant, only_good=True),
-        Column("1 query", "ms, p95", _slow, _significant, only_good=True),
-        Column("1 query", "× fastest", lambda row: _over(_single(row), single), _ratio, None),
-        Column(f"{queries} queries", "ms each", _batch, _significant, only_good=True),
-        Column(f"{queries} queries", "× fastest", lambda row: _over(_batch(row), batch), _ratio, None),
-        Column("filtered", "ms, median", _filtered, _significant, only_good=True),
-        Column("filtered", f"recall@{k}", lambda row: row.filtered_recall, "{:.3f}".format, False),
-        Column("load", "records/s", lambda row: row.load_rate, "{:,.0f}".format, False),
-        Column("ready", "s, in all", lambda row: row.ready, _significant),
-        Column("reopen", "s", lambda row: row.reopen, _significant, missing=_not_kept),
-        Column("delete", "records/s", lambda row: row.delete_rate, "{:,.0f}".format, False),
-        Column("disk", "MB", lambda row: _mega(row.disk), _significant, missing=_not_told),
-        Column("memory", "MB", lambda row: _mega(row.memory), _significant, missing=_not_told),
-    ]  # fmt: skip
-    return [column for column in found if report.work.filter or column.title != "filtered"]
+def fastest(shown: Sequence[Row], timing: Callable[[Row], Spread | None]) -> Row | None:
+    """The fastest of those that find enough; None where none does.
+
+    Args:
+        shown: all of them.
+        timing: of a row.
+    """
+    good = [(spread.median, i) for i, row in enumerate(shown) if enough(row) and (spread := timing(row))]
+    return shown[min(good)[1]] if good else None
 
 
-def _single(row: Row) -> float | None:
-    return 1e3 * row.single.median if row.single else None
+def enough(row: Row) -> bool:
+    """Whether it finds enough of the true neighbours to be compared by its speed."""
+    return row.recall is not None and row.recall >= ENOUGH
 
 
-def _slow(row: Row) -> float | None:
-    return 1e3 * row.single.p95 if row.single else None
-
-
-def _batch(row: Row) -> float | None:
-    return 1e3 * row.batch.median if row.batch else None
-
-
-def _filtered(row: Row) -> float | None:
-    return 1e3 * row.filtered.median if row.filtered else None
-
-
-def _fastest(shown: Sequence[Row], value: Callable[[Row], float | None]) -> float | None:
-    times = [time for row in shown if (row.recall or 0) >= ENOUGH and (time := value(row)) is not None]
-    return min(times, default=None)
-
-
-def best_of(column: Column, shown: Sequence[Row]) -> float | None:
-    """The best value of a column; None where it says nothing, as where all are equal."""
-    good = [row for row in shown if not column.only_good or (row.recall or 0) >= ENOUGH]
-    values = [value for row in good if (value := column.value(row)) is not None]
-    if column.lower_is_better is None or len(set(values)) < 2:
+def ratio(row: Row, other: Row | None, rounds: Callable[[Row], tuple[float, ...]]) -> Ratio | None:
+    """Of two rows; None where one of them was not measured."""
+    if other is None or not rounds(row):
         return None
-    return min(values) if column.lower_is_better else max(values)
+    each = [a / b for a, b in zip(rounds(row), rounds(other), strict=False)]
+    low, median, high = np.percentile(each, [25, 50, 75]).tolist()
+    return Ratio(median, low, high)
 
 
 # -- texts -------------------------------------------------------------------------------------------------------------
 
 
-def size(count: int | None) -> str:
-    """Bytes for people."""
-    return "not told" if count is None else f"{_significant(count / 1e6)} MB"
-
-
-def _significant(value: float) -> str:
-    """Three digits that count."""
+def significant(value: float) -> str:
+    """Three digits that count, four decimals at most."""
     digits = max(0, 2 - int(np.floor(np.log10(value)))) if value > 0 else 0
     return f"{value:,.{min(digits, 4)}f}"
 
 
-def _ratio(value: float) -> str:
-    return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
-
-
-def _over(value: float | None, least: float | None) -> float | None:
-    return None if value is None or least is None else value / least
-
-
-def _mega(count: int | None) -> float | None:
-    return None if count is None else count / 1e6
-
-
-def _not_told(row: Row) -> str:
-    if row.kept is None or row.failure:
-        return "–"
-    return "not told"
-
-
-def _not_kept(row: Row) -> str:
-    return "not kept" if row.kept is False else "–"
+def size(count: int | None) -> str:
+    """Bytes for people."""
+    return "not told" if count is None else f"{significant(count / 1e6)} MB"

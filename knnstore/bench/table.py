@@ -8,8 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from knnstore.bench.columns import best_of, columns
 from knnstore.bench.results import Report
-from knnstore.bench.summary import best_of, columns, rows
+from knnstore.bench.summary import rows
 
 __all__ = ["as_table"]
 
@@ -18,7 +19,7 @@ def as_table(report: Report) -> RenderableType:
     """The figures of every backend, the best of each in bold, and below them what failed."""
     shown = rows(report)
     table = Table(title=_title(report), title_justify="left")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for row in shown:
         table.add_column(Text(row.label), justify="right", overflow="fold")
     for _, group in groupby(columns(report, shown), key=lambda column: column.title):
