@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bench"]
 
-_EXTRA = ("jinja2", "matplotlib", "psutil", "pydantic")
+_EXTRA = ("filelock", "jinja2", "matplotlib", "psutil", "pydantic")
 _VECTORS, _DIM = 20_000, 384
 _WIDTH = 200  # of a table that goes to a file
 

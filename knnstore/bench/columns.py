@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from knnstore.bench.results import Report
-from knnstore.bench.summary import Ratio, Row, Spread, enough, fastest, ratio, significant
+from knnstore.bench.summary import Ratio, Row, enough, fastest, ratio, significant
 
-__all__ = ["Column", "Verdict", "best_of", "columns", "verdicts"]
+__all__ = ["Column", "Verdict", "columns", "is_best", "verdicts"]
 
-_Timing: TypeAlias = Callable[[Row], Spread | None]
 _Rounds: TypeAlias = Callable[[Row], tuple[float, ...]]
 
 _CLOSE = 1.1
@@ -31,6 +30,7 @@ class Column:
         missing: of a row without a value.
         note: of a row, in small print.
         only_good: the best is sought among those that find enough.
+        best: whether a row is among the best, where that is not a matter of the least or the greatest value.
     """
 
     title: str
@@ -41,6 +41,7 @@ class Column:
     missing: Callable[[Row], str] = lambda _: "–"
     note: Callable[[Row], str] = lambda _: ""
     only_good: bool = False
+    best: Callable[[Row], bool] | None = None
 
 
 def columns(report: Report, shown: Sequence[Row]) -> list[Column]:
@@ -49,11 +50,11 @@ def columns(report: Report, shown: Sequence[Row]) -> list[Column]:
     share = "{:.3f}".format
     found = [
         Column(f"recall@{k}", "share found", lambda row: row.recall, share, False),
-        Column("1 query", "ms, median", _single, significant, only_good=True),
-        Column("1 query", "ms, p95", _slow, significant, only_good=True),
-        _relative("1 query", shown, lambda row: row.single, lambda row: row.single_rounds),
-        Column(f"{queries} queries", "ms each", _batch, significant, only_good=True),
-        _relative(f"{queries} queries", shown, lambda row: row.batch, lambda row: row.batch_rounds),
+        Column("1 query", "ms, median", _single, significant, None),
+        Column("1 query", "ms, p95", _slow, significant, None),
+        _relative("1 query", shown, lambda row: row.single_rounds),
+        Column(f"{queries} queries", "ms each", _batch, significant, None),
+        _relative(f"{queries} queries", shown, lambda row: row.batch_rounds),
         Column("filtered", "ms, median", _filtered, significant, only_good=True),
         Column("filtered", f"recall@{k}", lambda row: row.filtered_recall, share, False),
         Column("load", "records/s", lambda row: row.load_rate, "{:,.0f}".format, False),
@@ -66,18 +67,20 @@ def columns(report: Report, shown: Sequence[Row]) -> list[Column]:
     return [column for column in found if report.work.filter or column.title != "filtered"]
 
 
-def best_of(column: Column, shown: Sequence[Row]) -> float | None:
-    """The best value of a column; None where it says nothing, as where all are equal."""
-    good = [row for row in shown if not column.only_good or enough(row)]
-    values = [value for row in good if (value := column.value(row)) is not None]
+def is_best(column: Column, row: Row, shown: Sequence[Row]) -> bool:
+    """Whether a row is the best of a column; no one is where all are equal."""
+    if column.best is not None:
+        return column.best(row)
+    good = [each for each in shown if not column.only_good or enough(each)]
+    values = [value for each in good if (value := column.value(each)) is not None]
     if column.lower_is_better is None or len(set(values)) < 2:
-        return None
-    return min(values) if column.lower_is_better else max(values)
+        return False
+    return column.value(row) == (min(values) if column.lower_is_better else max(values))
 
 
-def _relative(title: str, shown: Sequence[Row], timing: _Timing, rounds: _Rounds) -> Column:
+def _relative(title: str, shown: Sequence[Row], rounds: _Rounds) -> Column:
     """The ratio to the fastest, with its spread over the rounds below it."""
-    best = fastest(shown, timing)
+    best = fastest(shown, rounds)
 
     def of(row: Row) -> Ratio | None:
         return ratio(row, best, rounds)
@@ -90,7 +93,11 @@ def _relative(title: str, shown: Sequence[Row], timing: _Timing, rounds: _Rounds
         found = of(row)
         return "" if found is None or row is best else f"{_times(found.low)}–{_times(found.high)}"
 
-    return Column(title, "× fastest", value, _times, None, note=note)
+    def close(row: Row) -> bool:
+        found = of(row)
+        return found is not None and enough(row) and found.low <= _CLOSE
+
+    return Column(title, "× fastest", value, _times, note=note, best=close)
 
 
 def _single(row: Row) -> float | None:
@@ -141,8 +148,8 @@ def verdicts(report: Report, shown: Sequence[Row]) -> list[Verdict]:
     queries = report.work.queries
     found = [
         Verdict("Exact here", ", ".join(row.label for row in shown if row.recall == 1) or "none"),
-        _speed("Fastest, one query at a time", shown, lambda row: row.single, lambda row: row.single_rounds),
-        _speed(f"Fastest, {queries} queries at once", shown, lambda row: row.batch, lambda row: row.batch_rounds),
+        _speed("Fastest, one query at a time", shown, lambda row: row.single_rounds),
+        _speed(f"Fastest, {queries} queries at once", shown, lambda row: row.batch_rounds),
         _least("Ready soonest", shown, lambda row: row.ready, lambda value: f"{significant(value)} s"),
         _least("Least memory", shown, lambda row: _mega(row.memory), _as_megabytes),
         _least("Least disk", shown, lambda row: _mega(row.disk), _as_megabytes),
@@ -154,8 +161,8 @@ def _as_megabytes(value: float) -> str:
     return f"{significant(value)} MB"
 
 
-def _speed(question: str, shown: Sequence[Row], timing: _Timing, rounds: _Rounds) -> Verdict | None:
-    best = fastest(shown, timing)
+def _speed(question: str, shown: Sequence[Row], rounds: _Rounds) -> Verdict | None:
+    best = fastest(shown, rounds)
     if best is None:
         return None
     ratios = [(row.label, ratio(row, best, rounds)) for row in shown if row is not best and enough(row)]

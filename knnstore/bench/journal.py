@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from knnstore.bench.results import FORMAT, Report
+from knnstore.bench.results import FORMAT, Detail, Report
 from knnstore.errors import InvalidInputError
 
 __all__ = ["check_same", "load", "save"]
@@ -54,7 +54,7 @@ def check_same(old: Report, new: Report, path: Path) -> None:
         InvalidInputError: naming every difference.
     """
     differences = [
-        (f"{field.name} {getattr(theirs, field.name)}", f"{field.name} {getattr(ours, field.name)}")
+        (field.name, getattr(theirs, field.name), getattr(ours, field.name))
         for theirs, ours in ((old.work, new.work), (old.machine, new.machine))
         for field in fields(theirs)
         if getattr(theirs, field.name) != getattr(ours, field.name)
@@ -62,7 +62,17 @@ def check_same(old: Report, new: Report, path: Path) -> None:
     if differences:
         raise InvalidInputError(
             f"{path} has the results of other work",
-            expected="; ".join(new_side for _, new_side in differences),
-            got="; ".join(old_side for old_side, _ in differences),
+            expected="; ".join(f"{name} {_shown(ours, theirs)}" for name, theirs, ours in differences),
+            got="; ".join(f"{name} {_shown(theirs, ours)}" for name, theirs, ours in differences),
             hint=_FRESH,
         )
+
+
+def _shown(value: object, other: object) -> str:
+    """A value; of several, those that the other has not."""
+    if not isinstance(value, tuple) or not isinstance(other, tuple):
+        return str(value)
+    own = [
+        f"{each.name} {each.value}" if isinstance(each, Detail) else str(each) for each in value if each not in other
+    ]
+    return ", ".join(own) or ("in this order" if len(value) == len(other) else "no more")

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from knnstore.bench.columns import Column, best_of, columns, verdicts
+from knnstore.bench.columns import Column, columns, is_best, verdicts
 from knnstore.bench.plots import make_plots
 from knnstore.bench.results import Report
 from knnstore.bench.summary import ENOUGH, Row, rows, size
@@ -68,4 +68,4 @@ def _cell(column: Column, row: Row, shown: list[Row]) -> _Cell:
     value = column.value(row)
     if value is None:
         return _Cell(column.missing(row), best=False)
-    return _Cell(column.text(value), best=value == best_of(column, shown), note=column.note(row))
+    return _Cell(column.text(value), best=is_best(column, row, shown), note=column.note(row))

@@ -133,7 +133,8 @@ def _scatter(axes: Axes, rows: list[Row], k: int, timing: Callable[[Row], Spread
     points = [(1e3 * spread.median, row.recall) for row in rows if (spread := timing(row)) and row.recall is not None]
     times, recalls = [time for time, _ in points], [recall for _, recall in points]
     axes.scatter(times, recalls, s=48, color=_colours(rows), zorder=3)
-    _logarithmic(axes, min(times) / 1.6, max(times) * 2.2)
+    room = 2.4 * (max(times) / min(times)) ** 0.4  # for labels on either side
+    _logarithmic(axes, min(times) / room, max(times) * room)
     low = min(recalls)
     margin = max(0.12 * (1 - low), 0.005)
     axes.set_ylim(low - margin, 1 + 1.2 * margin)

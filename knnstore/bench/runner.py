@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from filelock import FileLock, Timeout
+
 from knnstore._plugins import get_backend
 from knnstore.bench import journal
 from knnstore.bench.labels import labels
@@ -98,15 +100,20 @@ def run_bench(
         progress: told what happens.
 
     Raises:
-        InvalidInputError: a URL that makes no sense, or results of other work in the folder.
+        InvalidInputError: a URL that makes no sense; results of other work, or another run, in the folder.
         UnknownBackendError: a backend that is not installed.
     """
     places = [StoreURL.parse(url) for url in urls]
     for place in places:
         get_backend(place.backend)
-    plan = plan or Plan()
     folder.mkdir(parents=True, exist_ok=True)
-    return _Runner(places, workload, folder / RESULTS, plan, progress or _Silent()).run()
+    try:
+        with FileLock(folder / "bench.lock", timeout=0):
+            return _Runner(places, workload, folder / RESULTS, plan or Plan(), progress or _Silent()).run()
+    except Timeout:
+        raise InvalidInputError(
+            f"{folder}", expected="no other run in it", got="one at work", hint="Take another folder with --out."
+        ) from None
 
 
 class _Runner:

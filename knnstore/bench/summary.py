@@ -155,15 +155,22 @@ class Ratio:
     high: float
 
 
-def fastest(shown: Sequence[Row], timing: Callable[[Row], Spread | None]) -> Row | None:
+def fastest(shown: Sequence[Row], rounds: Callable[[Row], tuple[float, ...]]) -> Row | None:
     """The fastest of those that find enough; None where none does.
+
+    A round counts by how each compares with the geometric mean of all in it, so it does not matter how slow the machine
+    was meanwhile.
 
     Args:
         shown: all of them.
-        timing: of a row.
+        rounds: the timing, by round.
     """
-    good = [(spread.median, i) for i, row in enumerate(shown) if enough(row) and (spread := timing(row))]
-    return shown[min(good)[1]] if good else None
+    good = [row for row in shown if enough(row) and rounds(row)]
+    if not good:
+        return None
+    least = min(len(rounds(row)) for row in good)
+    logarithms = np.log([rounds(row)[:least] for row in good])
+    return good[int(np.argmin(np.median(logarithms - logarithms.mean(axis=0), axis=1)))]
 
 
 def enough(row: Row) -> bool:

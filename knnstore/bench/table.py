@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from knnstore.bench.columns import best_of, columns
+from knnstore.bench.columns import columns, is_best
 from knnstore.bench.results import Report
 from knnstore.bench.summary import rows
 
@@ -25,12 +25,11 @@ def as_table(report: Report) -> RenderableType:
     for _, group in groupby(columns(report, shown), key=lambda column: column.title):
         members = list(group)
         for column in members:
-            best = best_of(column, shown)
             cells = []
             for row in shown:
                 value = column.value(row)
                 text = column.missing(row) if value is None else column.text(value)
-                cells.append(Text(text, "bold" if value is not None and value == best else ""))
+                cells.append(Text(text, "bold" if is_best(column, row, shown) else ""))
             table.add_row(f"{column.title}, {column.unit}", *cells, end_section=column is members[-1])
     notes = [Text(f"{row.label} failed {row.failure}") for row in shown if row.failure]
     notes += [Text(f"{row.label}: its collection is still there: {row.left}") for row in shown if row.left]

@@ -67,7 +67,8 @@ class Workload:
     def digest(self) -> str:
         """Identifies the content: two workloads are the same work exactly when these are equal."""
         hashed = hashlib.sha256(self.spec.to_json().encode())
-        hashed.update(np.ascontiguousarray(self.vectors).tobytes() + np.ascontiguousarray(self.queries).tobytes())
+        for rows in (self.vectors, self.queries):
+            hashed.update(np.ascontiguousarray(rows).data)
         hashed.update(repr((self.ids, [(name, c.tolist()) for name, c in sorted(self.fields.items())])).encode())
         hashed.update(repr(self.where).encode())
         return f"sha256:{hashed.hexdigest()[:32]}"
@@ -160,7 +161,7 @@ def _repeated(rng: np.random.Generator, vectors: NDArray[np.float32]) -> NDArray
 
 
 def from_store(url: str | StoreURL, limit: int | None = None) -> Workload:
-    """The records of a store, or a sample of them; others of its records, which are held out, are the queries.
+    """The records of a store, or a sample of them, in memory; others of them, which are held out, are the queries.
 
     Which are which depends on their ids alone, so that a run that is taken up again finds the same.
 

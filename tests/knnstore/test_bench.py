@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 import knnstore
@@ -373,6 +374,7 @@ def test_results_of_something_else_are_not_overwritten(finished: Any, tmp_path: 
     with pytest.raises(InvalidInputError, match=expected) as caught:
         run_bench(["memory:///x"], workload, tmp_path, plan)
     assert ("--fresh" in str(caught.value)) == ("other" in problem)
+    assert len(str(caught.value)) < 600
     assert path.read_bytes() == before
 
 
@@ -465,6 +467,10 @@ def test_fresh_removes_what_an_interrupted_run_has_left(site: Path, tmp_path: Pa
     urls, out = [f"slow://{tmp_path}/s"], tmp_path / "out"
     stop_when(command(urls, out), out / "bench.json", lambda raw: raw["backends"][0]["opened"], signal.SIGKILL)
     assert len(knnstore.collections(urls[0])) == 1
+    with FileLock(out / "bench.lock"):  # as a run at work holds it
+        busy = subprocess.run(command(urls, out), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert busy.returncode == 2
+    assert "expected no other run in it, got one at work" in busy.stderr
     refused = subprocess.run([*command(urls, out), "--k", "3"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "expected k 3, got k 10" in refused.stderr

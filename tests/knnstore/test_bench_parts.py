@@ -28,7 +28,7 @@ from knnstore.bench.results import (
     Work,
 )
 from knnstore.bench.runner import Plan
-from knnstore.bench.summary import ENOUGH, ratio, rows, significant
+from knnstore.bench.summary import ENOUGH, fastest, ratio, rows, significant
 from knnstore.bench.truth import find_truth
 from knnstore.bench.workload import QUERIES, Workload, from_store, made_up
 from knnstore.errors import InvalidInputError
@@ -279,7 +279,15 @@ def test_ratios_are_taken_within_a_round() -> None:
     found = ratio(slow, fast, lambda row: row.single_rounds)
     assert found is not None
     assert (found.median, found.low, found.high) == pytest.approx((2, 2, 2))
-    assert ENOUGH < 1
+
+
+def test_the_fastest_is_fastest_within_the_rounds() -> None:
+    """Those that find too little do not count, however fast."""
+    shown = rows(a_report(a_run("a", 1, [1, 9, 9]), a_run("b", 1, [2, 10, 10]), a_run("c", ENOUGH - 0.01, [0.1] * 3)))
+    best = fastest(shown, lambda row: row.single_rounds)
+    assert best is not None
+    assert best.label == "a"
+    assert fastest([shown[2]], lambda row: row.single_rounds) is None
 
 
 def test_a_server_that_tells_nothing_has_no_memory_of_ours() -> None:
