@@ -10,6 +10,7 @@ from matplotlib.transforms import Bbox
 
 __all__ = ["place_labels"]
 
+_FONT = 8.5
 _RADIUS = 6.0
 _STEPS = (0, 13, -13, 26, -26, 39, -39, 52, -52, 65, -65, 78, -78, 91, -91)  # points up and down
 
@@ -33,13 +34,13 @@ def place_labels(axes: Axes, points: Sequence[tuple[float, float]], labels: Sequ
     inside = axes.get_window_extent(renderer)
     # From the top: labels that have to give way go down, where there is more room.
     for i in sorted(range(len(points)), key=lambda i: (-points[i][1], points[i][0])):
-        text = axes.annotate(labels[i], points[i], (0, 0), textcoords="offset points", va="center", fontsize=9)
+        text = axes.annotate(labels[i], points[i], (0, 0), textcoords="offset points", va="center", fontsize=_FONT)
         width = text.get_window_extent(renderer).width
         offset = _free(dots[i], width, 12 * scale, scale, taken, inside)
         text.remove()
         arrow = {"arrowstyle": "-", "color": line, "linewidth": 0.8} if abs(offset[1]) > 13 else None
         axes.annotate(
-            labels[i], points[i], (offset[0], offset[1]), textcoords="offset points", va="center", fontsize=9,
+            labels[i], points[i], (offset[0], offset[1]), textcoords="offset points", va="center", fontsize=_FONT,
             ha="left" if offset[0] > 0 else "right", arrowprops=arrow,
         )  # fmt: skip
         taken.append(_box(dots[i], width, 12 * scale, scale, offset))

@@ -133,8 +133,8 @@ def _scatter(axes: Axes, rows: list[Row], k: int, timing: Callable[[Row], Spread
     points = [(1e3 * spread.median, row.recall) for row in rows if (spread := timing(row)) and row.recall is not None]
     times, recalls = [time for time, _ in points], [recall for _, recall in points]
     axes.scatter(times, recalls, s=48, color=_colours(rows), zorder=3)
-    room = 2.4 * (max(times) / min(times)) ** 0.4  # for labels on either side
-    _logarithmic(axes, min(times) / room, max(times) * room)
+    spread = (max(times) / min(times)) ** 0.4
+    _logarithmic(axes, min(times) / (3.6 * spread), max(times) * 2 * spread)  # with room for labels on either side
     low = min(recalls)
     margin = max(0.12 * (1 - low), 0.005)
     axes.set_ylim(low - margin, 1 + 1.2 * margin)
@@ -148,7 +148,7 @@ def _logarithmic(axes: Axes, low: float, high: float) -> None:
     """A logarithmic x axis with plain numbers on it."""
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    near = high / low < 100
+    near = high / low < 500
     for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         which(FuncFormatter(lambda value, _: f"{value:g}" if near and f"{value:g}".strip("0.")[0] in "125" else ""))
     if not near:
