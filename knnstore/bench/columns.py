@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from knnstore.bench.results import Report
-from knnstore.bench.summary import Ratio, Row, enough, fastest, ratio, significant
+from knnstore.bench.summary import ENOUGH, Ratio, Row, enough, fastest, ratio, significant
 
 __all__ = ["Column", "Verdict", "columns", "is_best", "verdicts"]
 
@@ -29,7 +29,7 @@ class Column:
         lower_is_better: which is best; None where no one is.
         missing: of a row without a value.
         note: of a row, in small print.
-        only_good: the best is sought among those that find enough.
+        among: which rows the best is sought among.
         best: whether a row is among the best, where that is not a matter of the least or the greatest value.
     """
 
@@ -40,7 +40,7 @@ class Column:
     lower_is_better: bool | None = True
     missing: Callable[[Row], str] = lambda _: "–"
     note: Callable[[Row], str] = lambda _: ""
-    only_good: bool = False
+    among: Callable[[Row], bool] = lambda _: True
     best: Callable[[Row], bool] | None = None
 
 
@@ -55,7 +55,7 @@ def columns(report: Report, shown: Sequence[Row]) -> list[Column]:
         _relative("1 query", shown, lambda row: row.single_rounds),
         Column(f"{queries} queries", "ms each", _batch, significant, None),
         _relative(f"{queries} queries", shown, lambda row: row.batch_rounds),
-        Column("filtered", "ms, median", _filtered, significant, only_good=True),
+        Column("filtered", "ms, median", _filtered, significant, among=_enough_filtered),
         Column("filtered", f"recall@{k}", lambda row: row.filtered_recall, share, False),
         Column("load", "records/s", lambda row: row.load_rate, "{:,.0f}".format, False),
         Column("ready", "s, in all", lambda row: row.ready, significant),
@@ -71,11 +71,11 @@ def is_best(column: Column, row: Row, shown: Sequence[Row]) -> bool:
     """Whether a row is the best of a column; no one is where all are equal."""
     if column.best is not None:
         return column.best(row)
-    good = [each for each in shown if not column.only_good or enough(each)]
+    good = [each for each in shown if column.among(each)]
     values = [value for each in good if (value := column.value(each)) is not None]
     if column.lower_is_better is None or len(set(values)) < 2:
         return False
-    return column.value(row) == (min(values) if column.lower_is_better else max(values))
+    return column.among(row) and column.value(row) == (min(values) if column.lower_is_better else max(values))
 
 
 def _relative(title: str, shown: Sequence[Row], rounds: _Rounds) -> Column:
@@ -116,6 +116,10 @@ def _filtered(row: Row) -> float | None:
     return 1e3 * row.filtered.median if row.filtered else None
 
 
+def _enough_filtered(row: Row) -> bool:
+    return row.filtered_recall is not None and row.filtered_recall >= ENOUGH
+
+
 def _times(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
 
@@ -146,7 +150,9 @@ class Verdict:
 def verdicts(report: Report, shown: Sequence[Row]) -> list[Verdict]:
     """The answer in a few lines; who is not clearly behind the best is named with it."""
     queries = report.work.queries
+    lossy = [row.label for row in shown if row.filtered_recall is not None and not _enough_filtered(row)]
     found = [
+        Verdict("Misses many when filtering", ", ".join(lossy)) if lossy else None,
         Verdict("Exact here", ", ".join(row.label for row in shown if row.recall == 1) or "none"),
         _speed("Fastest, one query at a time", shown, lambda row: row.single_rounds),
         _speed(f"Fastest, {queries} queries at once", shown, lambda row: row.batch_rounds),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 import knnstore
 from knnstore import F, StoreURL
+from knnstore.bench.columns import columns, is_best, verdicts
 from knnstore.bench.filtering import choose_filter
 from knnstore.bench.labels import labels
 from knnstore.bench.plots import make_plots
@@ -255,6 +257,17 @@ def a_run(label: str, recall: float, milliseconds: list[float], url: str = "fais
         url, label, "bench_0", Opened(0.1, 10_000_000, False, True, True), Loaded(2.0, 1000), 0.5, 0.25, rounds,
         Quality(recall, None), Footprint(1000, 2000, 30_000_000, ()), (0.1, 0.3, 0.2), Deleted(100, 0.5, 10, 0.1),
     )  # fmt: skip
+
+
+def test_an_engine_that_loses_with_the_filter_is_named() -> None:
+    """As one does that filters after it has searched; it is not called the fastest with a filter."""
+    lossy = replace(a_run("lossy", 1, [1]), quality=Quality(1, 0.5))
+    report = a_report(lossy, replace(a_run("whole", 1, [2]), quality=Quality(1, 1)))
+    shown = rows(report)
+    assert {each.question: each.answer for each in verdicts(report, shown)}["Misses many when filtering"] == "lossy"
+    column = next(each for each in columns(report, shown) if (each.title, each.unit) == ("filtered", "ms, median"))
+    assert not is_best(column, shown[0], shown)
+    assert "Misses many" not in str(verdicts(report, shown[1:]))
 
 
 def a_report(*runs: BackendRun) -> Report:
