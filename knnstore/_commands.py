@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from knnstore._bench_command import bench
 from knnstore._options import Json, Url, print_json, print_line
 from knnstore._plugins import backends as installed_backends
 from knnstore._plugins import collections, get_backend, known_backends, open_store
@@ -161,3 +162,4 @@ def check(
 
 add_transfer_commands(app)
 add_upkeep_commands(app)
+app.command(epilog="Example: knnstore bench memory:///a 'faiss:///tmp/b?index=HNSW32' qdrant://localhost:6333/c")(bench)

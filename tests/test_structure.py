@@ -33,6 +33,8 @@ KNNSTORE = [
     "_options",
     "_transfer_commands",
     "_upkeep_commands",
+    "bench",
+    "_bench_command",
     "_commands",
     "cli",
 ]

@@ -154,13 +154,17 @@ def test_a_failed_check_is_exit_code_one(run: Any, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("module", "arguments", "said"),
-    [("typer", ["backends"], "knnseg[cli]"), ("hypothesis", ["check", "memory:///x"], "knnseg[testing]")],
+    [
+        ("typer", ["backends"], "knnseg[cli]"),
+        ("hypothesis", ["check", "memory:///x"], "knnseg[testing]"),
+        ("matplotlib", ["bench", "memory:///x"], "knnseg[bench]"),
+    ],
 )
 def test_missing_extras(
     run: Any, monkeypatch: pytest.MonkeyPatch, module: str, arguments: list[str], said: str
 ) -> None:
     for name in list(sys.modules):
-        if name.startswith(("knnstore._commands", "knnstore.testing", module)):
+        if name.startswith(("knnstore._commands", "knnstore.testing", "knnstore.bench", module)):
             monkeypatch.delitem(sys.modules, name)
     real = builtins.__import__
 
@@ -177,7 +181,9 @@ def test_missing_extras(
 
 def test_help_has_examples(run: Any) -> None:
     assert "Exit codes" in run("--help").out
-    for command in ("backends", "info", "check", "copy", "export", "import", "stats", "count", "delete", "optimize"):
+    for command in (
+        "backends", "info", "check", "copy", "export", "import", "stats", "count", "delete", "optimize", "bench",
+    ):  # fmt: skip
         result = run(command, "--help")
         assert result.code == 0
         assert "Example" in result.out
