@@ -5,8 +5,8 @@
     <folder>/qdrant-edge.lock                held by the process that has the collection open
 
 Neither Qdrant Edge nor the local mode lets two processes work on one folder, so one process holds the lock, and stores
-that it opens at the same folder share one engine. A new collection is made under another name and renamed when it is
-complete: a process killed half way leaves nothing that looks like one.
+that it opens at the same folder share one engine. ``collection.json`` is written last: a process that is killed while it
+makes a collection leaves a folder with the mark ``unfinished``, which the next one clears away.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import portalocker
 
@@ -38,13 +38,6 @@ __all__ = ["Held", "Layout", "acquire", "check_created", "folder", "is_collectio
 _FILE = "collection.json"
 _FOREIGN = ("edge_config.json", "segments", "meta.json")
 _VERSION = 1
-
-
-class Closeable(Protocol):
-    """An engine's own object."""
-
-    def close(self) -> object:
-        """Write and release everything."""
 
 
 def folder(url: StoreURL) -> Path:
@@ -79,8 +72,8 @@ class Layout:
 
     @property
     def unfinished(self) -> Path:
-        """The same while it is being made."""
-        return self.folder / f"qdrant-{self.kind}.unfinished"
+        """A mark: what is there is half made, or half removed."""
+        return self.home / "unfinished"
 
     @property
     def lock(self) -> Path:
@@ -106,15 +99,25 @@ class Layout:
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise StoreCorruptError(f"{self.home / _FILE}", expected="the spec of a collection") from error
 
-    def make(self, spec: StoreSpec, created: Mapping[str, object], build: Callable[[Path], Closeable]) -> None:
-        """Create the collection; called with the lock held."""
-        shutil.rmtree(self.unfinished, ignore_errors=True)  # of a process that was killed; the lock is ours
-        data = self.unfinished / "data"
-        data.mkdir(parents=True)
-        build(data).close()
+    def make(self, spec: StoreSpec, created: Mapping[str, object], build: Callable[[Path], Any]) -> Any:
+        """Create the collection, with the lock held; returns the engine's object."""
+        self.clear()
+        self.data.mkdir(parents=True)
+        self.unfinished.touch()
+        engine = build(self.data)
         text = json.dumps({"version": _VERSION, "spec": spec.to_json(), "created": dict(created)})
-        (self.unfinished / _FILE).write_text(text, encoding="utf-8")
-        self.unfinished.rename(self.home)
+        partial = self.home / f"{_FILE}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.rename(self.home / _FILE)
+        self.unfinished.unlink()
+        return engine
+
+    def clear(self) -> None:
+        """Remove everything of ours, with the lock held; the file that makes it a collection goes first."""
+        if self.home.exists():
+            self.unfinished.touch()
+            (self.home / _FILE).unlink(missing_ok=True)
+            shutil.rmtree(self.home)
 
 
 def is_collection(layout: Layout) -> bool:
@@ -189,8 +192,8 @@ def acquire(
     *,
     timeout: float,
     created: Mapping[str, object],
-    build: Callable[[Path], Closeable],
-    load: Callable[[Path], Closeable],
+    build: Callable[[Path], Any],
+    load: Callable[[Path], Any],
 ) -> Held:
     """Open or create the collection of a URL.
 
@@ -227,29 +230,37 @@ def _open(
     request: OpenRequest,
     timeout: float,
     created: Mapping[str, object],
-    build: Callable[[Path], Closeable],
-    load: Callable[[Path], Closeable],
+    build: Callable[[Path], Any],
+    load: Callable[[Path], Any],
 ) -> Held:
     if not is_collection(layout) and (request.spec is None or request.read_only):
         raise StoreNotFoundError(f"nothing is stored at {request.url}", hint="Give a spec to create it.")
-    foreign = [name for name in _FOREIGN if (layout.folder / name).exists()]
-    if foreign or (layout.home.exists() and not is_collection(layout)):
-        raise SpecMismatchError(
-            f"{request.url}", expected="a folder made by knnstore, or none", got=f"one with {foreign or layout.home}"
-        )
+    _refuse_foreign(layout, str(request.url))
     layout.folder.mkdir(parents=True, exist_ok=True)
     lock = _locked(layout, timeout)
     try:
-        if not is_collection(layout):
-            assert request.spec is not None  # seen above; the lock has been waited for since
-            layout.make(request.spec, created, build)
-        spec, made_with = layout.read()
-        held = Held(layout, spec, made_with, load(layout.data), lock)
+        if is_collection(layout):
+            engine = load(layout.data)
+        else:
+            assert request.spec is not None  # seen above
+            engine = layout.make(request.spec, created, build)
+        held = Held(layout, *layout.read(), engine, lock)
     except BaseException:
         lock.release()
         raise
     _held[layout.home] = held
     return held
+
+
+def _refuse_foreign(layout: Layout, where: str) -> None:
+    """Touch nothing that somebody else has made with Qdrant."""
+    foreign = [name for name in _FOREIGN if (layout.folder / name).exists()]
+    if layout.home.exists() and not is_collection(layout) and not layout.unfinished.exists():
+        foreign.append(layout.home.name)
+    if foreign:
+        raise SpecMismatchError(
+            where, expected="a folder made by knnstore, or a new one", got=f"one with {', '.join(foreign)}"
+        )
 
 
 def _locked(layout: Layout, timeout: float) -> portalocker.Lock:
@@ -278,8 +289,7 @@ def remove(layout: Layout, timeout: float, empty: Callable[[Path], bool]) -> boo
         layout.read()  # ours, and readable
         if not empty(layout.data):
             return False
-        layout.home.rename(layout.unfinished)  # from here on it is none
-        shutil.rmtree(layout.unfinished)
+        layout.clear()
         layout.lock.unlink(missing_ok=True)
     finally:
         lock.release()
