@@ -3,20 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PLUGINS := plugins/knnstore-faiss
+PLUGINS := faiss milvus qdrant
 
-.PHONY: demo test test-fast test-slow lint types docs bench clean
+.PHONY: demo test test-fast test-slow test-servers lint types docs bench clean
 
 # Two steps, so that a demo does not wait for the tools of development. A changed requirement installs again.
-$(VENV)/.base: pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
+$(VENV)/.base: pyproject.toml constraints.txt plugins/knnstore-faiss/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "knnseg needs python3 >= 3.11, got " + sys.version.split()[0])'
 	@echo "installing into $(VENV): the first time takes a few minutes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install -c constraints.txt -e '.[torch,cli]' $(PLUGINS:%=-e '%[cpu]')
+	@$(PIP) install -c constraints.txt -e '.[torch,cli]' -e 'plugins/knnstore-faiss[cpu]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.base
-	@$(PIP) install -c constraints.txt -e '.[dev]'
+$(VENV)/.dev: $(VENV)/.base $(PLUGINS:%=plugins/knnstore-%/pyproject.toml)
+	@$(PIP) install -c constraints.txt -e '.[dev]' -e 'plugins/knnstore-milvus[lite]' -e 'plugins/knnstore-qdrant[edge]'
 	@touch $@
 
 demo: $(VENV)/.base
@@ -27,10 +27,14 @@ test: $(VENV)/.dev
 
 # Two workers of one thread each: the threads of two torches on two cores would only wait for each other.
 test-fast: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not server' -n 2 --dist loadfile
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m 'slow and not server'
+
+# What needs a real server. Milvus comes with the development packages and must start; for Qdrant see docs/deploy/.
+test-servers: $(VENV)/.dev
+	KNNSTORE_REQUIRE=$${KNNSTORE_REQUIRE-milvus} $(BIN)/python -m pytest -m server
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -38,7 +42,7 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
-	$(BIN)/mypy plugins/knnstore-faiss/src
+	$(foreach plugin,$(PLUGINS),$(BIN)/mypy plugins/knnstore-$(plugin)/src &&) true
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -106,6 +106,7 @@ class Segmenter:
                 raise ConfigError(f"{name}: expected an object with the methods of {kind.__name__}, got {stage!r}")
         self.extractor, self.proposer, self.base = extractor, proposer, base if base is not None else NoBase()
         self.database, self._on_store_error = database, on_store_error
+        self._open: Callable[[], ConceptDatabase] | None = None
         self.config = config or Config.preset("tiny")
 
     @classmethod
@@ -125,14 +126,23 @@ class Segmenter:
             store: URL of the concept database; None for none.
             device: for the models: ``"auto"``, ``"cpu"``, ``"cuda"``.
             create: make the database where it does not exist.
-            on_store_error: see the class.
+            on_store_error: see the class. With ``"base"``, a store that cannot be reached now is opened when it can.
         """
         loaded = config if isinstance(config, Config) else read_config(config)
         extractor = stages.make_extractor(loaded, device=device)
         proposer = stages.make("masks", loaded.masks, device=device)
         base = stages.make("base", loaded.base, device=device)
-        database = None if store is None else ConceptDatabase.open(store, extractor, create=create)
-        return cls(extractor, proposer, base, database, config=loaded, on_store_error=on_store_error)
+        segmenter = cls(extractor, proposer, base, config=loaded, on_store_error=on_store_error)
+        if store is not None:
+            segmenter._open = lambda: ConceptDatabase.open(store, extractor, create=create)
+            segmenter._concepts()  # opens it, or finds out that it cannot be reached
+        return segmenter
+
+    def _connected(self) -> ConceptDatabase | None:
+        """The database, opened now if it could not be reached before."""
+        if self.database is None and self._open is not None:
+            self.database = self._open()
+        return self.database
 
     def close(self) -> None:
         """Close the database."""
@@ -212,13 +222,14 @@ class Segmenter:
             base = self.base.predict(image, masks, vocabulary)
         evidence, degraded = Evidence(base), ""
         final = base
-        if self.database is not None:
-            try:
-                final, evidence = self._augment(image, masks, base, vocabulary, exclude_image, clock)
-            except (StoreConnectionError, StoreTimeoutError) as error:
-                if self._on_store_error == "raise":
-                    raise
-                degraded = str(error)
+        try:
+            database = self._connected()
+            if database is not None:
+                final, evidence = self._augment(database, image, masks, base, vocabulary, exclude_image, clock)
+        except (StoreConnectionError, StoreTimeoutError) as error:
+            if self._on_store_error == "raise":
+                raise
+            degraded = str(error)
         with clock("painting"):
             semantic = paint_semantic(masks, final)
             panoptic, segments = paint_panoptic(masks, final, semantic, vocabulary, self.config.painting)
@@ -227,18 +238,18 @@ class Segmenter:
         )
 
     def _augment(
-        self, image: EncodedImage, masks: Masks, base: ClassScores, vocabulary: Vocabulary, exclude: str, clock: _Clock
-    ) -> tuple[ClassScores, Evidence]:
+        self, database: ConceptDatabase, image: EncodedImage, masks: Masks, base: ClassScores, vocabulary: Vocabulary,
+        exclude: str, clock: _Clock,
+    ) -> tuple[ClassScores, Evidence]:  # fmt: skip
         """Equations 1 to 4 for all masks of an image."""
-        assert self.database is not None  # the caller has looked
         config = self.config
         with clock("features"):
             features = image.features(self.extractor)
         with clock("pooling"):
             embeddings = pool(features, masks)
         with clock("search"):
-            found = self.database.neighbours(embeddings, config.retrieval.k, vocabulary, exclude_image=exclude)
-            counts = {name: count for name, (count, _) in self._concepts().items()}
+            found = database.neighbours(embeddings, config.retrieval.k, vocabulary, exclude_image=exclude)
+            counts = {concept.label: concept.count for concept in database.concepts()}
         with clock("fusion"):
             weights = vote_weights(found, config.retrieval, counts)
             retrieved = vote(found, weights, vocabulary)
@@ -248,10 +259,9 @@ class Segmenter:
         return final, Evidence(base, retrieved, found, weights, certainty)
 
     def _concepts(self) -> dict[str, tuple[int, bool]]:
-        if self.database is None:
-            return {}
         try:
-            return {concept.label: (concept.count, concept.thing) for concept in self.database.concepts()}
+            database = self._connected()
+            return {} if database is None else {c.label: (c.count, c.thing) for c in database.concepts()}
         except (StoreConnectionError, StoreTimeoutError):
             if self._on_store_error == "raise":
                 raise

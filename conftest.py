@@ -1,0 +1,3 @@
+"""The servers that tests find or start, once for the whole run."""
+
+pytest_plugins = ["knnstore.testing.servers"]

@@ -1,0 +1,89 @@
+"""A segmenter over a real server that goes away and comes back."""
+
+import uuid
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import knnseg
+from knnseg._commands import app
+from knnseg.datasets import RenderedScenes
+from knnstore.errors import StoreConnectionError, StoreTimeoutError
+from knnstore.testing.servers import MilvusProgram, below
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with MilvusProgram(tmp_path_factory.mktemp("milvus")) as program:
+        yield program
+
+
+@pytest.fixture
+def url(server):
+    if server.process_id is None:
+        server.start()
+    return below(server.url, f"default/down_{uuid.uuid4().hex[:8]}", index="FLAT", timeout=5, retries=1)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return RenderedScenes(4, seed=5, size=(96, 96), including=["kettle", "lava"])
+
+
+def test_degrades_while_the_server_is_away_and_recovers(server, url, scenes):
+    new = scenes[3].image
+    alone = knnseg.Segmenter.from_config("tiny").predict(new, ["kettle", "lava", "grass"])
+    with knnseg.Segmenter.from_config("tiny", store=url, on_store_error="base") as segmenter:
+        segmenter.database.add(list(scenes)[:3])
+        whole = segmenter.predict(new, ["kettle", "lava", "grass"])
+        assert whole.degraded == "" and not np.array_equal(whole.scores.values, alone.scores.values)
+        server.kill()
+        result = segmenter.predict(new, ["kettle", "lava", "grass"])
+        assert f"127.0.0.1:{server.port}" in result.degraded
+        assert np.array_equal(result.panoptic, alone.panoptic)
+        server.start()
+        for _ in range(20):
+            again = segmenter.predict(new, ["kettle", "lava", "grass"])
+            if not again.degraded:
+                break
+        assert again.degraded == "" and np.array_equal(again.panoptic, whole.panoptic)
+
+
+def test_raises_by_default(server, url, scenes):
+    with knnseg.Segmenter.from_config("tiny", store=url) as segmenter:
+        segmenter.database.add(scenes[0])
+        server.kill()
+        with pytest.raises((StoreConnectionError, StoreTimeoutError), match=str(server.port)):
+            segmenter.predict(scenes[3].image, ["kettle", "grass"])
+    with pytest.raises((StoreConnectionError, StoreTimeoutError), match=str(server.port)):
+        knnseg.Segmenter.from_config("tiny", store=url)
+
+
+def test_a_server_that_is_away_at_the_start(server, url, scenes):
+    with knnseg.Segmenter.from_config("tiny", store=url) as segmenter:
+        segmenter.database.add(list(scenes)[:3])
+        whole = segmenter.predict(scenes[3].image, ["kettle", "lava", "grass"])
+    server.kill()
+    with knnseg.Segmenter.from_config("tiny", store=url, create=False, on_store_error="base") as segmenter:
+        assert segmenter.predict(scenes[3].image, ["kettle", "lava", "grass"]).degraded
+        server.start()
+        for _ in range(20):
+            again = segmenter.predict(scenes[3].image, ["kettle", "lava", "grass"])
+            if not again.degraded:
+                break
+        assert again.degraded == "" and np.array_equal(again.panoptic, whole.panoptic)
+
+
+def test_the_command_degrades_and_says_so(server, url, scenes, tmp_path):
+    Image.fromarray(scenes[3].image).save(tmp_path / "new.png")
+    server.kill()
+    command = ["segment", str(tmp_path / "new.png"), "--store", url, "-c", "kettle,grass", "-o", str(tmp_path / "out")]
+    failed = CliRunner().invoke(app, command)
+    assert failed.exit_code != 0 and isinstance(failed.exception, StoreConnectionError | StoreTimeoutError)
+    done = CliRunner().invoke(app, [*command, "--on-store-error", "base"])
+    assert done.exit_code == 0, done.output
+    assert "base prediction only" in done.stderr and str(server.port) in done.stderr
