@@ -12,6 +12,8 @@ Run as a program, it prints one line of JSON with its ports, and serves until it
     python bridge.py '{"version": "1.20.0", "api_key": "", "cert": "", "key": "", "record": "/tmp/requests"}'
 """
 
+# ruff: noqa: N802, N815  # the names of the protocols
+
 import json
 import re
 import ssl
@@ -207,9 +209,7 @@ class Guard(grpc.ServerInterceptor):
             except ValueError as error:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"Wrong input: {error}")
 
-        return grpc.unary_unary_rpc_method_handler(
-            guarded, handler.request_deserializer, handler.response_serializer
-        )
+        return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
 
 
 def start_grpc(service, options):
@@ -261,9 +261,7 @@ def upsert(service, name, body):
 
 def retrieve(service, name, body):
     wanted = models.PointRequest(**body)
-    return service.run(
-        name, "retrieve", wanted.ids, with_payload=wanted.with_payload, with_vectors=wanted.with_vector
-    )
+    return service.run(name, "retrieve", wanted.ids, with_payload=wanted.with_payload, with_vectors=wanted.with_vector)
 
 
 def scroll(service, name, body):
@@ -324,6 +322,7 @@ def http_handler(service, api_key):
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = 65_536  # headers and body in one packet: no waiting for an acknowledgement in between
 
         def log_message(self, *args):
             pass
@@ -351,12 +350,12 @@ def http_handler(service, api_key):
                 match = re.fullmatch(pattern, path)
                 if method == self.command and match:
                     name = unquote(match[1]) if match.groups() else None
-                    return self.respond(lambda: handle(service, name, json.loads(data) if data else {}))
+                    return self.respond(handle, name, json.loads(data) if data else {})
             return self.answer(404, {"status": {"error": f"no route for {self.command} {path}"}})
 
-        def respond(self, handle):
+        def respond(self, handle, name, body):
             try:
-                self.answer(200, {"result": plain(handle()), "status": "ok", "time": 0.0})
+                self.answer(200, {"result": plain(handle(service, name, body)), "status": "ok", "time": 0.0})
             except NotFoundError as error:
                 self.answer(404, {"status": {"error": str(error)}})
             except ValueError as error:

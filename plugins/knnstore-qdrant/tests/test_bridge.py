@@ -1,6 +1,7 @@
 """The kit over real gRPC and HTTP, against the bridge; see ``bridge.py`` for what that proves."""
 
 import pytest
+
 from knnstore.testing import StoreTests
 
 NO_TEXT_ORDER = {

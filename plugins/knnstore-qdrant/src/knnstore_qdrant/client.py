@@ -13,6 +13,7 @@ from qdrant_client import models
 from knnstore.filters import Scalar
 from knnstore.types import Metric
 from knnstore_qdrant.engine import Offset
+from knnstore_qdrant.filters import Dialect
 from knnstore_qdrant.points import Point, ScoredPoint
 
 __all__ = ["DISTANCE", "ClientDialect", "ClientEngine"]
@@ -36,7 +37,7 @@ class ClientDialect:
         return models.FieldCondition(key=field, match=models.MatchValue(value=value))
 
     def among(self, field: str, values: Sequence[str] | Sequence[int]) -> Any:
-        return models.FieldCondition(key=field, match=models.MatchAny(any=list(values)))
+        return models.FieldCondition(key=field, match=models.MatchAny(any=list[Any](values)))
 
     def between(self, field: str, bounds: Mapping[str, float]) -> Any:
         return models.FieldCondition(key=field, range=models.Range(**bounds))
@@ -55,7 +56,7 @@ class ClientEngine(ABC):
     truth: type[bool] | type[int] = bool
 
     def __init__(self, name: str) -> None:
-        self.dialect = ClientDialect()
+        self.dialect: Dialect = ClientDialect()
         self._name = name
         self._reads: dict[str, Any] = {}
         self._writes: dict[str, Any] = {}
@@ -123,5 +124,5 @@ class ClientEngine(ABC):
         selector = models.FilterSelector(filter=where)
         self._call(lambda client: client.delete(self._name, selector, wait=True, **self._writes))
 
-    def flush(self) -> None:
+    def flush(self) -> None:  # noqa: B027  # nothing to do, for each of the clients
         """Every write has been waited for."""

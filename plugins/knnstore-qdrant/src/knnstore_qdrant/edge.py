@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from knnstore.filters import Scalar
 from knnstore.types import Metric, StoreSpec
-from knnstore_qdrant.engine import Detail, Offset
+from knnstore_qdrant.engine import Detail, Offset, recall_floor
 from knnstore_qdrant.folder import Held
 from knnstore_qdrant.options import EdgeOptions
 from knnstore_qdrant.points import Point, ScoredPoint
@@ -28,6 +28,8 @@ _INDEX: dict[type, Any] = {
 }
 _M, _EF_CONSTRUCT, _FULL_SCAN = 16, 100, 10_000
 """What a server takes by default."""
+_UNFLUSHED = 64 * 2**20
+"""Bytes of vectors after which the write-ahead log is emptied into the segments; it would grow for ever otherwise."""
 
 
 def build_shard(path: Path, spec: StoreSpec, options: EdgeOptions) -> Any:
@@ -118,7 +120,7 @@ class EdgeEngine:
 
     def __init__(self, held: Held, options: EdgeOptions) -> None:
         self.dialect = EdgeDialect()
-        self.approximate = not options.exact
+        self.recall_floor = recall_floor(options.exact, held.created.get("quantization"))
         self.repeatable = options.exact
         self._held, self._shard = held, held.engine
         quantization = None
@@ -132,6 +134,9 @@ class EdgeEngine:
         mode = edge.UpdateMode.InsertOnly if insert_only else None
         points = list(map(edge.Point, ids, vectors.tolist(), payloads))
         self._update(edge.UpdateOperation.upsert_points(points, update_mode=mode))
+        self._held.unflushed += vectors.nbytes
+        if self._held.unflushed > _UNFLUSHED:
+            self.flush()
 
     def _update(self, operation: Any) -> None:
         self._held.check_process()
@@ -174,13 +179,14 @@ class EdgeEngine:
         return {hit.value: hit.count for hit in found.hits}
 
     def delete(self, ids: list[str]) -> None:
-        self._update(edge.UpdateOperation.delete_points(ids))
+        self._update(edge.UpdateOperation.delete_points(list[Any](ids)))
 
     def delete_where(self, where: Any) -> None:
         self._update(edge.UpdateOperation.delete_points_by_filter(where))
 
     def flush(self) -> None:
         self._held.check_process()
+        self._held.unflushed = 0
         self._shard.flush()
 
     def optimize(self) -> None:

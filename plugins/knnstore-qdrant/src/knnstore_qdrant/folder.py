@@ -5,7 +5,7 @@
     <folder>/qdrant-edge.lock                held by the process that has the collection open
 
 Neither Qdrant Edge nor the local mode lets two processes work on one folder, so one process holds the lock, and stores
-that it opens at the same folder share one engine. ``collection.json`` is written last: a process that is killed while it
+that it opens at the same folder share one engine. ``collection.json`` is written last: a process killed while it
 makes a collection leaves a folder with the mark ``unfinished``, which the next one clears away.
 """
 
@@ -145,6 +145,7 @@ class Held:
     pid: int = field(default_factory=os.getpid)
     users: int = 0
     writes: int = 0
+    unflushed: int = 0
     mutex: threading.RLock = field(default_factory=threading.RLock)
     token: str = field(default_factory=lambda: os.urandom(8).hex())
 

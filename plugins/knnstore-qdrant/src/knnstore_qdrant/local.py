@@ -65,7 +65,7 @@ class LocalEngine(ClientEngine):
     """
 
     server = False
-    approximate = False
+    recall_floor = 1.0
     repeatable = False
     wire = 1
 

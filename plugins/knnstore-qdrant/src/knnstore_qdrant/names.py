@@ -1,4 +1,4 @@
-"""The path of a URL as the name of a collection, and back.
+r"""The path of a URL as the name of a collection, and back.
 
     >>> from knnstore_qdrant.names import collection_name
     >>> collection_name("concepts/dinov2-b14-reg-1a2b3c4d")
@@ -6,7 +6,7 @@
     >>> collection_name("Küche/100%")
     'K=C3=BCche~100=25'
 
-Qdrant takes names of up to 255 bytes without ``< > : " / \\ | ? *`` and NUL. ASCII letters, digits and ``. _ -`` stand
+Qdrant takes names of up to 255 bytes without ``< > : " / \ | ? *`` and NUL. ASCII letters, digits and ``. _ -`` stand
 for themselves, ``~`` for the slash; every other byte is written ``=XX``, so that two paths never share a name. A name
 that would be too long is cut and ends in ``!`` and a hash of the path; the true path is kept with the collection.
 """

@@ -20,7 +20,7 @@ from knnstore.types import Batch, Column, Hits, Records, empty_column
 __all__ = ["ID", "Point", "ScoredPoint", "hits_of", "payloads_of", "point_ids", "records_of"]
 
 ID = "_id"
-_NAMESPACE = hashlib.sha1(b"knnstore-qdrant", usedforsecurity=False)  # noqa: S324  # what RFC 9562 asks for in a UUID
+_NAMESPACE = hashlib.sha1(b"knnstore-qdrant", usedforsecurity=False)  # what RFC 9562 asks for in a UUID
 _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 
 

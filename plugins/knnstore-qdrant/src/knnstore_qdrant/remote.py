@@ -6,7 +6,7 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from knnstore.remote import Patience
 from knnstore.types import Consistency
 from knnstore.url import StoreURL
 from knnstore_qdrant.client import ClientEngine
-from knnstore_qdrant.engine import Detail
+from knnstore_qdrant.engine import Detail, recall_floor
 from knnstore_qdrant.errors import retriable
 from knnstore_qdrant.options import ServerOptions
 
@@ -44,8 +44,8 @@ def _seconds_left() -> float:
 class _Client(QdrantRemote):
     """The client, with one deadline for a call instead of whole seconds for each phase of it."""
 
-    @property
-    def _timeout(self) -> float:  # what the base class gives to every gRPC call that names no other
+    @property  # type: ignore[override]  # what every gRPC call gets; whole seconds in the base class
+    def _timeout(self) -> float:
         return _seconds_left()
 
     @_timeout.setter
@@ -125,7 +125,10 @@ class Connection:
             grpc_options={
                 "grpc.keepalive_time_ms": 20_000,
                 "grpc.keepalive_timeout_ms": 10_000,
-                "grpc.enable_retries": 0,
+                "grpc.enable_retries": 0,  # ours are counted and timed
+                "grpc.initial_reconnect_backoff_ms": 100,  # gRPC's second would outlast all of our retries
+                "grpc.min_reconnect_backoff_ms": 100,
+                "grpc.max_reconnect_backoff_ms": 2_000,
                 **self._certificates,
             },
             verify=self._ssl or True,
@@ -157,16 +160,17 @@ class RemoteEngine(ClientEngine):
         connection: to the server.
         name: of the collection.
         request: what was asked for.
+        created: how the collection is made.
     """
 
     server = True
     repeatable = False
 
-    def __init__(self, connection: Connection, name: str, request: OpenRequest) -> None:
+    def __init__(self, connection: Connection, name: str, request: OpenRequest, created: Mapping[str, object]) -> None:
         super().__init__(name)
         options = connection.options
         self._connection = connection
-        self.approximate = not options.exact
+        self.recall_floor = recall_floor(options.exact, created.get("quantization"))
         self.wire = _JSON if options.transport == "http" else 1
         read, ordering = _LEVELS[request.consistency]
         self._reads = {} if read is None else {"consistency": read}

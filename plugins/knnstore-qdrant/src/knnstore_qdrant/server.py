@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from qdrant_client import models
@@ -57,10 +57,11 @@ def open_on_server(request: OpenRequest, options: ServerOptions) -> QdrantStore:
         spec = _spec_of(info, path, str(request.url))
         if request.spec is not None:
             request.spec.check_against(spec, str(request.url))
-        check_created(created_with(options), _created(info, spec), str(request.url))
+        created = _created(info)
+        check_created(created_with(options), created, str(request.url))
         if not request.read_only:
             _index_fields(connection, name, spec, info)
-        return QdrantStore(request, spec, RemoteEngine(connection, name, request), options)
+        return QdrantStore(request, spec, RemoteEngine(connection, name, request, created), options)
 
 
 def _path_of_one(url: StoreURL) -> str:
@@ -72,7 +73,7 @@ def _path_of_one(url: StoreURL) -> str:
 
 @contextmanager
 def _connected(url: StoreURL, options: ServerOptions, *, keep: bool = False) -> Iterator[Connection]:
-    """A connection to a server that is recent enough; what goes wrong is mapped. ``keep`` leaves it open if all is well."""
+    """A connection to a server that is recent enough, closed afterwards unless told to ``keep``; errors are mapped."""
     connection = Connection(url, options)
     try:
         _check_version(connection)
@@ -176,7 +177,7 @@ def _spec_of(info: Any, path: str, where: str) -> StoreSpec:
     return StoreSpec.from_json(ours["spec"])
 
 
-def _created(info: Any, spec: StoreSpec) -> dict[str, object]:
+def _created(info: Any) -> dict[str, object]:
     """What the creation options would have to be for the collection as it is now."""
     config, ours = info.config, _ours(info) or {}
     there: dict[str, object] = {
@@ -206,7 +207,11 @@ def _index_fields(connection: Connection, name: str, spec: StoreSpec, info: Any)
             schema: Any = _INDEX[kind]
             if field == tenant:
                 schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
-            connection.call(lambda client, f=field, s=schema: client.create_payload_index(name, f, s, wait=True))
+            _index(connection, name, field, schema)
+
+
+def _index(connection: Connection, name: str, field: str, schema: Any) -> None:
+    connection.call(lambda client: client.create_payload_index(name, field, schema, wait=True))
 
 
 def collections_on_server(url: StoreURL, options: ServerOptions) -> list[StoreURL]:

@@ -27,7 +27,6 @@ _HIT_BYTES = 512
 """About what a hit takes in an answer; with long texts more, but an answer has no limit of its own."""
 _MOST_HITS = 100_000
 _FACETS = 10_000
-_FLOOR = 0.8
 
 
 class QdrantStore(EmbeddingStore):
@@ -48,12 +47,12 @@ class QdrantStore(EmbeddingStore):
 
     @property
     def capabilities(self) -> Capabilities:
-        server, approximate = self._engine.server, self._engine.approximate
+        server, floor = self._engine.server, self._engine.recall_floor
         return Capabilities(
             server=server,
             multi_process=server,
-            approximate=approximate,
-            recall_floor=_FLOOR if approximate else 1.0,
+            approximate=floor < 1,
+            recall_floor=floor,
             atomic=False,
             consistency=("strong", "session", "eventual") if server else ("strong",),
         )

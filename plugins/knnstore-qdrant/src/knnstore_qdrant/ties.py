@@ -1,8 +1,8 @@
 """The same answer whatever else is stored, from an engine that gives a pair of vectors always the same score.
 
-Such an engine still chooses freely among equal scores: which of two twins gets the last of the k places depends on where
-they lie. So one hit more than asked for is fetched; where it equals the k-th, the search is repeated with a larger
-limit until the whole group of equals is there; and equals are put in the order of their ids.
+Such an engine still chooses freely among equal scores: which of two twins gets the last of the k places depends on
+where they lie. So one hit more than asked for is fetched; where it equals the k-th, the search is repeated with a
+larger limit until the whole group of equals is there; and equals are put in the order of their ids.
 """
 
 from __future__ import annotations
