@@ -13,6 +13,7 @@ NO_TEXT_ORDER = {
 @pytest.mark.slow
 class TestGrpc(StoreTests):
     expected_failures = NO_TEXT_ORDER
+    machine_examples = 10
 
     @pytest.fixture
     def store_url(self, shared_bridge, numbers):
@@ -22,6 +23,7 @@ class TestGrpc(StoreTests):
 @pytest.mark.slow
 class TestHttp(StoreTests):
     expected_failures = NO_TEXT_ORDER
+    machine_examples = 10
 
     @pytest.fixture
     def store_url(self, shared_bridge, numbers):

@@ -77,7 +77,7 @@ def test_requests_are_bounded(make_bridge, transport):
         store.upsert(ids, rows(1500, dim=1024), {"text": awkward})
         assert store.get(ids).fields["text"].tolist() == awkward
         hits = store.search(
-            rows(600, dim=1024), 2, where=F("text").isin([f"value {i}" for i in range(200)] + ["plain"])
+            rows(60, dim=1024), 2, where=F("text").isin([f"value {i}" for i in range(5000)] + ["plain"])
         )
         assert (hits.ids != "").all()
     sizes = [request["size"] for request in bridge.requests()]
@@ -184,7 +184,7 @@ def test_a_frozen_server_is_given_up_in_time(make_bridge, transport):
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_killed_server_is_reached_again(make_bridge, transport):
     bridge = make_bridge()
-    with knnstore.open_store(bridge.url("c", transport, timeout=5, retries=2), SPEC) as store:
+    with knnstore.open_store(bridge.url("c", transport, timeout=5, retries=5), SPEC) as store:
         write(store, 10)
         bridge.kill()
         started = time.monotonic()

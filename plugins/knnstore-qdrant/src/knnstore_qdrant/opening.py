@@ -46,15 +46,16 @@ def _check_spec(spec: StoreSpec, options: Options) -> None:
 
 def _acquire(request: OpenRequest, options: Options) -> Held:
     spec = request.spec
+    engines = _edge() if isinstance(options, EdgeOptions) else _local()  # missing? then before anything is made
 
     def build(path: Path) -> Any:
         assert spec is not None  # without one, nothing is built
         if isinstance(options, EdgeOptions):
-            return _edge().build_shard(path, spec, options)
-        return _local().build_local(path, spec)
+            return engines.build_shard(path, spec, options)
+        return engines.build_local(path, spec)
 
     def load(path: Path) -> Any:
-        return _edge().load_shard(path) if isinstance(options, EdgeOptions) else _local().load_local(path)
+        return engines.load_shard(path) if isinstance(options, EdgeOptions) else engines.load_local(path)
 
     return acquire(request, timeout=options.timeout, created=created_with(options), build=build, load=load)
 

@@ -8,7 +8,7 @@ need a collision in 122 bits of SHA-1: with a billion records, about one chance 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -98,31 +98,34 @@ def _column(values: list[Any], kind: FieldType) -> Column:
 
 
 def hits_of(
-    answers: Sequence[Sequence[ScoredPoint]], k: int, fields: Mapping[str, FieldType]
-) -> tuple[Hits, NDArray[np.float32]]:
-    """Hits in the engine's order, with the engine's scores.
+    answers: Sequence[Sequence[ScoredPoint]],
+    k: int,
+    fields: Mapping[str, FieldType],
+    score: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+) -> Hits:
+    """Hits in the engine's order.
 
-    Returns:
-        The hits, with scores of 0 in the found slots and -inf in the others; and float32 (Q, K), the engine's scores.
+    Args:
+        answers: at most k hits for each of Q queries.
+        k: the width of the columns.
+        fields: the fields wanted and their types.
+        score: the engine's scores as the contract's, float32 (M,) each.
     """
-    lengths = [len(answer) for answer in answers]
-    rows = np.repeat(np.arange(len(answers)), lengths)
-    columns = np.concatenate([np.arange(n) for n in lengths]) if lengths else np.empty(0, np.intp)
-    found = (rows, columns.astype(np.intp))
     payloads = [point.payload for answer in answers for point in answer]
+    scores = score(np.array([point.score for answer in answers for point in answer], np.float32))
+    ids = _column([payload[ID] for payload in payloads], str)
+    columns = {name: _column([payload[name] for payload in payloads], kind) for name, kind in fields.items()}
     shape = (len(answers), k)
-    raw = np.zeros(shape, np.float32)
-    raw[found] = [point.score for answer in answers for point in answer]
-    scores = np.full(shape, -np.inf, np.float32)
-    scores[found] = 0
-    ids = _placed([payload[ID] for payload in payloads], str, shape, found)
-    values = {n: _placed([payload[n] for payload in payloads], kind, shape, found) for n, kind in fields.items()}
-    return Hits(ids, scores, values), raw
-
-
-def _placed(
-    values: list[Any], kind: FieldType, shape: tuple[int, int], found: tuple[NDArray[np.intp], NDArray[np.intp]]
-) -> Column:
-    column = empty_column(kind, shape)
-    column[found] = _column(values, kind)
-    return column
+    if len(payloads) == len(answers) * k:  # as nearly always: nothing to pad
+        whole = {name: column.reshape(shape) for name, column in columns.items()}
+        return Hits(ids.reshape(shape), scores.reshape(shape), whole)
+    found = np.arange(k) < np.array([len(answer) for answer in answers])[:, None]
+    hits = Hits(
+        empty_column(str, shape),
+        np.full(shape, -np.inf, np.float32),
+        {name: empty_column(kind, shape) for name, kind in fields.items()},
+    )
+    hits.ids[found], hits.scores[found] = ids, scores
+    for name, column in columns.items():
+        hits.fields[name][found] = column
+    return hits

@@ -27,6 +27,7 @@ _HIT_BYTES = 512
 """About what a hit takes in an answer; with long texts more, but an answer has no limit of its own."""
 _MOST_HITS = 100_000
 _FACETS = 10_000
+_LARGEST = np.finfo(np.float32).max
 
 
 class QdrantStore(EmbeddingStore):
@@ -110,16 +111,15 @@ class QdrantStore(EmbeddingStore):
                 answers, queries, k, lambda rows, more: self._engine.query(rows, more, compiled, payload), sign
             )
         kinds = {name: self.spec.fields[name] for name in fields}
-        return self._with_scores(*hits_of(answers, k, kinds))
-
-    def _with_scores(self, hits: Hits, raw: NDArray[np.float32]) -> Hits:
-        """The engine's scores as the contract's: Euclid is a plain distance, and -inf marks an empty slot."""
-        largest = np.finfo(np.float32).max
-        with np.errstate(over="ignore"):
-            scores = -np.square(raw) if self.spec.metric == "l2" else raw
-        found = hits.scores == 0
-        hits.scores[found] = np.clip(scores[found], -largest, largest)
+        hits = hits_of(answers, k, kinds, self._scores)
         return by_id(hits) if self._engine.repeatable else hits
+
+    def _scores(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The engine's scores as the contract's: Euclid is a plain distance, and infinity marks an empty slot."""
+        if self.spec.metric == "l2":
+            with np.errstate(over="ignore"):
+                raw = -np.square(raw)
+        return raw.clip(-_LARGEST, _LARGEST)
 
     def _get(self, ids: list[str], fields: list[str], with_vectors: bool) -> Records:
         kinds = {name: self.spec.fields[name] for name in fields}
