@@ -41,7 +41,7 @@ _GROUP = "knnstore"
 _OURS = "knnseg"
 _NAME = re.compile(r"[a-z][a-z0-9]*")
 _LEVELS = ("eventual", "session", "strong")  # from weak to strong
-_KNOWN = {"faiss": "knnstore-faiss", "milvus": "knnstore-milvus"}
+_KNOWN = {"faiss": "knnstore-faiss", "milvus": "knnstore-milvus", "qdrant": "knnstore-qdrant"}
 
 
 @dataclass(frozen=True, slots=True)

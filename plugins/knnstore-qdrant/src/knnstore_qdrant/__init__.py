@@ -1,0 +1,43 @@
+"""knnstore-qdrant: Qdrant as a server, in process, or for trying out. Importing it does not import Qdrant's client."""
+
+from __future__ import annotations
+
+from knnstore.abc import Backend, EmbeddingStore, OpenRequest
+from knnstore.errors import KnnStoreError
+from knnstore.hookspecs import Register, hookimpl
+from knnstore.url import StoreURL
+
+__all__ = ["QdrantBackend", "knnstore_register"]
+
+
+class QdrantBackend(Backend):
+    """Collections of a Qdrant server, or folders on this machine (``qdrant+edge``, ``qdrant+local``)."""
+
+    name = "qdrant"
+    summary = "a Qdrant server or cluster, or Qdrant's engine in process (qdrant+edge)"
+
+    def open(self, request: OpenRequest) -> EmbeddingStore:
+        from knnstore_qdrant.opening import open_collection
+
+        return open_collection(request)
+
+    def collections(self, url: StoreURL) -> list[StoreURL]:
+        from knnstore_qdrant.opening import collections_at
+
+        return collections_at(url)
+
+    def remove_empty(self, url: StoreURL) -> bool:
+        from knnstore_qdrant.opening import remove_empty
+
+        return remove_empty(url)
+
+    def map_error(self, error: Exception) -> KnnStoreError | None:
+        from knnstore_qdrant.errors import map_error
+
+        return map_error(error, self.name)
+
+
+@hookimpl
+def knnstore_register(register: Register) -> None:
+    """Register the Qdrant backend."""
+    register(QdrantBackend())

@@ -1,0 +1,128 @@
+"""What the engines behind Qdrant's Python client share: the same calls for gRPC, HTTP and the local mode."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import models
+
+from knnstore.filters import Scalar
+from knnstore.types import Metric
+from knnstore_qdrant.engine import Offset
+from knnstore_qdrant.filters import Dialect
+from knnstore_qdrant.points import Point, ScoredPoint
+
+__all__ = ["DISTANCE", "ClientDialect", "ClientEngine"]
+
+T = TypeVar("T")
+
+DISTANCE: dict[Metric, models.Distance] = {
+    "cosine": models.Distance.DOT,  # the rows are unit rows already, and Qdrant's cosine would normalise them again
+    "dot": models.Distance.DOT,
+    "l2": models.Distance.EUCLID,
+}
+
+
+class ClientDialect:
+    """Filters as the client's classes."""
+
+    def group(self, must: Sequence[Any] = (), should: Sequence[Any] = (), must_not: Sequence[Any] = ()) -> Any:
+        return models.Filter(must=list(must) or None, should=list(should) or None, must_not=list(must_not) or None)
+
+    def equal(self, field: str, value: str | int | bool) -> Any:
+        return models.FieldCondition(key=field, match=models.MatchValue(value=value))
+
+    def among(self, field: str, values: Sequence[str] | Sequence[int]) -> Any:
+        return models.FieldCondition(key=field, match=models.MatchAny(any=list[Any](values)))
+
+    def between(self, field: str, bounds: Mapping[str, float]) -> Any:
+        return models.FieldCondition(key=field, range=models.Range(**bounds))
+
+    def nothing(self) -> Any:
+        return models.HasIdCondition(has_id=[])
+
+
+class ClientEngine(ABC):
+    """One collection through the client. A subclass says which client, and how a call is made.
+
+    Args:
+        name: of the collection.
+    """
+
+    truth: type[bool] | type[int] = bool
+
+    def __init__(self, name: str) -> None:
+        self.dialect: Dialect = ClientDialect()
+        self._name = name
+        self._reads: dict[str, Any] = {}
+        self._writes: dict[str, Any] = {}
+        self._params: models.SearchParams | None = None
+
+    @abstractmethod
+    def _call(self, send: Callable[[Any], T]) -> T:
+        """Give the client to ``send`` and return what it returns."""
+
+    def upsert(
+        self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]], *, insert_only: bool
+    ) -> None:
+        points = models.Batch(ids=ids, vectors=vectors.tolist(), payloads=payloads)  # type: ignore[arg-type]  # UUIDs
+        # Stored points are updated only if they match, and nothing matches. Since 1.16; update_mode came with 1.17.
+        update_filter = models.Filter(must=[self.dialect.nothing()]) if insert_only else None
+        self._call(
+            lambda client: client.upsert(self._name, points, update_filter=update_filter, wait=True, **self._writes)
+        )
+
+    def retrieve(self, ids: list[str], payload: list[str], *, vectors: bool) -> Sequence[Point]:
+        return self._call(
+            lambda client: client.retrieve(
+                self._name, ids, with_payload=payload, with_vectors=vectors, **self._reads
+            )
+        )  # fmt: skip
+
+    def query(
+        self, vectors: NDArray[np.float32], limit: int, where: Any, payload: list[str]
+    ) -> Sequence[Sequence[ScoredPoint]]:
+        requests = [
+            models.QueryRequest(
+                query=models.NearestQuery(nearest=row), filter=where, limit=limit, params=self._params,
+                with_payload=payload,
+            )
+            for row in vectors.tolist()
+        ]  # fmt: skip
+        answers = self._call(lambda client: client.query_batch_points(self._name, requests, **self._reads))
+        return [answer.points for answer in answers]
+
+    def scroll(
+        self, where: Any, payload: list[str], limit: int, offset: Offset, *, vectors: bool
+    ) -> tuple[Sequence[Point], Offset]:
+        return self._call(
+            lambda client: client.scroll(
+                self._name, where, limit=limit, offset=offset, with_payload=payload, with_vectors=vectors,
+                **self._reads,
+            )
+        )  # fmt: skip
+
+    def count(self, where: Any) -> int:
+        answer = self._call(lambda client: client.count(self._name, where, exact=True, **self._reads))
+        return int(answer.count)
+
+    def facet(self, field: str, where: Any, limit: int) -> Mapping[Scalar, int]:
+        answer = self._call(
+            lambda client: client.facet(self._name, field, where, limit=limit, exact=True, **self._reads)
+        )
+        return {hit.value: hit.count for hit in answer.hits}
+
+    def delete(self, ids: list[str]) -> None:
+        selector = models.PointIdsList(points=ids)  # type: ignore[arg-type]  # UUIDs
+        self._call(lambda client: client.delete(self._name, selector, wait=True, **self._writes))
+
+    def delete_where(self, where: Any) -> None:
+        selector = models.FilterSelector(filter=where)
+        self._call(lambda client: client.delete(self._name, selector, wait=True, **self._writes))
+
+    def flush(self) -> None:  # noqa: B027  # nothing to do, for each of the clients
+        """Every write has been waited for."""

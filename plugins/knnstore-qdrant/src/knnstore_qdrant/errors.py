@@ -1,0 +1,126 @@
+"""What Qdrant's clients raise, as errors of knnstore, and which of it may pass."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+from typing import Any
+
+from knnstore.errors import (
+    BackendError,
+    KnnStoreError,
+    StoreBusyError,
+    StoreConnectionError,
+    StoreCorruptError,
+    StoreFullError,
+    StoreNotFoundError,
+    StoreTimeoutError,
+)
+
+__all__ = ["map_error", "retriable"]
+
+_PASSING = {429, 502, 503, 504}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = re.compile(r"no space left|out of disk|disk (is )?full|available disk space|quota exceeded", re.IGNORECASE)
+_CORRUPT = re.compile(r"corrupt|checksum|failed to (load|read|deserialize)|cannot deserialize", re.IGNORECASE)
+_MOST = 400
+
+_REACH = "Check that the server runs, and the host, the port (6334 for gRPC, 6333 for HTTP) and tls of the URL."
+_SLOW = "Raise ?timeout= (seconds), ask for less at once, or look at the server's load."
+_KEY = "Check the API key: api_key_env= or api_key_file= in the URL."
+_LARGE = "Lower ?batch_bytes=, or raise max_request_size_mb on the server."
+_SPACE = "Free some space; nothing of this request was written."
+
+
+def map_error(error: Exception, where: str) -> KnnStoreError | None:
+    """The error of knnstore that says what ``error`` means for a caller; None where nothing better is known.
+
+    Args:
+        error: what was raised.
+        where: the store, for the message.
+    """
+    status, text = _status(error), _text(error)
+    what = f"{where}: {text}"
+    if _FULL.search(text) or (isinstance(error, OSError) and error.errno in _NO_SPACE):
+        return StoreFullError(what, hint=_SPACE)
+    if status is not None:
+        return _by_status(status, what)
+    if isinstance(error, OSError):
+        return BackendError(what, hint="Check the folder and its permissions.")
+    if "WouldBlock" in text:
+        return StoreBusyError(what, hint="Another process has this folder open.")
+    if type(error) is Exception and _CORRUPT.search(text):  # the class of everything that the edge engine raises
+        return StoreCorruptError(what, hint="Restore the folder from a backup.")
+    return None
+
+
+def _by_status(status: int | str, what: str) -> KnnStoreError:
+    if status in ("connection", 502, 503, 429):
+        return StoreConnectionError(what, hint=_REACH if status == "connection" else "The server is busy; try later.")
+    if status in ("timeout", 408, 504):
+        return StoreTimeoutError(what, hint=_SLOW)
+    if status in (401, 403):
+        return BackendError(what, hint=_KEY)
+    if status == 404:
+        return StoreNotFoundError(what, hint="The collection has been deleted, or the alias points elsewhere.")
+    if status == 413:
+        return BackendError(what, hint=_LARGE)
+    return BackendError(what)
+
+
+def retriable(error: Exception) -> bool:
+    """Whether another try may succeed: the server was not there, hung up, or said that it is busy."""
+    return _status(error) in (_PASSING | {"connection"})
+
+
+# The client's modules are asked for only if they are loaded: an error of theirs cannot come from anywhere else.
+
+
+def _status(error: Exception) -> int | str | None:
+    """An HTTP status, "connection" or "timeout"; None for everything else."""
+    name = type(error).__name__
+    if name == "ResourceExhaustedResponse":
+        return 429
+    if name == "UnexpectedResponse":
+        return getattr(error, "status_code", None)
+    if name == "ResponseHandlingException":
+        source = getattr(error, "source", None)
+        return _status(source) if isinstance(source, Exception) else None
+    if (grpc := sys.modules.get("grpc")) is not None and isinstance(error, grpc.RpcError):
+        return _grpc_status(error)
+    if (httpx := sys.modules.get("httpx")) is not None:
+        if isinstance(error, httpx.TimeoutException):
+            return "timeout"
+        if isinstance(error, httpx.TransportError):
+            return "connection"
+    return None
+
+
+_GRPC: dict[str, int | str] = {
+    "UNAVAILABLE": "connection",
+    "DEADLINE_EXCEEDED": "timeout",
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 413,
+    "CANCELLED": "connection",
+}
+
+
+def _grpc_status(error: Any) -> int | str:
+    code = error.code() if callable(getattr(error, "code", None)) else None
+    return _GRPC.get(getattr(code, "name", ""), 400)
+
+
+def _text(error: Exception) -> str:
+    """The message without the megabytes that some carry."""
+    source = getattr(error, "source", None)
+    if isinstance(source, Exception):
+        return _text(source)
+    details = getattr(error, "details", None)
+    if callable(details) and callable(getattr(error, "code", None)):
+        text = f"{getattr(error.code(), 'name', '')}: {details()}"  # type: ignore[attr-defined]  # a grpc.RpcError
+    else:
+        text = str(error) or type(error).__name__
+    return text if len(text) <= _MOST else f"{text[:_MOST]}…"

@@ -1,0 +1,110 @@
+"""From a URL to an open store, and from a URL to the collections below it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from knnstore.abc import OpenRequest
+from knnstore.errors import BackendUnavailableError, InvalidInputError, InvalidURLError
+from knnstore.types import StoreSpec
+from knnstore.url import StoreURL
+from knnstore_qdrant.folder import Held, Layout, acquire, folder, is_collection, remove
+from knnstore_qdrant.options import EdgeOptions, Options, ServerOptions, created_with, read
+from knnstore_qdrant.store import QdrantStore
+
+__all__ = ["collections_at", "open_collection", "remove_empty"]
+
+_MOST_DIM = 65_536
+
+
+def open_collection(request: OpenRequest) -> QdrantStore:
+    """Open or create the collection; see :meth:`knnstore.abc.Backend.open`."""
+    options = read(request.url)
+    if request.spec is not None:
+        _check_spec(request.spec, options)
+    if isinstance(options, ServerOptions):
+        from knnstore_qdrant.server import open_on_server
+
+        return open_on_server(request, options)
+    held = _acquire(request, options)
+    try:
+        return QdrantStore(request, held.spec, _engine(held, options), options)
+    except BaseException:
+        held.release()
+        raise
+
+
+def _check_spec(spec: StoreSpec, options: Options) -> None:
+    """Refuse what Qdrant cannot hold before anything is created."""
+    if spec.dim > _MOST_DIM:
+        raise InvalidInputError("spec.dim", expected=f"at most {_MOST_DIM}, for Qdrant", got=spec.dim)
+    tenant = getattr(options, "tenant", None)
+    if tenant is not None and spec.fields.get(tenant) is not str:
+        raise InvalidURLError(f"tenant={tenant}", expected="a declared field of type str", got=sorted(spec.fields))
+
+
+def _acquire(request: OpenRequest, options: Options) -> Held:
+    spec = request.spec
+    engines = _edge() if isinstance(options, EdgeOptions) else _local()  # missing? then before anything is made
+
+    def build(path: Path) -> Any:
+        assert spec is not None  # without one, nothing is built
+        if isinstance(options, EdgeOptions):
+            return engines.build_shard(path, spec, options)
+        return engines.build_local(path, spec)
+
+    def load(path: Path) -> Any:
+        return engines.load_shard(path) if isinstance(options, EdgeOptions) else engines.load_local(path)
+
+    return acquire(request, timeout=options.timeout, created=created_with(options), build=build, load=load)
+
+
+def _engine(held: Held, options: Options) -> Any:
+    if isinstance(options, EdgeOptions):
+        return _edge().EdgeEngine(held, options)
+    return _local().LocalEngine(held, options)
+
+
+def _edge() -> Any:
+    try:
+        from knnstore_qdrant import edge
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"qdrant+edge needs Qdrant's engine: {error}", hint="Install it with: pip install 'knnstore-qdrant[edge]'"
+        ) from error
+    return edge
+
+
+def _local() -> Any:
+    from knnstore_qdrant import local
+
+    return local
+
+
+def collections_at(url: StoreURL) -> list[StoreURL]:
+    """The collections at a URL and one level below it, sorted."""
+    options = read(url)
+    if isinstance(options, ServerOptions):
+        from knnstore_qdrant.server import collections_on_server
+
+        return collections_on_server(url, options)
+    path = folder(url)
+    if not path.is_dir():
+        return []
+    below = sorted(child.name for child in path.iterdir() if is_collection(Layout(child, url.variant)))
+    return ([url] if is_collection(Layout(path, url.variant)) else []) + [url.child(name) for name in below]
+
+
+def remove_empty(url: StoreURL) -> bool:
+    """Remove a collection without records; see :class:`knnstore.abc.Backend`."""
+    options = read(url)
+    if isinstance(options, ServerOptions):
+        from knnstore_qdrant.server import remove_empty_on_server
+
+        return remove_empty_on_server(url, options)
+    layout = Layout(folder(url), url.variant)
+    if not is_collection(layout):
+        return False
+    empty = _edge().empty_shard if isinstance(options, EdgeOptions) else _local().empty_local
+    return remove(layout, options.timeout, empty)

@@ -1,0 +1,224 @@
+"""One collection of a Qdrant server, over gRPC or HTTP: a client for each process, deadlines, bounded retries."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from qdrant_client import models
+from qdrant_client.qdrant_remote import QdrantRemote
+
+from knnstore.abc import OpenRequest
+from knnstore.errors import InvalidURLError, StoreTimeoutError
+from knnstore.remote import Patience
+from knnstore.types import Consistency
+from knnstore.url import StoreURL
+from knnstore_qdrant.client import ClientEngine
+from knnstore_qdrant.engine import Detail, recall_floor
+from knnstore_qdrant.errors import retriable
+from knnstore_qdrant.options import ServerOptions
+
+__all__ = ["Connection", "RemoteEngine"]
+
+T = TypeVar("T")
+
+_PORTS = {"grpc": 6334, "http": 6333}
+_LEAST = 0.05
+_JSON = 6
+"""What JSON makes of a byte at most: four bytes of a number become up to 24 characters, a control character six."""
+
+_deadline: ContextVar[float] = ContextVar("_deadline")
+
+
+def _seconds_left() -> float:
+    return max(_deadline.get(time.monotonic() + 30.0) - time.monotonic(), _LEAST)
+
+
+class _Client(QdrantRemote):
+    """The client, with one deadline for a call instead of whole seconds for each phase of it."""
+
+    @property  # type: ignore[override]  # what every gRPC call gets; whole seconds in the base class
+    def _timeout(self) -> float:
+        return _seconds_left()
+
+    @_timeout.setter
+    def _timeout(self, value: float) -> None:
+        """The base class sets it once, for all calls."""
+
+
+def _within_deadline(request: httpx.Request, call_next: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
+    request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), _seconds_left())
+    return call_next(request)
+
+
+class Connection:
+    """A server, as the URL names it. The client is made at the first call of each process.
+
+    Args:
+        url: where.
+        options: how.
+
+    Raises:
+        InvalidURLError: a certificate that cannot be read.
+    """
+
+    def __init__(self, url: StoreURL, options: ServerOptions) -> None:
+        self.url, self.options = url, options
+        self._patience = Patience(options.timeout, options.retries)
+        self._ssl: ssl.SSLContext | None = None
+        self._certificates: dict[str, bytes] = {}
+        if options.tls:
+            self._read_certificates()
+        self._gate = threading.Lock()
+        self._client: tuple[int, _Client] | None = None
+
+    def _read_certificates(self) -> None:
+        options = self.options
+        files = {"root_certificates": options.ca, "certificate_chain": options.cert, "private_key": options.cert_key}
+        try:
+            self._certificates = {name: Path(file).read_bytes() for name, file in files.items() if file}
+            self._ssl = ssl.create_default_context(cafile=options.ca or None)
+            if options.cert:
+                self._ssl.load_cert_chain(options.cert, options.cert_key)
+        except OSError as error:  # an ssl.SSLError is one
+            raise InvalidURLError(f"{self.url}: ca, cert or cert_key", expected="a PEM file", got=str(error)) from error
+
+    def call(self, send: Callable[[Any], T]) -> T:
+        """Make a call, within the timeout, again where that may help."""
+
+        def attempt(seconds: float) -> T:
+            token = _deadline.set(time.monotonic() + seconds)
+            try:
+                return send(self._current())
+            finally:
+                _deadline.reset(token)
+
+        return self._patience.call(attempt, retriable)
+
+    def _current(self) -> _Client:
+        """The client of this process: neither its sockets nor gRPC's threads survive a fork."""
+        with self._gate:
+            if self._client is None or self._client[0] != os.getpid():
+                self._client = os.getpid(), self._connect()
+            return self._client[1]
+
+    def _connect(self) -> _Client:
+        url, options = self.url, self.options
+        port = url.port or _PORTS[options.transport]
+        host = f"[{url.host}]" if ":" in url.host else url.host
+        client = _Client(
+            host=host,
+            port=port,
+            grpc_port=port,
+            prefer_grpc=options.transport == "grpc",
+            https=options.tls,
+            # As a header and not as api_key, which would warn where we have decided already; see options.
+            headers={"api-key": options.api_key} if options.api_key else None,
+            check_compatibility=False,  # a thread of its own, over HTTP, which need not be reachable; we look ourselves
+            grpc_options={
+                "grpc.keepalive_time_ms": 20_000,
+                "grpc.keepalive_timeout_ms": 10_000,
+                "grpc.enable_retries": 0,  # ours are counted and timed
+                "grpc.initial_reconnect_backoff_ms": 100,  # gRPC's second would outlast all of our retries
+                "grpc.min_reconnect_backoff_ms": 100,
+                "grpc.max_reconnect_backoff_ms": 2_000,
+                **self._certificates,
+            },
+            verify=self._ssl or True,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=32, max_keepalive_connections=16),
+        )
+        client.http.client.add_middleware(_within_deadline)
+        return client
+
+    def close(self) -> None:
+        """Close the client of this process."""
+        with self._gate:
+            if self._client is not None and self._client[0] == os.getpid():
+                self._client[1].close()
+            self._client = None
+
+
+_LEVELS: dict[Consistency, tuple[models.ReadConsistencyType | None, models.WriteOrdering]] = {
+    "strong": (models.ReadConsistencyType.MAJORITY, models.WriteOrdering.STRONG),
+    "session": (None, models.WriteOrdering.MEDIUM),
+    "eventual": (None, models.WriteOrdering.WEAK),
+}
+
+
+class RemoteEngine(ClientEngine):
+    """A collection of a server, as one store sees it.
+
+    Args:
+        connection: to the server.
+        name: of the collection.
+        request: what was asked for.
+        created: how the collection is made.
+    """
+
+    server = True
+    repeatable = False
+
+    def __init__(self, connection: Connection, name: str, request: OpenRequest, created: Mapping[str, object]) -> None:
+        super().__init__(name)
+        options = connection.options
+        self._connection = connection
+        self.recall_floor = recall_floor(options.exact, created.get("quantization"))
+        self.wire = _JSON if options.transport == "http" else 1
+        read, ordering = _LEVELS[request.consistency]
+        self._reads = {} if read is None else {"consistency": read}
+        self._writes = {"ordering": models.WriteOrdering(options.ordering) if options.ordering else ordering}
+        quantization = None
+        if options.rescore is not None or options.oversampling is not None:
+            quantization = models.QuantizationSearchParams(rescore=options.rescore, oversampling=options.oversampling)
+        self._params = models.SearchParams(hnsw_ef=options.ef or None, exact=options.exact, quantization=quantization)
+
+    def _call(self, send: Callable[[Any], T]) -> T:
+        return self._connection.call(send)
+
+    def optimize(self) -> None:
+        """Wait until the server's optimisers, which work by themselves, have nothing left to do.
+
+        Raises:
+            StoreTimeoutError: they are not done within the timeout; they go on all the same.
+        """
+        end = time.monotonic() + self._connection.options.timeout
+        while (status := self._info().status) not in (models.CollectionStatus.GREEN, models.CollectionStatus.GREY):
+            if time.monotonic() > end:
+                raise StoreTimeoutError(
+                    f"{self._connection.url}: the optimisers", expected="status green", got=f"{status}",
+                    hint="They go on by themselves; raise ?timeout= to wait longer.",
+                )  # fmt: skip
+            time.sleep(0.1)
+
+    def _info(self) -> Any:
+        return self._call(lambda client: client.get_collection(self._name))
+
+    def revision(self) -> None:
+        """A server does not tell; the number of records must do."""
+
+    def details(self) -> dict[str, Detail]:
+        info = self._info()
+        return {
+            "collection": self._name,
+            "status": str(info.status),
+            "optimizer": str(info.optimizer_status),
+            "segments": info.segments_count,
+            "indexed_vectors": info.indexed_vectors_count,
+            "shards": info.config.params.shard_number,
+            "replication_factor": info.config.params.replication_factor,
+            "version": str(self._call(lambda client: client.info()).version),
+        }
+
+    def bytes_on_disk(self) -> None:
+        """A server does not tell."""
+
+    def close(self) -> None:
+        self._connection.close()

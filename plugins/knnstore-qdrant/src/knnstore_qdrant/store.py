@@ -1,0 +1,189 @@
+"""The store: ids, payloads, filters and scores are the same whatever engine answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnstore.abc import EmbeddingStore, OpenRequest
+from knnstore.errors import BackendError, ConflictError, KnnStoreError
+from knnstore.filters import Filter, Scalar
+from knnstore.remote import row_slices, upload
+from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreSpec, StoreStats
+from knnstore_qdrant.engine import Engine
+from knnstore_qdrant.errors import map_error
+from knnstore_qdrant.filters import Compiler
+from knnstore_qdrant.options import Options
+from knnstore_qdrant.points import ID, ScoredPoint, hits_of, payloads_of, point_ids, records_of
+from knnstore_qdrant.ties import by_id, complete_ties
+
+__all__ = ["QdrantStore"]
+
+_ID_BYTES = 64
+"""A UUID with its framing in any of the protocols."""
+_HIT_BYTES = 512
+"""About what a hit takes in an answer; with long texts more, but an answer has no limit of its own."""
+_MOST_HITS = 100_000
+_FACETS = 10_000
+_LARGEST = np.finfo(np.float32).max
+
+
+class QdrantStore(EmbeddingStore):
+    """See the module.
+
+    Args:
+        request: what was asked for.
+        spec: what is stored.
+        engine: open.
+        options: of the URL.
+    """
+
+    def __init__(self, request: OpenRequest, spec: StoreSpec, engine: Engine, options: Options) -> None:
+        super().__init__(request.url, spec, read_only=request.read_only)
+        self._engine, self._options = engine, options
+        self._compiler = Compiler(engine.dialect, spec.fields)
+        self._bytes = options.batch_bytes // engine.wire
+
+    @property
+    def capabilities(self) -> Capabilities:
+        server, floor = self._engine.server, self._engine.recall_floor
+        return Capabilities(
+            server=server,
+            multi_process=server,
+            approximate=floor < 1,
+            recall_floor=floor,
+            atomic=False,
+            consistency=("strong", "session", "eventual") if server else ("strong",),
+        )
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        if on_conflict == "error":
+            self._refuse_stored(batch.ids)
+
+        def send(part: Batch) -> int:
+            ids = point_ids(part.ids)
+            new = len(part)
+            if on_conflict == "skip":
+                new -= len(self._engine.retrieve(ids, [ID], vectors=False))
+            if new:
+                insert_only = on_conflict != "replace"
+                payloads = payloads_of(part, self._engine.truth)
+                self._engine.upsert(ids, part.vectors, payloads, insert_only=insert_only)
+            return new
+
+        return upload(batch, send, self._as_ours, max_bytes=self._bytes, max_count=self._options.batch_rows)
+
+    def _as_ours(self, error: Exception) -> KnnStoreError:
+        return self._map_error(error) or BackendError(f"upsert on {self.url}: {type(error).__name__}: {error}")
+
+    def _refuse_stored(self, ids: list[str]) -> None:
+        stored = self._get(ids, [], with_vectors=False)
+        if len(stored):
+            raise ConflictError(f"{self.url}: id {stored.ids[0]!r} is stored already", hint="Nothing was written.")
+
+    def _delete_ids(self, ids: list[str]) -> None:
+        for part in self._id_slices(len(ids), _ID_BYTES):
+            self._engine.delete(point_ids(ids[part]))
+
+    def _delete_where(self, where: Filter) -> None:
+        self._engine.delete_where(self._compiler.compile(where))
+
+    def _id_slices(self, count: int, each: int) -> Iterator[slice]:
+        return row_slices(count, each, self._bytes, 10 * self._options.batch_rows)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def _search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:
+        compiled = self._compiler.compile(where)
+        payload = [ID, *fields]
+        limit = k + 1 if self._engine.repeatable else k  # one more shows whether the k-th place is shared
+        each = 4 * self.spec.dim + _filter_bytes(where) + _HIT_BYTES
+        answers: list[Sequence[ScoredPoint]] = []
+        for part in row_slices(len(queries), each, self._bytes, max(1, _MOST_HITS // limit)):
+            answers += self._engine.query(queries[part], limit, compiled, payload)
+        if self._engine.repeatable:
+            sign = -1 if self.spec.metric == "l2" else 1
+            answers = complete_ties(
+                answers, queries, k, lambda rows, more: self._engine.query(rows, more, compiled, payload), sign
+            )
+        kinds = {name: self.spec.fields[name] for name in fields}
+        hits = hits_of(answers, k, kinds, self._scores)
+        return by_id(hits) if self._engine.repeatable else hits
+
+    def _scores(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The engine's scores as the contract's: Euclid is a plain distance, and infinity marks an empty slot."""
+        if self.spec.metric == "l2":
+            with np.errstate(over="ignore"):
+                raw = -np.square(raw)
+        return raw.clip(-_LARGEST, _LARGEST)
+
+    def _get(self, ids: list[str], fields: list[str], with_vectors: bool) -> Records:
+        kinds = {name: self.spec.fields[name] for name in fields}
+        points = {}
+        each = _ID_BYTES + _HIT_BYTES + (4 * self.spec.dim if with_vectors else 0)
+        for part in self._id_slices(len(ids), each):
+            found = self._engine.retrieve(point_ids(ids[part]), [ID, *fields], vectors=with_vectors)
+            points.update({point.payload[ID]: point for point in found})
+        ordered = [points[value] for value in ids if value in points]
+        return records_of(ordered, kinds, self.spec.dim, vectors=with_vectors)
+
+    def _count(self, where: Filter | None) -> int:
+        return self._engine.count(self._compiler.compile(where))
+
+    def _count_by(self, field: str, where: Filter | None) -> dict[Scalar, int]:
+        kind = self.spec.fields[field]
+        if kind is not float:  # Qdrant does not count floats
+            found = self._engine.facet(field, self._compiler.compile(where), _FACETS)
+            if len(found) < _FACETS:
+                return {kind(value): count for value, count in found.items()}
+        return super()._count_by(field, where)
+
+    def _scan(self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
+        compiled = self._compiler.compile(where)
+        kinds = {name: self.spec.fields[name] for name in fields}
+        each = _HIT_BYTES + (4 * self.spec.dim if with_vectors else 0)
+        limit = max(1, min(batch_size, self._bytes // each))
+        offset = None
+        while True:
+            points, offset = self._engine.scroll(compiled, [ID, *fields], limit, offset, vectors=with_vectors)
+            yield records_of(points, kinds, self.spec.dim, vectors=with_vectors)
+            if offset is None:
+                return
+
+    # -- keeping ------------------------------------------------------------------------------------------------------
+
+    def _revision(self) -> str:
+        return self._engine.revision() or super()._revision()
+
+    def _flush(self) -> None:
+        self._engine.flush()
+
+    def _optimize(self) -> None:
+        self._engine.optimize()
+
+    def _stats(self) -> StoreStats:
+        count = self._engine.count(None)
+        return StoreStats(
+            self.url.backend, count, self._engine.bytes_on_disk(), recall=None, details=self._engine.details()
+        )
+
+    def _close(self) -> None:
+        self._engine.close()
+
+    def _map_error(self, error: Exception) -> KnnStoreError | None:
+        return map_error(error, str(self.url))
+
+
+def _filter_bytes(where: Filter | None) -> int:
+    """About what a filter takes in each query of a request."""
+    if where is None:
+        return 0
+    total = 0
+    for leaf in where.leaves():
+        values = getattr(leaf, "values", None) or [getattr(leaf, "value", 0)]
+        total += 64 + sum(len(value.encode()) + 8 if isinstance(value, str) else 16 for value in values)
+    return total

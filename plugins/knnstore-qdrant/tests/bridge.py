@@ -1,0 +1,393 @@
+"""A process that speaks Qdrant's protocols over loopback, backed by the client's local mode.
+
+What it proves: everything on our side of the wire. Real sockets, real gRPC and HTTP, the messages of the real client,
+its conversions, batching, sizes, deadlines, retries, authentication, TLS, forks, killed and frozen servers. Answers are
+computed by the local mode from what was sent; none is written down here.
+
+What it does not prove: how Qdrant's server behaves. Its consistency, its optimisers, its limits and its own errors are
+not here. The class ``TestServer`` in ``test_server.py`` runs the same kit against a real server where one can be had.
+
+Run as a program, it prints one line of JSON with its ports, and serves until it is killed::
+
+    python bridge.py '{"version": "1.20.0", "api_key": "", "cert": "", "key": "", "record": "/tmp/requests"}'
+"""
+
+# ruff: noqa: N802, N815  # the names of the protocols
+
+import json
+import re
+import ssl
+import sys
+import threading
+import warnings
+from concurrent import futures
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import grpc
+from qdrant_client import grpc as pb
+from qdrant_client import models
+from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
+from qdrant_client.local.qdrant_local import QdrantLocal
+
+MOST = 32 * 2**20  # what a server takes over HTTP unless it is told otherwise
+
+
+class NotFoundError(Exception):
+    pass
+
+
+class Service:
+    """The local mode, one request at a time, with what it forgets about a collection: how it was made, its indexes."""
+
+    def __init__(self, version, record):
+        self.version, self.record = version, record
+        self.local, self.lock = QdrantLocal(":memory:"), threading.Lock()
+        self.made, self.indexes = {}, {}
+
+    def note(self, method, size, **more):
+        if self.record:
+            with self.lock, Path(self.record).open("a") as file:
+                file.write(json.dumps({"method": method, "size": size, **more}) + "\n")
+
+    def run(self, name, method, *args, **kwargs):
+        with self.lock:
+            if name is not None and name not in self.local.collections:
+                raise NotFoundError(f"Not found: Collection `{name}` doesn't exist!")
+            target = getattr(self.local, method)
+            return target(*(() if name is None else (name,)), *args, **kwargs)
+
+    def create(self, name, vectors, metadata, **made):
+        self.run(None, "create_collection", name, vectors, metadata=metadata)
+        self.made[name], self.indexes[name] = made, {}
+        return True
+
+    def index(self, name, field, schema):
+        self.run(name, "count")
+        self.indexes[name][field] = models.PayloadIndexInfo(data_type=getattr(schema, "type", schema), points=0)
+
+    def info(self, name):
+        info = self.run(name, "get_collection")
+        info.payload_schema = self.indexes[name]
+        made = self.made[name]
+        for part in ("shard_number", "replication_factor", "write_consistency_factor", "on_disk_payload"):
+            setattr(info.config.params, part, made.get(part) or (part != "on_disk_payload" or None))
+        info.config.params.shard_number = made.get("shard_number") or 1
+        info.config.params.replication_factor = made.get("replication_factor") or 1
+        info.config.params.write_consistency_factor = made.get("write_consistency_factor") or 1
+        hnsw = made.get("hnsw_config")
+        for part in ("m", "ef_construct", "full_scan_threshold"):
+            if hnsw is not None and getattr(hnsw, part) is not None:
+                setattr(info.config.hnsw_config, part, getattr(hnsw, part))
+        info.config.quantization_config = made.get("quantization_config")
+        return info
+
+
+UPDATED = models.UpdateResult(operation_id=0, status=models.UpdateStatus.COMPLETED)
+
+
+def optional(message, field, convert=lambda value: value):
+    return convert(getattr(message, field)) if message.HasField(field) else None
+
+
+def grpc_services(service):
+    """The three services of the protocol, each method a conversion there and back."""
+
+    class Qdrant(pb.QdrantServicer):
+        def HealthCheck(self, request, context):
+            return pb.HealthCheckReply(title="qdrant", version=service.version)
+
+    class Collections(pb.CollectionsServicer):
+        def List(self, request, context):
+            found = service.run(None, "get_collections").collections
+            return pb.ListCollectionsResponse(collections=[pb.CollectionDescription(name=c.name) for c in found])
+
+        def CollectionExists(self, request, context):
+            exists = service.run(None, "collection_exists", request.collection_name)
+            return pb.CollectionExistsResponse(result=pb.CollectionExists(exists=exists))
+
+        def Get(self, request, context):
+            info = RestToGrpc.convert_collection_info(service.info(request.collection_name))
+            return pb.GetCollectionInfoResponse(result=info)
+
+        def Delete(self, request, context):
+            done = service.run(request.collection_name, "delete_collection")
+            return pb.CollectionOperationResponse(result=done)
+
+        def Create(self, request, context):
+            done = service.create(
+                request.collection_name,
+                GrpcToRest.convert_vectors_config(request.vectors_config),
+                GrpcToRest.convert_payload(request.metadata),
+                shard_number=optional(request, "shard_number"),
+                replication_factor=optional(request, "replication_factor"),
+                write_consistency_factor=optional(request, "write_consistency_factor"),
+                on_disk_payload=optional(request, "on_disk_payload"),
+                hnsw_config=optional(request, "hnsw_config", GrpcToRest.convert_hnsw_config_diff),
+                quantization_config=optional(request, "quantization_config", GrpcToRest.convert_quantization_config),
+            )
+            return pb.CollectionOperationResponse(result=done)
+
+    class Points(pb.PointsServicer):
+        def Upsert(self, request, context):
+            points = [GrpcToRest.convert_point_struct(point) for point in request.points]
+            where = optional(request, "update_filter", GrpcToRest.convert_filter)
+            service.run(request.collection_name, "upsert", points, update_filter=where)
+            return pb.PointsOperationResponse(result=RestToGrpc.convert_update_result(UPDATED))
+
+        def Delete(self, request, context):
+            service.run(request.collection_name, "delete", GrpcToRest.convert_points_selector(request.points))
+            return pb.PointsOperationResponse(result=RestToGrpc.convert_update_result(UPDATED))
+
+        def CreateFieldIndex(self, request, context):
+            kinds = ("KEYWORD", "INTEGER", "FLOAT", "GEO", "TEXT", "BOOL", "DATETIME", "UUID")
+            schema = models.PayloadSchemaType[kinds[request.field_type]]
+            service.index(request.collection_name, request.field_name, schema)
+            return pb.PointsOperationResponse(result=RestToGrpc.convert_update_result(UPDATED))
+
+        def Get(self, request, context):
+            found = service.run(
+                request.collection_name, "retrieve", [GrpcToRest.convert_point_id(i) for i in request.ids],
+                with_payload=GrpcToRest.convert_with_payload_selector(request.with_payload),
+                with_vectors=request.with_vectors.enable,
+            )  # fmt: skip
+            return pb.GetResponse(result=[RestToGrpc.convert_retrieved_point(point) for point in found])
+
+        def Scroll(self, request, context):
+            found, offset = service.run(
+                request.collection_name, "scroll", optional(request, "filter", GrpcToRest.convert_filter),
+                limit=request.limit, offset=optional(request, "offset", GrpcToRest.convert_point_id),
+                with_payload=GrpcToRest.convert_with_payload_selector(request.with_payload),
+                with_vectors=request.with_vectors.enable,
+            )  # fmt: skip
+            return pb.ScrollResponse(
+                result=[RestToGrpc.convert_retrieved_point(point) for point in found],
+                next_page_offset=None if offset is None else RestToGrpc.convert_extended_point_id(offset),
+            )
+
+        def Count(self, request, context):
+            where = optional(request, "filter", GrpcToRest.convert_filter)
+            found = service.run(request.collection_name, "count", where, exact=request.exact)
+            return pb.CountResponse(result=RestToGrpc.convert_count_result(found))
+
+        def Facet(self, request, context):
+            where = optional(request, "filter", GrpcToRest.convert_filter)
+            found = service.run(
+                request.collection_name, "facet", request.key, where, limit=request.limit, exact=request.exact
+            )
+            return pb.FacetResponse(hits=[RestToGrpc.convert_facet_value_hit(hit) for hit in found.hits])
+
+        def QueryBatch(self, request, context):
+            queries = [GrpcToRest.convert_query_points(query) for query in request.query_points]
+            found = service.run(request.collection_name, "query_batch_points", queries)
+            answers = [[RestToGrpc.convert_scored_point(hit) for hit in answer.points] for answer in found]
+            return pb.QueryBatchResponse(result=[pb.BatchResult(result=answer) for answer in answers])
+
+    return Qdrant(), Collections(), Points()
+
+
+class Guard(grpc.ServerInterceptor):
+    """Records each request, asks for the key, and gives errors the codes that Qdrant gives them."""
+
+    def __init__(self, service, api_key):
+        self.service, self.api_key = service, api_key
+
+    def intercept_service(self, continuation, details):
+        handler = continuation(details)
+        method = details.method.rpartition("/")[2]
+        given = dict(details.invocation_metadata).get("api-key", "")
+        allowed = not self.api_key or given == self.api_key or method == "HealthCheck"
+
+        def guarded(request, context):
+            self.service.note(method, request.ByteSize(), queries=len(getattr(request, "query_points", ())))
+            if not allowed:
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid api-key")
+            try:
+                return handler.unary_unary(request, context)
+            except NotFoundError as error:
+                context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+            except ValueError as error:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"Wrong input: {error}")
+
+        return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
+
+
+def start_grpc(service, options):
+    server = grpc.server(
+        futures.ThreadPoolExecutor(8), interceptors=[Guard(service, options.get("api_key", ""))],
+        options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1),
+                 ("grpc.http2.min_ping_interval_without_data_ms", 5000)],
+    )  # fmt: skip
+    qdrant, collections, points = grpc_services(service)
+    pb.add_QdrantServicer_to_server(qdrant, server)
+    pb.add_CollectionsServicer_to_server(collections, server)
+    pb.add_PointsServicer_to_server(points, server)
+    address = f"127.0.0.1:{options.get('grpc', 0)}"
+    if options.get("cert"):
+        pair = Path(options["key"]).read_bytes(), Path(options["cert"]).read_bytes()
+        port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+    else:
+        port = server.add_insecure_port(address)
+    server.start()
+    return server, port
+
+
+# -- HTTP --------------------------------------------------------------------------------------------------------------
+
+
+def get_info(service, name, body):
+    return service.info(name)
+
+
+def create(service, name, body):
+    wanted = models.CreateCollection(**body)
+    made = {key: value for key, value in wanted if key not in ("vectors", "metadata", "sparse_vectors")}
+    return service.create(name, wanted.vectors, wanted.metadata, **made)
+
+
+def index(service, name, body):
+    wanted = models.CreateFieldIndex(**body)
+    service.index(name, wanted.field_name, wanted.field_schema)
+    return UPDATED
+
+
+def upsert(service, name, body):
+    kind = models.PointsBatch if "batch" in body else models.PointsList
+    wanted = kind(**body)
+    points = wanted.batch if "batch" in body else wanted.points
+    service.run(name, "upsert", points, update_filter=wanted.update_filter)
+    return UPDATED
+
+
+def retrieve(service, name, body):
+    wanted = models.PointRequest(**body)
+    return service.run(name, "retrieve", wanted.ids, with_payload=wanted.with_payload, with_vectors=wanted.with_vector)
+
+
+def scroll(service, name, body):
+    w = models.ScrollRequest(**body)
+    points, offset = service.run(
+        name, "scroll", w.filter, limit=w.limit, offset=w.offset, with_payload=w.with_payload,
+        with_vectors=w.with_vector,
+    )  # fmt: skip
+    return models.ScrollResult(points=points, next_page_offset=offset)
+
+
+def count(service, name, body):
+    wanted = models.CountRequest(**body)
+    return service.run(name, "count", wanted.filter, exact=wanted.exact)
+
+
+def facet(service, name, body):
+    wanted = models.FacetRequest(**body)
+    return service.run(name, "facet", wanted.key, wanted.filter, limit=wanted.limit, exact=wanted.exact)
+
+
+def query_batch(service, name, body):
+    return service.run(name, "query_batch_points", models.QueryRequestBatch(**body).searches)
+
+
+def delete(service, name, body):
+    selector = models.FilterSelector(**body) if "filter" in body else models.PointIdsList(**body)
+    service.run(name, "delete", selector)
+    return UPDATED
+
+
+ROUTES = [
+    ("GET", r"/collections", lambda s, n, b: s.run(None, "get_collections")),
+    ("GET", r"/collections/([^/]+)/exists", lambda s, n, b: {"exists": s.run(None, "collection_exists", n)}),
+    ("GET", r"/collections/([^/]+)", get_info),
+    ("PUT", r"/collections/([^/]+)", create),
+    ("DELETE", r"/collections/([^/]+)", lambda s, n, b: s.run(n, "delete_collection")),
+    ("PUT", r"/collections/([^/]+)/index", index),
+    ("PUT", r"/collections/([^/]+)/points", upsert),
+    ("POST", r"/collections/([^/]+)/points", retrieve),
+    ("POST", r"/collections/([^/]+)/points/scroll", scroll),
+    ("POST", r"/collections/([^/]+)/points/count", count),
+    ("POST", r"/collections/([^/]+)/points/query/batch", query_batch),
+    ("POST", r"/collections/([^/]+)/points/delete", delete),
+    ("POST", r"/collections/([^/]+)/facet", facet),
+]
+
+
+def plain(value):
+    """A model, or a list of them, as JSON."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value.model_dump(mode="json", exclude_none=True) if hasattr(value, "model_dump") else value
+
+
+def http_handler(service, api_key):
+    from urllib.parse import unquote, urlsplit
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = 65_536  # headers and body in one packet: no waiting for an acknowledgement in between
+
+        def log_message(self, *args):
+            pass
+
+        def answer(self, status, content):
+            data = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def serve(self):
+            length = int(self.headers.get("Content-Length", 0))
+            data = self.rfile.read(length)
+            path = urlsplit(self.path).path
+            service.note(f"{self.command} {path}", length)
+            if path == "/":
+                return self.answer(200, {"title": "qdrant", "version": service.version})
+            if api_key and self.headers.get("api-key") != api_key:
+                return self.answer(401, {"status": {"error": "Invalid api-key"}})
+            if length > MOST:
+                return self.answer(413, {"status": {"error": "Payload too large"}})
+            for method, pattern, handle in ROUTES:
+                match = re.fullmatch(pattern, path)
+                if method == self.command and match:
+                    name = unquote(match[1]) if match.groups() else None
+                    return self.respond(handle, name, json.loads(data) if data else {})
+            return self.answer(404, {"status": {"error": f"no route for {self.command} {path}"}})
+
+        def respond(self, handle, name, body):
+            try:
+                self.answer(200, {"result": plain(handle(service, name, body)), "status": "ok", "time": 0.0})
+            except NotFoundError as error:
+                self.answer(404, {"status": {"error": str(error)}})
+            except ValueError as error:
+                self.answer(400, {"status": {"error": f"Wrong input: {error}"}})
+
+        do_GET = do_PUT = do_POST = do_DELETE = serve
+
+    return Handler
+
+
+def start_http(service, options):
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", options.get("http", 0)), http_handler(service, options.get("api_key", ""))
+    )
+    server.daemon_threads = True
+    if options.get("cert"):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options["cert"], options["key"])
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, server.server_address[1]
+
+
+def main():
+    warnings.simplefilter("ignore")
+    options = json.loads(sys.argv[1])
+    service = Service(options.get("version", "1.20.0"), options.get("record"))
+    grpc_server, grpc_port = start_grpc(service, options)
+    _, http_port = start_http(service, options)
+    print(json.dumps({"grpc": grpc_port, "http": http_port}), flush=True)
+    grpc_server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Bridges: processes that speak Qdrant's protocols, see ``bridge.py``."""
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+class Bridge:
+    """A running bridge; can be frozen, killed and started again on the same ports."""
+
+    def __init__(self, **options):
+        self.options = options
+        self.start()
+
+    def start(self):
+        script = Path(__file__).with_name("bridge.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), json.dumps(self.options)], stdout=subprocess.PIPE, text=True
+        )
+        ports = json.loads(self.process.stdout.readline())
+        self.options |= ports
+        self.ports = ports
+
+    def url(self, path, transport="grpc", **options):
+        given = "".join(f"&{name}={value}" for name, value in options.items())
+        return f"qdrant://127.0.0.1:{self.ports[transport]}/{path}?transport={transport}{given}"
+
+    def freeze(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def requests(self):
+        return [json.loads(line) for line in Path(self.options["record"]).read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def shared_bridge():
+    """One for all checks that only need a place of their own."""
+    bridge = Bridge()
+    yield bridge
+    bridge.kill()
+
+
+@pytest.fixture
+def make_bridge(tmp_path):
+    made = []
+
+    def make(**options):
+        made.append(Bridge(record=str(tmp_path / f"requests{len(made)}"), **options))
+        return made[-1]
+
+    yield make
+    for bridge in made:
+        if bridge.process.poll() is None:
+            bridge.thaw()
+            bridge.kill()
+
+
+@pytest.fixture(scope="session")
+def numbers():
+    return itertools.count()

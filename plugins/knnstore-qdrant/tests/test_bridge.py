@@ -1,0 +1,30 @@
+"""The kit over real gRPC and HTTP, against the bridge; see ``bridge.py`` for what that proves."""
+
+import pytest
+
+from knnstore.testing import StoreTests
+
+NO_TEXT_ORDER = {
+    "test_filter[str-lt]": "Qdrant does not order text",
+    "test_filter[str-ge]": "Qdrant does not order text",
+}
+
+
+@pytest.mark.slow
+class TestGrpc(StoreTests):
+    expected_failures = NO_TEXT_ORDER
+    machine_examples = 10
+
+    @pytest.fixture
+    def store_url(self, shared_bridge, numbers):
+        return shared_bridge.url(f"kit/störe one {next(numbers)}", exact=1)
+
+
+@pytest.mark.slow
+class TestHttp(StoreTests):
+    expected_failures = NO_TEXT_ORDER
+    machine_examples = 10
+
+    @pytest.fixture
+    def store_url(self, shared_bridge, numbers):
+        return shared_bridge.url(f"kit/störe one {next(numbers)}", transport="http", exact=1)
