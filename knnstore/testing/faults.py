@@ -12,7 +12,8 @@ kills; nothing is mocked. ``store_url`` is a fresh URL at a real server, with ho
 
     class TestMyServer(ServerFaultTests):
         @pytest.fixture(scope="class")
-        def program(self, tmp_path_factory):
+        @classmethod
+        def program(cls, tmp_path_factory):
             with MyServerProgram(tmp_path_factory.mktemp("server")) as program:
                 yield program
 
@@ -142,6 +143,7 @@ class NetworkFaultTests(_FaultBase):
         store = opener(make_spec())
         sample = make_sample(30).write(store)
         _CALLS[call](store)  # whatever is made at the first call only has been made
+        proxy.cut_after = 20  # in the middle of the shortest answer too
         proxy.fault = fault
         with self._ends_in_time(store.url):
             _CALLS[call](store)

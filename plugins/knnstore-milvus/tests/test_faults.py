@@ -18,7 +18,8 @@ class TestNetwork(NetworkFaultTests):
 
 class TestServer(ServerFaultTests):
     @pytest.fixture(scope="class")
-    def program(self, tmp_path_factory):
+    @classmethod
+    def program(cls, tmp_path_factory):
         with MilvusProgram(tmp_path_factory.mktemp("milvus")) as program:
             yield program
 

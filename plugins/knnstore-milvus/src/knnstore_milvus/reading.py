@@ -17,7 +17,7 @@ from knnstore_milvus.session import Session
 __all__ = ["Reader"]
 
 _WINDOW = 16_384
-_SMALL = 1_000
+_SMALL = 100
 
 
 class Reader:
