@@ -45,18 +45,18 @@ class QdrantStore(EmbeddingStore):
         self._engine, self._options = engine, options
         self._compiler = Compiler(engine.dialect, spec.fields)
         self._bytes = options.batch_bytes // engine.wire
+        self._capabilities = Capabilities(
+            server=engine.server,
+            multi_process=engine.server,
+            approximate=engine.recall_floor < 1,
+            recall_floor=engine.recall_floor,
+            atomic=False,
+            consistency=("strong", "session", "eventual") if engine.server else ("strong",),
+        )
 
     @property
     def capabilities(self) -> Capabilities:
-        server, floor = self._engine.server, self._engine.recall_floor
-        return Capabilities(
-            server=server,
-            multi_process=server,
-            approximate=floor < 1,
-            recall_floor=floor,
-            atomic=False,
-            consistency=("strong", "session", "eventual") if server else ("strong",),
-        )
+        return self._capabilities
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
