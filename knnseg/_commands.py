@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from knnseg._concept_commands import concepts_app
-from knnseg._options import AsJson, Device, Preset, Store, print_json
+from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json
 
 if TYPE_CHECKING:
     from knnseg.concepts import ConceptDatabase
@@ -61,10 +61,22 @@ def _names(text: str | None) -> list[str] | None:
 
 
 @contextmanager
-def _segmenter(preset: str, store: str | None, device: str, *, create: bool) -> Iterator[Segmenter]:
-    from knnseg.pipeline import Segmenter
+def _segmenter(
+    preset: str,
+    checkpoint: Path | None,
+    store: str | None,
+    device: str,
+    *,
+    create: bool,
+    on_store_error: Literal["raise", "base"] = "raise",
+) -> Iterator[Segmenter]:
+    from knnseg.pipeline import Segmenter, read_config
+    from knnseg.stages import with_checkpoint
 
-    with Segmenter.from_config(preset, store, device=device, create=create) as segmenter:
+    config = read_config(preset)
+    if checkpoint is not None:
+        config = with_checkpoint(config, str(checkpoint))
+    with Segmenter.from_config(config, store, device=device, create=create, on_store_error=on_store_error) as segmenter:
         yield segmenter
 
 
@@ -103,6 +115,7 @@ def add(
     min_area: Annotated[int, typer.Option(help="Leave out segments with fewer pixels.")] = 1,
     writer: Annotated[str, typer.Option(help="Who adds, kept with each example.")] = "",
     preset: Preset = "tiny",
+    checkpoint: Checkpoint = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -112,7 +125,7 @@ def add(
 
     knnseg add -s faiss:///tmp/db --pairs images labels --class-file classes.json
     """
-    with _segmenter(preset, store, device, create=True) as segmenter:
+    with _segmenter(preset, checkpoint, store, device, create=True) as segmenter:
         database = segmenter.database
         assert database is not None  # a store was given
         if image is not None:
@@ -154,6 +167,7 @@ def segment(
         Path, typer.Option("--out", "-o", help="Folder for overlays, label maps and COCO panoptic files.")
     ] = Path("segmented"),
     preset: Preset = "tiny",
+    checkpoint: Checkpoint = None,
     device: Device = "auto",
     on_store_error: Annotated[str, typer.Option(help="When the store is down: raise, or base.")] = "raise",
     as_json: AsJson = False,
@@ -162,16 +176,13 @@ def segment(
 
     knnseg segment photo.jpg -s faiss:///tmp/db --classes "kettle, grass, sky"
     """
-    from knnseg.pipeline import Segmenter
-
     if store is None and classes is None:
         raise typer.BadParameter("give --classes, or --store to take its concepts")
     if on_store_error not in ("raise", "base"):
         raise typer.BadParameter("--on-store-error takes raise or base")
     names, results = _names(classes), []
-    with Segmenter.from_config(
-        preset, store, device=device, create=False, on_store_error="base" if on_store_error == "base" else "raise"
-    ) as segmenter:
+    down: Literal["raise", "base"] = "base" if on_store_error == "base" else "raise"
+    with _segmenter(preset, checkpoint, store, device, create=False, on_store_error=down) as segmenter:
         stems = _stems(images)
         for path in images:
             result = segmenter.predict(path, names)
@@ -224,6 +235,7 @@ def evaluate_command(
     ignore: Ignore = "0,255",
     classes: Subset = None,
     preset: Preset = "tiny",
+    checkpoint: Checkpoint = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -235,7 +247,7 @@ def evaluate_command(
     listed: dict[int, tuple[str, bool]] = examples.classes  # type: ignore[attr-defined]  # both kinds have it
     names = _names(classes) or [name for name, _ in listed.values()]
     things = frozenset(name for name, thing in listed.values() if thing) & set(names)
-    with _segmenter(preset, store, device, create=False) as segmenter:
+    with _segmenter(preset, checkpoint, store, device, create=False) as segmenter:
         report = evaluate(segmenter, examples, types.Vocabulary(tuple(names), things), progress=sys.stderr.isatty())
     result = report.to_dict()
     if as_json:

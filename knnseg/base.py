@@ -21,7 +21,7 @@ class BasePredictor(Protocol):
     """Anything with this method can be one."""
 
     def predict(self, image: EncodedImage, masks: Masks, vocabulary: Vocabulary) -> ClassScores:
-        """P_base, float32 (N, C); rows sum to 1, or to 0 where there is no opinion."""
+        """P_base, float32 (N, C); rows as :class:`~knnseg.types.ClassScores` has them, 0 where there is no opinion."""
 
 
 class NoBase:

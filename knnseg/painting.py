@@ -66,7 +66,7 @@ def paint_panoptic(
 
     Where the masks are whole instances, each pixel goes to the mask of highest q_n · max_c P_n(c) over it (Cheng et
     al., MaskFormer, 2021, arXiv 2107.06278, section 3.4); where they are regions, an object is a connected component of
-    the semantic map.
+    the semantic map. A mask that is more likely none of the classes than its best one is no segment.
 
     Args:
         masks: N masks.
@@ -103,10 +103,11 @@ def _by_mask(
     """Regions from 0 (-1 for none), the class of each, and the class probability of each pixel's mask."""
     best = scores.probabilities.max(axis=1, initial=0)
     classes = scores.probabilities.argmax(axis=1).astype(np.int64) if len(masks) else np.empty(0, np.int64)
+    nothing = 1 - scores.probabilities.sum(axis=1)
     owner, certainty = np.full(masks.matrix.shape[1], -1, np.int64), np.zeros(masks.matrix.shape[1], np.float32)
     rank = best * masks.scores
     for n in np.argsort(rank, kind="stable").tolist():  # the most certain is painted last, over the others
-        if best[n] > 0:
+        if best[n] > nothing[n]:
             pixels = masks.matrix.indices[masks.matrix.indptr[n] : masks.matrix.indptr[n + 1]]
             covered = masks.matrix.data[masks.matrix.indptr[n] : masks.matrix.indptr[n + 1]] >= 0.5
             owner[pixels[covered]], certainty[pixels[covered]] = n, best[n]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from typing import Literal, overload
 
@@ -80,7 +81,7 @@ class Segmenter:
     :class:`~knnseg.masks.MaskProposer` and :class:`~knnseg.base.BasePredictor`.
 
     Args:
-        extractor: makes the retrieval keys.
+        extractor: makes the retrieval keys; None where there is no database.
         proposer: proposes masks.
         base: predicts without the database; None for none.
         database: the concept database, in the extractor's space; None predicts with the base alone.
@@ -91,7 +92,7 @@ class Segmenter:
 
     def __init__(
         self,
-        extractor: FeatureExtractor,
+        extractor: FeatureExtractor | None,
         proposer: MaskProposer,
         base: BasePredictor | None = None,
         database: ConceptDatabase | None = None,
@@ -102,9 +103,10 @@ class Segmenter:
         if on_store_error not in ("raise", "base"):
             raise ConfigError(f"on_store_error: expected raise or base, got {on_store_error!r}")
         for name, stage, kind in (("extractor", extractor, FeatureExtractor), ("proposer", proposer, MaskProposer)):
-            if not isinstance(stage, kind):
+            if not isinstance(stage, kind) and not (stage is None and kind is FeatureExtractor and database is None):
                 raise ConfigError(f"{name}: expected an object with the methods of {kind.__name__}, got {stage!r}")
-        self.extractor, self.proposer, self.base = extractor, proposer, base if base is not None else NoBase()
+        self._extractor, self.proposer, self.base = extractor, proposer, base if base is not None else NoBase()
+        self._later: Callable[[], FeatureExtractor] | None = None
         self.database, self._on_store_error = database, on_store_error
         self._open: Callable[[], ConceptDatabase] | None = None
         self.config = config or Config.preset("tiny")
@@ -129,12 +131,14 @@ class Segmenter:
             on_store_error: see the class. With ``"base"``, a store that cannot be reached now is opened when it can.
         """
         loaded = config if isinstance(config, Config) else read_config(config)
-        extractor = stages.make_extractor(loaded, device=device)
+        stages.prepare("features", loaded.features, device=device)  # a mistake in it is found before weights are read
         proposer = stages.make("masks", loaded.masks, device=device)
         base = stages.make("base", loaded.base, device=device)
-        segmenter = cls(extractor, proposer, base, config=loaded, on_store_error=on_store_error)
+        # Without a store no keys are needed, and so no weights of the model that makes them.
+        segmenter = cls(None, proposer, base, config=loaded, on_store_error=on_store_error)
+        segmenter._later = partial(stages.make_extractor, loaded, device=device)
         if store is not None:
-            segmenter._open = lambda: ConceptDatabase.open(store, extractor, create=create)
+            segmenter._open = partial(ConceptDatabase.open, store, segmenter.extractor, create=create)
             segmenter._concepts()  # opens it, or finds out that it cannot be reached
         return segmenter
 
@@ -143,6 +147,21 @@ class Segmenter:
         if self.database is None and self._open is not None:
             self.database = self._open()
         return self.database
+
+    @property
+    def extractor(self) -> FeatureExtractor:
+        """What makes the retrieval keys; where no store was given, it is made when it is asked for.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self._extractor is None:
+            if self._later is None:
+                raise ConfigError(
+                    "extractor: expected one, to make retrieval keys with; the segmenter was made without"
+                )
+            self._extractor = self._later()
+        return self._extractor
 
     def close(self) -> None:
         """Close the database."""

@@ -6,7 +6,8 @@ import difflib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -19,15 +20,17 @@ from knnseg.features import FeatureExtractor
 from knnseg.hookspecs import Factory, Kind, hookimpl
 from knnseg.keys import Whitened, WithContext
 
-__all__ = ["knnseg_register", "make", "make_extractor", "names", "register"]
+__all__ = ["knnseg_register", "make", "make_extractor", "names", "prepare", "register", "with_checkpoint"]
 
 _GROUP = "knnseg"
 _BUILTIN: dict[tuple[Kind, str], Factory] = {
     ("features", "open_clip"): "knnseg.models.open_clip:OpenClipFeatures.load",
     ("features", "dinov2"): "knnseg.models.dinov2:DinoFeatures.load",
+    ("masks", "fcclip"): "knnseg.models.fcclip.stage:FcClipProposer.load",
     ("masks", "regions"): "knnseg.masks:RegionProposer",
     ("base", "none"): "knnseg.base:NoBase",
     ("base", "dense_clip"): "knnseg.models.open_clip:dense_clip",
+    ("base", "fcclip"): "knnseg.models.fcclip.stage:FcClip.load",
 }
 
 
@@ -88,11 +91,12 @@ def make(kind: Kind, config: StageConfig, **defaults: Any) -> Any:
         UnknownStageError: no such stage; plugins that failed to load are named.
         ConfigError: an option that the stage does not accept, or one missing.
     """
-    factory = _registry().factories.get((kind, config.name))
-    if factory is None:
-        broken = "".join(f" Plugin {name!r} failed to load: {why}." for name, why in _registry().broken.items())
-        raise UnknownStageError(f"{kind} stage: expected one of {names(kind)}, got {config.name!r}.{broken}")
-    call: Callable[..., Any] = pkgutil.resolve_name(factory) if isinstance(factory, str) else factory
+    return prepare(kind, config, **defaults)()
+
+
+def prepare(kind: Kind, config: StageConfig, **defaults: Any) -> Callable[[], Any]:
+    """What makes the stage when it is called. All that :func:`make` checks is checked before; no weights are read."""
+    call = _factory(kind, config)
     accepted = inspect.signature(call).parameters
     _check_options(kind, config, accepted)
     options = {name: value for name, value in defaults.items() if name in accepted} | dict(config.options)
@@ -101,7 +105,37 @@ def make(kind: Kind, config: StageConfig, **defaults: Any) -> Any:
     ]
     if missing:
         raise ConfigError(f"configuration [{kind}] name = {config.name!r}: expected a value for {missing}")
-    return call(**options)
+    return partial(call, **options)
+
+
+def with_checkpoint(config: Config, path: str) -> Config:
+    """The configuration, with a checkpoint for the stages ``masks`` and ``base`` that take one.
+
+    Raises:
+        ConfigError: neither does.
+    """
+    masks, base = (_given("masks", config.masks, path), _given("base", config.base, path))
+    if masks is config.masks and base is config.base:
+        raise ConfigError(
+            f"checkpoint: expected a configuration with a stage that takes one, such as the preset fcclip, "
+            f"got masks {config.masks.name!r} and base {config.base.name!r}"
+        )
+    return replace(config, masks=masks, base=base)
+
+
+def _given(kind: Kind, config: StageConfig, checkpoint: str) -> StageConfig:
+    if "checkpoint" not in inspect.signature(_factory(kind, config)).parameters:
+        return config
+    return replace(config, options={**config.options, "checkpoint": checkpoint})
+
+
+def _factory(kind: Kind, config: StageConfig) -> Callable[..., Any]:
+    factory = _registry().factories.get((kind, config.name))
+    if factory is None:
+        broken = "".join(f" Plugin {name!r} failed to load: {why}." for name, why in _registry().broken.items())
+        raise UnknownStageError(f"{kind} stage: expected one of {names(kind)}, got {config.name!r}.{broken}")
+    call: Callable[..., Any] = pkgutil.resolve_name(factory) if isinstance(factory, str) else factory
+    return call
 
 
 def make_extractor(config: Config, *, device: str = "auto") -> FeatureExtractor:

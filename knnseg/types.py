@@ -284,7 +284,8 @@ class ClassScores:
     """The probability of each class for each mask. A row of zeros is a mask about which nothing is known.
 
     Args:
-        probabilities: float32 (N, C), rows that sum to 1, or to 0.
+        probabilities: float32 (N, C), rows that sum to 1, to 0, or to less than 1 where the rest is the probability
+            that the mask is none of the classes.
         classes: the C class names, in order.
     """
 

@@ -1,0 +1,206 @@
+"""FC-CLIP as stages of the pipeline: it proposes masks, and says what is in them, from one pass over the image."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from threading import Lock
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from knnseg.embeddings import pool
+from knnseg.errors import ConfigError, WeightsError
+from knnseg.features import EncodedImage
+from knnseg.images import content_hash
+from knnseg.models.fcclip.config import FcClipConfig
+from knnseg.models.fcclip.inference import crop_resize
+from knnseg.models.fcclip.model import FCCLIP
+from knnseg.models.fcclip.outputs import Batch, Proposals
+from knnseg.models.fcclip.pooling import class_logits, resize
+from knnseg.models.fcclip.preprocessing import prepare
+from knnseg.models.fcclip.text import TextClassifier
+from knnseg.models.fcclip.trained import COCO, read_classes
+from knnseg.types import ClassScores, Features, ImageArray, Masks, Vocabulary
+
+__all__ = ["FcClip", "FcClipProposer", "FcClipSession", "load_session"]
+
+_CHUNK = 16
+"""Masks brought to the size of the image at a time: all 250 of a photograph would take gigabytes."""
+
+
+class FcClipSession:
+    """A model, and what it made of the image that it saw last; the stages of one pipeline share it.
+
+    Args:
+        model: FC-CLIP.
+    """
+
+    def __init__(self, model: FCCLIP) -> None:
+        self.model = model
+        self._lock = Lock()
+        self._seen: tuple[str, Batch, Proposals, Tensor] | None = None
+        self._masks: dict[float, Masks] = {}
+
+    @torch.inference_mode()
+    def look(self, image: ImageArray) -> tuple[Batch, Proposals, Tensor]:
+        """The batch of this one image, its proposals and CLIP's dense features; computed once."""
+        key = content_hash(image)
+        with self._lock:
+            if self._seen is None or self._seen[0] != key:
+                batch = prepare([image], self.model.config, self.model.device)
+                pyramid = self.model.encode(batch.pixels)
+                self._seen = (key, batch, self.model.propose(pyramid), pyramid.dense.float())
+                self._masks = {}
+            return self._seen[1:]
+
+    def masks(self, image: ImageArray, least: float) -> Masks:
+        """Its masks as soft coverage, one for each query in order; less than ``least`` is none."""
+        batch, proposals, _ = self.look(image)
+        if least not in self._masks:
+            self._masks[least] = _soft_masks(batch, proposals.masks[0], least)
+        return self._masks[least]
+
+    def made(self, masks: Masks) -> bool:
+        """Whether these are masks of the image that was seen last."""
+        return any(masks is own for own in self._masks.values())
+
+
+@lru_cache(maxsize=2)
+def load_session(checkpoint: str, sizes: str, precision: str, device: str) -> FcClipSession:
+    """Load a checkpoint once a process; stages that name the same one share it.
+
+    Raises:
+        WeightsError: no checkpoint, or one of another layout.
+        ConfigError: sizes, precision or device that cannot be used.
+    """
+    if not checkpoint:
+        raise WeightsError(
+            "FC-CLIP: expected a checkpoint, got none. Fetch the ConvNeXt-Large checkpoint that the page "
+            "https://github.com/bytedance/fc-clip links to, and give its path as `--checkpoint` on the command line, "
+            "or as `checkpoint` in the sections [masks] and [base] of a TOML file"
+        )
+    config = FcClipConfig.from_toml(sizes) if sizes else FcClipConfig()
+    return FcClipSession(FCCLIP.load(checkpoint, config, device=device, precision=precision))
+
+
+class FcClipProposer:
+    """The masks of FC-CLIP's queries. Implements :class:`knnseg.masks.MaskProposer`.
+
+    Args:
+        session: the model.
+        min_coverage: a mask covers a pixel by its probability there, and not at all below this, 0 to 1.
+    """
+
+    def __init__(self, session: FcClipSession, *, min_coverage: float = 0.05) -> None:
+        if not 0 < min_coverage <= 0.5:
+            raise ConfigError(f"min_coverage: expected above 0 and at most 0.5, got {min_coverage}")
+        self._session, self._least = session, min_coverage
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str = "",
+        sizes: str = "",
+        precision: str = "float32",
+        min_coverage: float = 0.05,
+        device: str = "auto",
+    ) -> FcClipProposer:
+        """Load a checkpoint in the published layout.
+
+        Args:
+            checkpoint: its path.
+            sizes: path of a TOML file for :class:`FcClipConfig`; empty for the published sizes.
+            precision: see :class:`FCCLIP`.
+            min_coverage: see the class.
+            device: where it runs.
+        """
+        return cls(load_session(checkpoint, sizes, precision, device), min_coverage=min_coverage)
+
+    def propose(self, image: ImageArray) -> Masks:
+        """See :meth:`knnseg.masks.MaskProposer.propose`; one mask for each query, which may be empty."""
+        return self._session.masks(image, self._least)
+
+
+class FcClip:
+    """FC-CLIP's opinion on masks. Implements :class:`knnseg.base.BasePredictor`.
+
+    On its own masks it is the published ensemble; a row sums to 1 less the probability of void. On masks of others,
+    about which the decoder knows nothing, it is CLIP's opinion on the features under them.
+
+    Args:
+        session: the model.
+        trained: the classes that training knew.
+    """
+
+    def __init__(self, session: FcClipSession, trained: tuple[str, ...] = COCO) -> None:
+        self._session, self._trained = session, trained
+        self._words: tuple[tuple[str, ...], TextClassifier] | None = None
+
+    @classmethod
+    def load(
+        cls, checkpoint: str = "", sizes: str = "", precision: str = "float32", trained: str = "", device: str = "auto"
+    ) -> FcClip:
+        """Load a checkpoint in the published layout.
+
+        Args:
+            checkpoint: its path.
+            sizes: path of a TOML file for :class:`FcClipConfig`; empty for the published sizes.
+            precision: see :class:`FCCLIP`.
+            trained: path of a file with the classes that training knew, see :func:`read_classes`; empty for COCO's.
+            device: where it runs.
+        """
+        known = read_classes(trained) if trained else COCO
+        return cls(load_session(checkpoint, sizes, precision, device), known)
+
+    @torch.inference_mode()
+    def predict(self, image: EncodedImage, masks: Masks, vocabulary: Vocabulary) -> ClassScores:
+        """(N, C); a name of the vocabulary may hold synonyms parted by commas."""
+        batch, proposals, dense = self._session.look(image.pixels)
+        words = self._classifier(vocabulary.names)
+        if self._session.made(masks):
+            logits = self._session.model.classify(proposals, words).logits[0]
+            scores = _numpy(logits.softmax(-1)[:, :-1])
+        else:
+            scores = self._by_clip(_features(batch, dense), masks, words)
+        return ClassScores(scores, vocabulary.names)
+
+    def _by_clip(self, features: Features, masks: Masks, words: TextClassifier) -> NDArray[np.float32]:
+        pooled = pool(features, masks).vectors
+        backbone = self._session.model.backbone
+        # Of unit variance instead of unit length, so that the norm's epsilon stays as small as in training.
+        cells = torch.from_numpy(pooled * np.float32(features.dim**0.5)).to(words.text.device)
+        seen = backbone.project(cells[None])
+        scores = class_logits(seen, words.text, words.rows, backbone.logit_scale)[0].softmax(-1)
+        return np.where(pooled.any(axis=1, keepdims=True), _numpy(scores), np.float32(0))
+
+    def _classifier(self, names: tuple[str, ...]) -> TextClassifier:
+        if self._words is None or self._words[0] != names:
+            self._words = (names, self._session.model.classifier(names, self._trained))
+        return self._words[1]
+
+
+def _numpy(x: Tensor) -> NDArray[np.float32]:
+    return np.ascontiguousarray(x.float().cpu().numpy(), np.float32)
+
+
+def _features(batch: Batch, dense: Tensor) -> Features:
+    """The dense features of the first image; their grid spans the padding too."""
+    padded, size, original = batch.pixels.shape[2:], batch.sizes[0], batch.originals[0]
+    extent = (padded[0] * original[0] / size[0], padded[1] * original[1] / size[1])
+    return Features(_numpy(dense[0]), original, extent)
+
+
+def _soft_masks(batch: Batch, logits: Tensor, least: float) -> Masks:
+    """Mask probabilities at the size of the first image, from (Q, h, w) logits."""
+    padded = (int(batch.pixels.shape[2]), int(batch.pixels.shape[3]))
+    original = batch.originals[0]
+    parts = []
+    for chunk in logits.split(_CHUNK):  # type: ignore[no-untyped-call]  # torch has no type for it
+        full = crop_resize(resize(chunk[None], padded)[0], batch.sizes[0], original)
+        coverage = full.sigmoid().flatten(1)
+        parts.append(sparse.csr_array(_numpy(coverage * (coverage >= least))))
+    matrix = sparse.csr_array(sparse.vstack(parts, format="csr"))
+    return Masks(matrix, original, np.ones(len(logits), np.float32), instances=True)

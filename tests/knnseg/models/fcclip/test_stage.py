@@ -1,0 +1,188 @@
+"""FC-CLIP in the pipeline: one pass for masks and classes, from the command line too."""
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import knnseg
+from knnseg import Config, EncodedImage, Masks, Segmenter, StageConfig, Vocabulary
+from knnseg.cli import main
+from knnseg.errors import ConfigError, WeightsError
+from knnseg.models.fcclip import FCCLIP, FcClipConfig
+from knnseg.models.fcclip.checkpoint import load_state
+from knnseg.models.fcclip.inference import semantic
+from knnseg.models.fcclip.pooling import class_logits
+from knnseg.models.fcclip.preprocessing import prepare
+from knnseg.models.fcclip.stage import FcClip, FcClipProposer, FcClipSession
+from knnseg.models.fcclip.trained import COCO, read_classes
+
+CLASSES = Vocabulary(("person, man", "bear", "sky", "grass"), frozenset({"bear"}))
+
+
+@pytest.fixture(scope="module")
+def image(recipe):
+    return np.ascontiguousarray(recipe.images()[0].transpose(1, 2, 0))  # (70, 90, 3)
+
+
+@pytest.fixture(scope="module")
+def network(small_config, small_state):
+    """For images of the size of the test's."""
+    model = FCCLIP(dataclasses.replace(small_config, short_side=70, long_side=200))
+    load_state(model, small_state)
+    return model
+
+
+@pytest.fixture
+def session(network):
+    return FcClipSession(network)
+
+
+@pytest.fixture
+def stages(session):
+    return FcClipProposer(session, min_coverage=1e-6), FcClip(session, ("sky", "person"))
+
+
+def test_masks_and_scores_are_the_models_own(stages, network, image):
+    proposer, base = stages
+    masks = proposer.propose(image)
+    scores = base.predict(EncodedImage(image), masks, CLASSES)
+    expected = network.predict([image], network.classifier(CLASSES.names, ("sky", "person")))[0]
+    assert masks.size == (70, 90) and masks.instances and len(masks) == 20
+    np.testing.assert_allclose(masks.matrix.toarray().reshape(20, 70, 90), expected.masks.sigmoid(), atol=1e-5)
+    probability = expected.logits.softmax(-1)
+    np.testing.assert_allclose(scores.probabilities, probability[:, :-1], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(1 - scores.probabilities.sum(1), probability[:, -1], rtol=1e-3, atol=1e-5)
+
+
+def test_the_painted_semantic_map_is_the_models_own(stages, network, image):
+    proposer, base = stages
+    config = Config(StageConfig("none"), StageConfig("none"))
+    result = Segmenter(None, proposer, base, config=config).predict(image, CLASSES)
+    expected = network.predict([image], network.classifier(CLASSES.names, ("sky", "person")))[0]
+    best = semantic(expected.logits, expected.masks)
+    known = result.semantic != knnseg.IGNORE
+    assert known.mean() > 0.9 and best.max(0).values.numpy()[~known].max(initial=0) < 1e-4  # no mask covers the others
+    assert (result.semantic == best.argmax(0).numpy())[known].mean() > 0.999  # ties of rounding
+    # A mask that is more likely void than anything makes no segment.
+    sure = expected.logits[:, :-1].max(1).values > expected.logits[:, -1]
+    assert 0 < len(result.segments_info) <= int(sure.sum()) < 20
+
+
+def test_one_pass_for_both_stages(stages, network, image):
+    passes = []
+    handle = network.backbone.register_forward_hook(lambda *_: passes.append(1))
+    proposer, base = stages
+    masks = proposer.propose(image)
+    base.predict(EncodedImage(image), masks, CLASSES)
+    base.predict(EncodedImage(image), masks, Vocabulary(("rock",)))
+    assert len(passes) == 1
+    proposer.propose(image[:, ::-1].copy())
+    assert len(passes) == 2
+    handle.remove()
+
+
+def test_masks_of_others_are_classified_by_clip(stages, network, image):
+    _, base = stages
+    left = np.zeros((2, 70, 90), bool)
+    left[0, 5:60, :45] = True
+    scores = base.predict(EncodedImage(image), Masks.from_dense(left), CLASSES).probabilities
+    dense = network.encode(prepare([image], network.config, network.device).pixels).dense  # of 96×96 pixels
+    pixels = torch.nn.functional.interpolate(dense, (96, 96), mode="bilinear")[0, :, :70, :90]
+    words = network.classifier(CLASSES.names)
+    seen = network.backbone.project(pixels[:, torch.from_numpy(left[0])].mean(1)[None, None])
+    expected = class_logits(seen, words.text, words.rows, network.backbone.logit_scale)[0, 0].softmax(0)
+    np.testing.assert_allclose(scores[0], expected, rtol=1e-3)
+    assert not scores[1].any()  # an empty mask
+
+
+def test_own_masks_of_another_image_are_not_taken_for_this_one(stages, image):
+    proposer, base = stages
+    masks = proposer.propose(image)
+    other = image[::-1].copy()
+    scores = base.predict(EncodedImage(other), masks, CLASSES).probabilities
+    assert scores.sum(1)[scores.any(1)] == pytest.approx(1, abs=1e-5)  # by CLIP alone: no void
+
+
+def test_coverage_below_the_least_is_none(session, image):
+    some = FcClipProposer(session, min_coverage=0.3).propose(image)
+    assert some.matrix.data.min() >= 0.3
+    with pytest.raises(ConfigError, match="min_coverage"):
+        FcClipProposer(session, min_coverage=0.6)
+
+
+# -- from files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, recipe, small_state, image):
+    """A checkpoint in the published layout, the sizes that it has, a configuration, and a photograph."""
+    folder = tmp_path_factory.mktemp("fcclip")
+    torch.save({"model": small_state | {"criterion.empty_weight": torch.ones(6)}, "iteration": 1}, folder / "small.pth")
+    (folder / "clip.json").write_text(json.dumps(recipe.CLIP))
+    sizes = {"clip": "clip.json", **recipe.SIZES, "short_side": 80, "long_side": 200}
+    (folder / "sizes.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in sizes.items()))
+    section = f'sizes = "{folder}/sizes.toml"\n'
+    (folder / "small.toml").write_text(f'preset = "fcclip"\n\n[masks]\n{section}\n[base]\n{section}')
+    Image.fromarray(image).save(folder / "photo.png")
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """The command in this process: its exit code."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["knnseg", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return left.value.code or 0
+
+    return call
+
+
+def test_segmenting_from_the_command_line(files, run, capsys):
+    """Neither the store nor the model of its keys is needed for the base alone."""
+    arguments = ["segment", f"{files}/photo.png", "-p", f"{files}/small.toml", "--checkpoint", f"{files}/small.pth"]
+    assert run(*arguments, "--device", "cpu", "-c", "person, bear, sky, grass", "-o", f"{files}/out", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["classes"] == ["person", "bear", "sky", "grass"] and result["images"][0]["segments"]
+    assert np.asarray(Image.open(files / "out/photo.semantic.png")).shape == (70, 90)
+
+
+def test_without_a_checkpoint_the_message_says_which_to_fetch(files, run, capsys):
+    assert run("segment", f"{files}/photo.png", "-p", "fcclip", "-c", "sky") == 1
+    said = capsys.readouterr().err
+    assert "bytedance/fc-clip" in said and "--checkpoint" in said
+
+
+def test_a_checkpoint_for_stages_that_take_none(files, run, capsys):
+    assert run("segment", f"{files}/photo.png", "-c", "sky", "--checkpoint", f"{files}/small.pth") == 1
+    assert "such as the preset fcclip" in capsys.readouterr().err
+
+
+def test_both_stages_share_one_session(files):
+    options = {"checkpoint": f"{files}/small.pth", "sizes": f"{files}/sizes.toml", "device": "cpu"}
+    proposer, base = FcClipProposer.load(**options), FcClip.load(**options)
+    assert proposer._session is base._session
+    with pytest.raises(WeightsError, match="expected a checkpoint"):
+        FcClip.load()
+
+
+def test_the_preset_has_the_published_sizes():
+    config = Config.preset("fcclip")
+    assert config.masks == config.base == StageConfig("fcclip") and "fcclip" in knnseg.presets()
+    assert FcClipConfig().queries == 250
+
+
+def test_the_classes_of_training(tmp_path):
+    assert len(COCO) == len(set(COCO)) == 133
+    (tmp_path / "classes.txt").write_text("0:invalid_class_id\n1:person,child\n\n2:traffic light\ncup: big\n")
+    assert read_classes(tmp_path / "classes.txt") == ("person,child", "traffic light", "cup: big")
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(ConfigError, match="one class in a line"):
+        read_classes(tmp_path / "empty.txt")
