@@ -53,7 +53,7 @@ def measure(url, arguments):
             [one_upload(ours, client, f"{name}_bare", vectors, labels, i) for i in range(0, len(labels), STEP)],
         )
         ours.optimize()
-        time.sleep(3)  # the server says that it uses the new index somewhat before it does
+        settle(ours, vectors[:50])
         for q in (1, 250):
             rounds = arguments.rounds * (4 if q == 1 else 1)
             queries = rng.normal(size=(q, arguments.dim)).astype(np.float32)
@@ -65,6 +65,16 @@ def measure(url, arguments):
         for end in ("ours", "bare"):
             client.drop_collection(f"{name}_{end}")
         client.close()
+
+
+def settle(store, queries, times=4):
+    """The server says that it uses a new index somewhat before it does: wait until answers stay the same."""
+    last, agreed = None, 0
+    while agreed < times:
+        found = store.search(queries, K).ids.tolist()
+        agreed = agreed + 1 if found == last else 0
+        last = found
+        time.sleep(2)
 
 
 def one_upload(store, client, collection, vectors, labels, start):
