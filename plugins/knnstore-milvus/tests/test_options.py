@@ -1,7 +1,10 @@
 """What a URL may say, what it may not, and what becomes of it."""
 
+import dataclasses
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import grpc
 import pytest
@@ -47,6 +50,14 @@ def test_defaults():
 def test_refused(query, said):
     with pytest.raises(InvalidURLError, match=said):
         parse(query)
+
+
+@pytest.mark.parametrize("page", ["plugins/knnstore-milvus/README.md", "docs/backends/milvus.md"])
+def test_every_option_is_documented(page):
+    rows = re.findall(r"^\| (`.*?) \|", (Path(__file__).parents[3] / page).read_text(encoding="utf-8"), re.MULTILINE)
+    documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    secrets = {f"{name}{suffix}" for name in ("token", "password") for suffix in ("", "_env", "_file")}
+    assert {f.name for f in dataclasses.fields(Options)} | secrets == documented
 
 
 def test_a_user_needs_a_password_and_only_one():
