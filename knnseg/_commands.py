@@ -172,9 +172,9 @@ def segment(
     with Segmenter.from_config(
         preset, store, device=device, create=False, on_store_error="base" if on_store_error == "base" else "raise"
     ) as segmenter:
-        vocabulary, stems = segmenter.vocabulary(names), _stems(images)
+        stems = _stems(images)
         for path in images:
-            result = segmenter.predict(path, vocabulary)
+            result = segmenter.predict(path, names)
             files = [str(file) for file in result.save(out, stems[path])]
             results.append({"image": str(path), "files": files, "degraded": result.degraded, "segments": result.rle()})
             if not as_json:
@@ -182,7 +182,7 @@ def segment(
             if result.degraded:
                 print(f"knnseg: base prediction only: {result.degraded}", file=sys.stderr)
     if as_json:
-        print_json({"classes": list(vocabulary), "images": results})
+        print_json({"classes": list(result.vocabulary), "images": results})
 
 
 def _stems(images: list[Path]) -> dict[Path, str]:

@@ -192,38 +192,42 @@ class Segmenter:
             VocabularyError: no classes, or one of them twice.
             KnnStoreError: the store fails and ``on_store_error`` is ``"raise"``.
         """
-        if isinstance(images, list | tuple):
-            given = [None] * len(images) if masks is None else list(masks)  # type: ignore[arg-type]  # one set for each image
-            if len(given) != len(images):
-                raise MaskError(f"masks: expected one set for each of {len(images)} images, got {len(given)}")
-            vocabulary = self.vocabulary(classes)  # once: it may be a generator
-            return [
-                self.predict(image, vocabulary, masks=own, exclude_image=exclude_image)
-                for image, own in zip(images, given, strict=True)
-            ]
-        vocabulary = self.vocabulary(classes)
-        return self._predict(EncodedImage(load_image(images)), vocabulary, masks, exclude_image)  # type: ignore[arg-type]
+        # Once for all images: the classes may be a generator, and a store that is down is down for the whole call.
+        vocabulary, trouble = self._active(classes)
+        if not isinstance(images, list | tuple):
+            return self._predict(images, vocabulary, masks, exclude_image, trouble)  # type: ignore[arg-type]  # one set
+        given = [None] * len(images) if masks is None else list(masks)  # type: ignore[arg-type]  # one set for each image
+        if len(given) != len(images):
+            raise MaskError(f"masks: expected one set for each of {len(images)} images, got {len(given)}")
+        return [
+            self._predict(image, vocabulary, own, exclude_image, trouble)
+            for image, own in zip(images, given, strict=True)
+        ]
 
     def vocabulary(self, classes: Vocabulary | Iterable[str] | None = None) -> Vocabulary:
         """The active vocabulary; what the database knows of things and stuff is filled in for plain names."""
+        return self._active(classes)[0]
+
+    def _active(self, classes: Vocabulary | Iterable[str] | None) -> tuple[Vocabulary, str]:
+        """The active vocabulary, and why the database could not be asked about it, "" normally."""
         if isinstance(classes, Vocabulary):
-            return classes
-        known = self._concepts()
+            return classes, ""
+        known, trouble = self._concepts()
         names = tuple(known) if classes is None else Vocabulary.of(classes).names
-        return Vocabulary(names, frozenset(name for name in names if known.get(name, (0, False))[1]))
+        return Vocabulary(names, frozenset(name for name in names if known.get(name, (0, False))[1])), trouble
 
     def _predict(
-        self, image: EncodedImage, vocabulary: Vocabulary, given: MaskInput | None, exclude_image: str
+        self, source: ImageLike, vocabulary: Vocabulary, given: MaskInput | None, exclude_image: str, trouble: str
     ) -> Segmentation:
-        clock = _Clock()
+        image, clock = EncodedImage(load_image(source)), _Clock()
         with clock("proposals"):
             masks = _given(given, image.size) if given is not None else self.proposer.propose(image.pixels)
         with clock("base"):
             base = self.base.predict(image, masks, vocabulary)
-        evidence, degraded = Evidence(base), ""
+        evidence, degraded = Evidence(base), trouble
         final = base
         try:
-            database = self._connected()
+            database = None if trouble else self._connected()
             if database is not None:
                 final, evidence = self._augment(database, image, masks, base, vocabulary, exclude_image, clock)
         except (StoreConnectionError, StoreTimeoutError) as error:
@@ -258,14 +262,15 @@ class Segmenter:
             final = fuse(base, retrieved, certainty, supported, config.fusion)
         return final, Evidence(base, retrieved, found, weights, certainty)
 
-    def _concepts(self) -> dict[str, tuple[int, bool]]:
+    def _concepts(self) -> tuple[dict[str, tuple[int, bool]], str]:
+        """Count and kind of each concept of the database, and why it could not be asked."""
         try:
             database = self._connected()
-            return {} if database is None else {c.label: (c.count, c.thing) for c in database.concepts()}
-        except (StoreConnectionError, StoreTimeoutError):
+            return {} if database is None else {c.label: (c.count, c.thing) for c in database.concepts()}, ""
+        except (StoreConnectionError, StoreTimeoutError) as error:
             if self._on_store_error == "raise":
                 raise
-            return {}
+            return {}, str(error)
 
     # -- explaining ---------------------------------------------------------------------------------------------------
 

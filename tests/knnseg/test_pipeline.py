@@ -223,6 +223,8 @@ def test_a_store_that_is_down_raises_or_degrades(extractor, tmp_path, scene, mak
         segmenter = Segmenter(
             extractor, segmenter.proposer, segmenter.base, database, config=segmenter.config, on_store_error="base"
         )
+        monkeypatch.setattr(database.store, "_count_by", down)
+        assert segmenter.predict(scene(50).image, NAMES).degraded, "a vocabulary without its things is a degraded one"
         result = segmenter.predict(scene(50).image, vocabulary)
         assert "db.example" in result.degraded and alone.degraded == ""
         assert np.array_equal(result.panoptic, alone.panoptic)

@@ -116,6 +116,8 @@ def test_a_container_that_does_not_start_is_a_reason(nothing, monkeypatch):
         def ping(self) -> bool:
             return True
 
+        def close(self) -> None: ...
+
     def start(self):
         raise docker.errors.ImageNotFound("no such image")
 

@@ -1,5 +1,6 @@
 """A segmenter over a real server that goes away and comes back."""
 
+import time
 import uuid
 
 import numpy as np
@@ -8,12 +9,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import knnseg
+import knnstore
 from knnseg._commands import app
 from knnseg.datasets import RenderedScenes
 from knnstore.errors import StoreConnectionError, StoreTimeoutError
 from knnstore.testing.servers import MilvusProgram, below
 
 pytestmark = pytest.mark.server
+SPEC = knnstore.StoreSpec(4)
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +25,20 @@ def server(tmp_path_factory):
         yield program
 
 
+def when_back(segmenter, image):
+    """The first prediction that is not degraded: a server that comes back needs some time to be ready."""
+    deadline = time.monotonic() + 60
+    while True:
+        result = segmenter.predict(image, ["kettle", "lava", "grass"])
+        if not result.degraded or time.monotonic() > deadline:
+            return result
+
+
 @pytest.fixture
 def url(server):
     if server.process_id is None:
         server.start()
+        knnstore.open_store(below(server.url, f"default/ready_{uuid.uuid4().hex[:8]}", index="FLAT"), SPEC).close()
     return below(server.url, f"default/down_{uuid.uuid4().hex[:8]}", index="FLAT", timeout=5, retries=1)
 
 
@@ -40,16 +53,13 @@ def test_degrades_while_the_server_is_away_and_recovers(server, url, scenes):
     with knnseg.Segmenter.from_config("tiny", store=url, on_store_error="base") as segmenter:
         segmenter.database.add(list(scenes)[:3])
         whole = segmenter.predict(new, ["kettle", "lava", "grass"])
-        assert whole.degraded == "" and not np.array_equal(whole.scores.values, alone.scores.values)
+        assert whole.degraded == "" and not np.array_equal(whole.panoptic, alone.panoptic)
         server.kill()
         result = segmenter.predict(new, ["kettle", "lava", "grass"])
         assert f"127.0.0.1:{server.port}" in result.degraded
         assert np.array_equal(result.panoptic, alone.panoptic)
         server.start()
-        for _ in range(20):
-            again = segmenter.predict(new, ["kettle", "lava", "grass"])
-            if not again.degraded:
-                break
+        again = when_back(segmenter, new)
         assert again.degraded == "" and np.array_equal(again.panoptic, whole.panoptic)
 
 
@@ -71,10 +81,7 @@ def test_a_server_that_is_away_at_the_start(server, url, scenes):
     with knnseg.Segmenter.from_config("tiny", store=url, create=False, on_store_error="base") as segmenter:
         assert segmenter.predict(scenes[3].image, ["kettle", "lava", "grass"]).degraded
         server.start()
-        for _ in range(20):
-            again = segmenter.predict(scenes[3].image, ["kettle", "lava", "grass"])
-            if not again.degraded:
-                break
+        again = when_back(segmenter, scenes[3].image)
         assert again.degraded == "" and np.array_equal(again.panoptic, whole.panoptic)
 
 

@@ -199,22 +199,40 @@ def test_what_this_server_lacks_is_refused_before_anything_is_created(place, bar
     assert not bare.has_collection(collection(url))
 
 
-@pytest.mark.parametrize("index", ["AUTOINDEX", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "SCANN"])
-def test_indexes_of_this_server(place, index):
-    """Built, not only accepted; every hit is real, and the declared share of the true neighbours is found."""
-    options = {"IVF_PQ": {"pq_m": 8}, "AUTOINDEX": {}}.get(index, {})
-    cells = {} if index == "AUTOINDEX" else {"nlist": 64, "nprobe": 16}
-    vectors, queries = rows(6000, 32), rows(40, 32, seed=1)
-    with knnstore.open_store(place(index=index, **options, **cells), knnstore.StoreSpec(32, "l2")) as store:
+def clustered(n, dim, seed):
+    """Around 50 centres, as embeddings are."""
+    centres = np.random.default_rng(7).normal(size=(50, dim)) * 2
+    rng = np.random.default_rng(seed)
+    return (centres[rng.integers(50, size=n)] + rng.normal(size=(n, dim))).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("index", "options", "least"),
+    [
+        ("FLAT", {}, 1),
+        ("AUTOINDEX", {}, 0.95),
+        ("HNSW", {"m": 16, "ef_construction": 128, "ef": 128}, 0.95),
+        ("IVF_FLAT", {"nlist": 64, "nprobe": 16}, 0.9),
+        ("IVF_SQ8", {"nlist": 64, "nprobe": 16}, 0.9),
+        ("IVF_PQ", {"nlist": 64, "nprobe": 16, "pq_m": 16}, 0.4),
+        ("SCANN", {"nlist": 64, "nprobe": 16}, 0.9),
+    ],
+)
+def test_indexes_of_this_server(place, index, options, least):
+    """Built, searched, and as good as one may expect on vectors with some structure."""
+    vectors, queries = clustered(6000, 32, 0), clustered(40, 32, 1)
+    with knnstore.open_store(place(index=index, **options), knnstore.StoreSpec(32, "l2")) as store:
         store.upsert([f"r{i}" for i in range(6000)], vectors)
         store.optimize()
-        assert store.stats().details["indexed_rows"] == 6000
+        details = store.stats().details
+        assert (details["indexed_rows"], details["index_type"]) == (6000, index)
         hits = store.search(queries, 10)
         distances = ((queries[:, None, :].astype(np.float64) - vectors[None]) ** 2).sum(axis=2)
         true = np.argsort(distances, axis=1)[:, :10]
         found = np.mean([len({f"r{j}" for j in true[q]} & set(hits.ids[q])) / 10 for q in range(40)])
-        assert found >= store.capabilities.recall_floor, found
-        assert store.capabilities.approximate
+        assert found >= least, found
+        assert store.capabilities.approximate == (index != "FLAT")
+        assert store.capabilities.recall_floor <= least
 
 
 def test_a_tenant_key(place, bare):

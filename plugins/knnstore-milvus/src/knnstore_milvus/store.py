@@ -60,7 +60,7 @@ class MilvusStore(EmbeddingStore):
             max_k=MAX_K,
             server=not self._url.variant,
             multi_process=not self._url.variant,
-            approximate=self._index.recall_floor < 1,
+            approximate=not self._index.exact,
             recall_floor=self._index.recall_floor,
             atomic=False,
             consistency=("strong", "session", "eventual"),
