@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from knnstore.errors import (
     StoreCorruptError,
     StoreNotFoundError,
 )
+from knnstore.remote import Patience
 from knnstore.types import StoreSpec
 from knnstore.url import StoreURL
 
@@ -236,14 +237,16 @@ def _open(
 ) -> Held:
     if not is_collection(layout) and (request.spec is None or request.read_only):
         raise StoreNotFoundError(f"nothing is stored at {request.url}", hint="Give a spec to create it.")
-    _refuse_foreign(layout, str(request.url))
+    _refuse_foreign(layout, str(request.url), _FOREIGN)
     layout.folder.mkdir(parents=True, exist_ok=True)
     lock = _locked(layout, timeout)
     try:
         if is_collection(layout):
-            engine = load(layout.data)
+            engine = Patience(timeout, retries=1000).call(lambda _: load(layout.data), _in_use)
         else:
             assert request.spec is not None  # seen above
+            if not layout.unfinished.exists():  # looked for with the lock held: nobody is just making one
+                _refuse_foreign(layout, str(request.url), [layout.home.name])
             engine = layout.make(request.spec, created, build)
         held = Held(layout, *layout.read(), engine, lock)
     except BaseException:
@@ -253,15 +256,18 @@ def _open(
     return held
 
 
-def _refuse_foreign(layout: Layout, where: str) -> None:
+def _refuse_foreign(layout: Layout, where: str, names: Iterable[str]) -> None:
     """Touch nothing that somebody else has made with Qdrant."""
-    foreign = [name for name in _FOREIGN if (layout.folder / name).exists()]
-    if layout.home.exists() and not is_collection(layout) and not layout.unfinished.exists():
-        foreign.append(layout.home.name)
+    foreign = [name for name in names if (layout.folder / name).exists()]
     if foreign:
         raise SpecMismatchError(
             where, expected="a folder made by knnstore, or a new one", got=f"one with {', '.join(foreign)}"
         )
+
+
+def _in_use(error: Exception) -> bool:
+    """Whether an engine says that another process has its files: one that ends lets go of our lock before them."""
+    return "WouldBlock" in str(error) or "already accessed" in str(error)
 
 
 def _locked(layout: Layout, timeout: float) -> portalocker.Lock:
