@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from knnstore.errors import InvalidFilterError, UnknownFieldError
 
-__all__ = ["And", "Compare", "F", "FieldType", "Filter", "IsIn", "Not", "Or", "Scalar"]
+__all__ = ["And", "Compare", "F", "FieldType", "Filter", "IsIn", "Not", "Or", "Scalar", "balanced"]
 
 Scalar: TypeAlias = str | int | float | bool
 FieldType: TypeAlias = type[str] | type[int] | type[float] | type[bool]
@@ -39,12 +39,13 @@ class Filter:
 
     __slots__ = ()
 
+    # A chain is one flat node, however it was put together: a long one overflows no stack, here or in an engine.
+
     def __and__(self, other: Filter) -> Filter:
-        # A chain stays one flat node, so that a long one overflows no stack, here or in an engine.
-        return And((*(self.operands if isinstance(self, And) else (self,)), _filter(other)))
+        return And((*_operands(And, self), *_operands(And, _filter(other))))
 
     def __or__(self, other: Filter) -> Filter:
-        return Or((*(self.operands if isinstance(self, Or) else (self,)), _filter(other)))
+        return Or((*_operands(Or, self), *_operands(Or, _filter(other))))
 
     def __invert__(self) -> Filter:
         return Not(self)
@@ -231,6 +232,23 @@ class Not(Filter):
 
     def __repr__(self) -> str:
         return f"~{_enclosed(self.operand)}"
+
+
+def _operands(kind: type[And] | type[Or], node: Filter) -> tuple[Filter, ...]:
+    return node.operands if isinstance(node, And | Or) and isinstance(node, kind) else (node,)
+
+
+def balanced(word: str, parts: Sequence[str]) -> str:
+    """Join the parts of an expression in a balanced tree, for engines that limit how deep one may be.
+
+    >>> balanced("or", ["a", "b", "c"])
+    '((a or b) or c)'
+    """
+    level = list(parts)
+    while len(level) > 1:
+        pairs = zip(level[::2], level[1::2], strict=False)
+        level = [f"({left} {word} {right})" for left, right in pairs] + (level[-1:] if len(level) % 2 else [])
+    return level[0]
 
 
 def _enclosed(operand: Filter) -> str:

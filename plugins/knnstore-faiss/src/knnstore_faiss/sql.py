@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from knnstore.errors import UnsupportedFilterError
-from knnstore.filters import And, Compare, FieldType, Filter, IsIn, Not, Or, Scalar
+from knnstore.filters import And, Compare, FieldType, Filter, IsIn, Not, Or, Scalar, balanced
 
 __all__ = ["Where", "column_names", "compile_filter", "values_for"]
 
@@ -73,9 +73,9 @@ class _Compiler:
             case IsIn(name, values):
                 return self._member(self.columns[name], values_for(self.fields[name], values))
             case And(operands):
-                return _balanced("AND", [self.visit(operand) for operand in _flattened(And, operands)])
+                return balanced("AND", [self.visit(operand) for operand in operands])
             case Or(operands):
-                return _balanced("OR", [self.visit(operand) for operand in _flattened(Or, operands)])
+                return balanced("OR", [self.visit(operand) for operand in operands])  # SQLite takes a depth of 1000
             case Not(operand):
                 return f"NOT ({self.visit(operand)})"
         raise UnsupportedFilterError(f"filter {type(node).__name__}", expected="a comparison, isin, &, | or ~")
@@ -89,28 +89,6 @@ class _Compiler:
             return f"{column} IN ({self._bind(values)})" if values else "0"
         self.sets.append(tuple(values))
         return f"{column} IN (SELECT value FROM temp.chosen{len(self.sets) - 1})"  # noqa: S608  # a number
-
-
-def _flattened(kind: type[And] | type[Or], operands: Sequence[Filter]) -> list[Filter]:
-    """``a & b & c`` arrives nested to the left; without recursion, for a chain may be long."""
-    flat: list[Filter] = []
-    stack = list(reversed(operands))
-    while stack:
-        node = stack.pop()
-        if isinstance(node, kind):
-            stack.extend(reversed(node.operands))
-        else:
-            flat.append(node)
-    return flat
-
-
-def _balanced(word: str, parts: list[str]) -> str:
-    """Joined in a balanced tree, because SQLite limits the depth of an expression to 1000."""
-    while len(parts) > 1:
-        pairs = zip(parts[::2], parts[1::2], strict=False)
-        odd = parts[-1:] if len(parts) % 2 else []
-        parts = [f"({left} {word} {right})" for left, right in pairs] + odd
-    return parts[0]
 
 
 def values_for(kind: FieldType, values: Sequence[Scalar]) -> list[Scalar]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from knnstore.errors import UnsupportedFilterError
-from knnstore.filters import And, Compare, Filter, IsIn, Not, Operator, Or, Scalar
+from knnstore.filters import And, Compare, Filter, IsIn, Not, Operator, Or, Scalar, balanced
 from knnstore_milvus.names import ID, field_name
 
 __all__ = ["ALL", "LITE", "SERVER", "Language"]
@@ -75,11 +75,9 @@ class Language:
             case IsIn(name, values):
                 return self._member(field_name(name), values, negated=negated)
             case And(operands) | Or(operands):
-                kind = And if isinstance(node, And) else Or
-                word = "and" if (kind is And) != negated else "or"
-                flat = _flattened(kind, operands)
-                levels = (len(flat) - 1).bit_length()
-                return _balanced(word, [self._visit(part, negated=negated, depth=depth + levels) for part in flat])
+                word = "and" if isinstance(node, And) != negated else "or"
+                levels = (len(operands) - 1).bit_length()
+                return balanced(word, [self._visit(part, negated=negated, depth=depth + levels) for part in operands])
             case Not(operand):
                 return self._visit(operand, negated=not negated, depth=depth)
         raise UnsupportedFilterError(f"filter {type(node).__name__}", expected="a comparison, isin, &, | or ~")
@@ -99,7 +97,7 @@ class Language:
             parts.append(self._compare(field, "!=" if negated else "==", _SMALLEST))
         if not parts:
             return ALL if negated else _NONE
-        return _balanced("and" if negated else "or", parts)
+        return balanced("and" if negated else "or", parts)
 
     def _listed(self, values: Sequence[Scalar]) -> str:
         return f"[{','.join(map(self.literal, values))}]"
@@ -124,25 +122,3 @@ def _escaped(found: re.Match[str]) -> str:
 
 def _is_smallest(value: Scalar) -> bool:
     return isinstance(value, int) and value == _SMALLEST
-
-
-def _flattened(kind: type[And] | type[Or], operands: Sequence[Filter]) -> list[Filter]:
-    """``a & b & c`` arrives nested to the left; without recursion, for a chain may be long."""
-    flat: list[Filter] = []
-    stack = list(reversed(operands))
-    while stack:
-        node = stack.pop()
-        if isinstance(node, And | Or) and isinstance(node, kind):
-            stack.extend(reversed(node.operands))
-        else:
-            flat.append(node)
-    return flat
-
-
-def _balanced(word: str, parts: list[str]) -> str:
-    """Joined in a balanced tree, so that a long chain is not a deep one."""
-    while len(parts) > 1:
-        pairs = zip(parts[::2], parts[1::2], strict=False)
-        odd = parts[-1:] if len(parts) % 2 else []
-        parts = [f"({left} {word} {right})" for left, right in pairs] + odd
-    return parts[0]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from knnstore.filters import Scalar
 from knnstore.types import Metric, StoreSpec
 from knnstore_qdrant.engine import Detail, Offset, recall_floor
+from knnstore_qdrant.floats import key
 from knnstore_qdrant.folder import Held
 from knnstore_qdrant.options import EdgeOptions
 from knnstore_qdrant.points import Point, ScoredPoint
@@ -23,7 +24,7 @@ _DISTANCE: dict[Metric, Any] = {"cosine": edge.Distance.Dot, "dot": edge.Distanc
 _INDEX: dict[type, Any] = {
     str: edge.PayloadSchemaType.Keyword,
     int: edge.PayloadSchemaType.Integer,
-    float: edge.PayloadSchemaType.Float,
+    float: edge.PayloadSchemaType.Integer,  # see floats.py
     bool: edge.PayloadSchemaType.Integer,  # see EdgeDialect.equal
 }
 _M, _EF_CONSTRUCT, _FULL_SCAN = 16, 100, 10_000
@@ -50,7 +51,7 @@ def build_shard(path: Path, spec: StoreSpec, options: EdgeOptions) -> Any:
     for name, kind in spec.fields.items():
         tenant = name == options.tenant
         index = edge.KeywordIndexParams(is_tenant=True) if tenant else _INDEX[kind]
-        shard.update(edge.UpdateOperation.create_field_index(name, index))
+        shard.update(edge.UpdateOperation.create_field_index(key(name, kind), index))
     return shard
 
 

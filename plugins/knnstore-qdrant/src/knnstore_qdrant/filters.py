@@ -1,8 +1,9 @@
 """Filters as Qdrant's conditions. Values are data in a message: there is no text to quote.
 
-Qdrant compares numbers with bounds in double precision. For a float field that is exact. For an integer field it is
-exact as long as the bound itself is: the engine turns it back into an integer for its index. A bound that no double can
-hold is replaced by the next double and a list of the integers in between, of which there are at most 1024.
+Qdrant compares numbers with bounds in double precision. That is exact for an integer field (and a float field is kept
+as one, see :mod:`knnstore_qdrant.floats`) as long as the bound itself is: the engine turns it back into an integer for
+its index. A bound that no double can hold is replaced by the next double and a list of the integers in between, of
+which there are at most 1024.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 from knnstore.errors import UnsupportedFilterError
 from knnstore.filters import And, Compare, FieldType, Filter, IsIn, Not, Or, Scalar
+from knnstore_qdrant.floats import code, key
 
 __all__ = ["Compiler", "Dialect"]
 
@@ -88,36 +90,37 @@ class Compiler:
 
     def _condition(self, where: Filter, depth: int) -> Any:
         match where:
-            case Compare(field, "==", value):
-                return self._equal(field, value)
-            case Compare(field, "!=", value):
-                return self.dialect.group(must_not=[self._equal(field, value)])
+            case Compare(_, "==", value):
+                return self.dialect.equal(*self._stored(where.field, value))
+            case Compare(_, "!=", value):
+                return self.dialect.group(must_not=[self.dialect.equal(*self._stored(where.field, value))])
             case Compare():
                 return self._ordered(where)
             case IsIn(field, values):
                 return self._among(field, values)
         return self._group(where, depth)
 
-    def _equal(self, field: str, value: Scalar) -> Any:
-        if isinstance(value, float):
-            return self.dialect.between(field, {"gte": value, "lte": value})
-        return self.dialect.equal(field, value)
+    def _stored(self, field: str, value: Scalar) -> tuple[str, str | int | bool]:
+        """The key and the value as the payload has them."""
+        return (key(field, float), code(value)) if isinstance(value, float) else (field, value)
 
     def _among(self, field: str, values: Sequence[Scalar]) -> Any:
         if not values:
             return self.dialect.nothing()
-        if self.fields[field] in (str, int):
-            return self.dialect.among(field, list(dict.fromkeys(values)))  # type: ignore[arg-type]  # checked: of one type
-        return self.dialect.group(should=[self._equal(field, value) for value in dict.fromkeys(values)])
+        kind = self.fields[field]
+        listed = list(dict.fromkeys(self._stored(field, value)[1] for value in values))
+        if kind is bool:
+            return self.dialect.group(should=[self.dialect.equal(field, value) for value in listed])
+        return self.dialect.among(key(field, kind), listed)  # type: ignore[arg-type]  # checked: of one type
 
     def _ordered(self, where: Compare) -> Any:
         if isinstance(where.value, str):
             raise UnsupportedFilterError(
                 f"filter {where!r}", expected="==, != or isin on text", got=where.op, hint="Qdrant does not order text."
             )
-        if isinstance(where.value, int):
-            return self._ordered_integer(where.field, where.op, where.value)
-        return self.dialect.between(where.field, {_BOUND[where.op]: where.value})
+        field, value = self._stored(where.field, where.value)
+        assert isinstance(value, int)  # text has been refused, and booleans have no order
+        return self._ordered_integer(field, where.op, value)
 
     def _ordered_integer(self, field: str, op: str, bound: int) -> Any:
         nearest = float(bound)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from knnstore.filters import FieldType
 from knnstore.types import Batch, Column, Hits, Records, empty_column
+from knnstore_qdrant.floats import codes, floats, key
 
 __all__ = ["ID", "Point", "ScoredPoint", "hits_of", "payloads_of", "point_ids", "records_of"]
 
@@ -62,8 +63,9 @@ def _point_id(value: str) -> str:
 
 def payloads_of(batch: Batch, truth: type[bool] | type[int] = bool) -> list[dict[str, Any]]:
     """The payload of each record; ``truth`` is how the engine keeps a bool."""
-    names = (ID, *batch.fields)
-    columns = (batch.ids, *(_plain(column, truth) for column in batch.fields.values()))
+    exact = {key(name, float): codes(column) for name, column in batch.fields.items() if column.dtype == np.float64}
+    names = (ID, *batch.fields, *exact)
+    columns = (batch.ids, *(_plain(column, truth) for column in (*batch.fields.values(), *exact.values())))
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
@@ -87,8 +89,13 @@ def records_of(points: Sequence[Point], fields: Mapping[str, FieldType], dim: in
     if rows is not None:
         for i, point in enumerate(points):
             rows[i] = point.vector
-    columns = {name: _column([payload[name] for payload in payloads], kind) for name, kind in fields.items()}
+    columns = {name: _field(payloads, name, kind) for name, kind in fields.items()}
     return Records(ids, rows, columns)
+
+
+def _field(payloads: list[Any], name: str, kind: FieldType) -> Column:
+    values = [payload[key(name, kind)] for payload in payloads]
+    return floats(values) if kind is float else _column(values, kind)
 
 
 def _column(values: list[Any], kind: FieldType) -> Column:
@@ -114,7 +121,7 @@ def hits_of(
     payloads = [point.payload for answer in answers for point in answer]
     scores = score(np.array([point.score for answer in answers for point in answer], np.float32))
     ids = _column([payload[ID] for payload in payloads], str)
-    columns = {name: _column([payload[name] for payload in payloads], kind) for name, kind in fields.items()}
+    columns = {name: _field(payloads, name, kind) for name, kind in fields.items()}
     shape = (len(answers), k)
     if len(payloads) == len(answers) * k:  # as nearly always: nothing to pad
         whole = {name: column.reshape(shape) for name, column in columns.items()}

@@ -23,6 +23,7 @@ from knnstore.types import StoreSpec
 from knnstore.url import StoreURL
 from knnstore_qdrant.client import DISTANCE
 from knnstore_qdrant.errors import map_error
+from knnstore_qdrant.floats import key
 from knnstore_qdrant.folder import check_created
 from knnstore_qdrant.names import CUT, SLASH, collection_name, collection_path
 from knnstore_qdrant.options import ServerOptions, created_with
@@ -38,7 +39,7 @@ _LEAST_VERSION = (1, 16)
 _INDEX = {
     str: models.PayloadSchemaType.KEYWORD,
     int: models.PayloadSchemaType.INTEGER,
-    float: models.PayloadSchemaType.FLOAT,
+    float: models.PayloadSchemaType.INTEGER,  # see floats.py
     bool: models.PayloadSchemaType.BOOL,
 }
 
@@ -203,11 +204,11 @@ def _index_fields(connection: Connection, name: str, spec: StoreSpec, info: Any)
     """An index for each declared field that has none yet; the one who was to make them may have been killed."""
     tenant = (_ours(info) or {}).get("tenant")
     for field, kind in spec.fields.items():
-        if field not in (info.payload_schema or {}):
+        if key(field, kind) not in (info.payload_schema or {}):
             schema: Any = _INDEX[kind]
             if field == tenant:
                 schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
-            _index(connection, name, field, schema)
+            _index(connection, name, key(field, kind), schema)
 
 
 def _index(connection: Connection, name: str, field: str, schema: Any) -> None:

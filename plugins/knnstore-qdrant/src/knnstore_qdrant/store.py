@@ -15,6 +15,7 @@ from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreSp
 from knnstore_qdrant.engine import Engine
 from knnstore_qdrant.errors import map_error
 from knnstore_qdrant.filters import Compiler
+from knnstore_qdrant.floats import floats, key
 from knnstore_qdrant.options import Options
 from knnstore_qdrant.points import ID, ScoredPoint, hits_of, payloads_of, point_ids, records_of
 from knnstore_qdrant.ties import by_id, complete_ties
@@ -99,7 +100,7 @@ class QdrantStore(EmbeddingStore):
 
     def _search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:
         compiled = self._compiler.compile(where)
-        payload = [ID, *fields]
+        payload = self._payload(fields)
         limit = k + 1 if self._engine.repeatable else k  # one more shows whether the k-th place is shared
         each = 4 * self.spec.dim + _filter_bytes(where) + _HIT_BYTES
         answers: list[Sequence[ScoredPoint]] = []
@@ -126,7 +127,7 @@ class QdrantStore(EmbeddingStore):
         points = {}
         each = _ID_BYTES + _HIT_BYTES + (4 * self.spec.dim if with_vectors else 0)
         for part in self._id_slices(len(ids), each):
-            found = self._engine.retrieve(point_ids(ids[part]), [ID, *fields], vectors=with_vectors)
+            found = self._engine.retrieve(point_ids(ids[part]), self._payload(fields), vectors=with_vectors)
             points.update({point.payload[ID]: point for point in found})
         ordered = [points[value] for value in ids if value in points]
         return records_of(ordered, kinds, self.spec.dim, vectors=with_vectors)
@@ -136,11 +137,15 @@ class QdrantStore(EmbeddingStore):
 
     def _count_by(self, field: str, where: Filter | None) -> dict[Scalar, int]:
         kind = self.spec.fields[field]
-        if kind is not float:  # Qdrant does not count floats
-            found = self._engine.facet(field, self._compiler.compile(where), _FACETS)
-            if len(found) < _FACETS:
-                return {kind(value): count for value, count in found.items()}
-        return super()._count_by(field, where)
+        found = self._engine.facet(key(field, kind), self._compiler.compile(where), _FACETS)
+        if len(found) >= _FACETS:
+            return super()._count_by(field, where)
+        values = floats([int(value) for value in found]).tolist() if kind is float else map(kind, found)
+        return dict(zip(values, found.values(), strict=True))
+
+    def _payload(self, fields: list[str]) -> list[str]:
+        """The parts of the payload that hold the id and these fields."""
+        return [ID, *(key(name, self.spec.fields[name]) for name in fields)]
 
     def _scan(self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
         compiled = self._compiler.compile(where)
@@ -149,7 +154,7 @@ class QdrantStore(EmbeddingStore):
         limit = max(1, min(batch_size, self._bytes // each))
         offset = None
         while True:
-            points, offset = self._engine.scroll(compiled, [ID, *fields], limit, offset, vectors=with_vectors)
+            points, offset = self._engine.scroll(compiled, self._payload(fields), limit, offset, vectors=with_vectors)
             yield records_of(points, kinds, self.spec.dim, vectors=with_vectors)
             if offset is None:
                 return
