@@ -6,7 +6,7 @@ import uuid
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from knnstore_qdrant.errors import map_error, retriable
 from knnstore_qdrant.names import collection_name
@@ -67,6 +67,7 @@ except ImportError as error:
     assert not (tmp_path / "store").exists()
 
 
+@settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(paths, min_size=2, max_size=5, unique=True))
 def test_names_are_valid_and_never_shared(given_paths):
     names = [collection_name(path) for path in given_paths]
