@@ -16,7 +16,7 @@ class TestMilvusFlat(StoreTests):
 
 @pytest.mark.server
 class TestMilvusIndexed(StoreTests):
-    """Only what an approximate index may change."""
+    """An approximate index, two shards and a path that is no identifier: the checks that these may change."""
 
     machine_examples = 3
 

@@ -88,14 +88,33 @@ def test_other_openers_see_what_was_acknowledged(place):
         assert strong.count() == 4
 
 
-def test_an_answer_that_is_too_large_is_asked_for_in_parts(place):
-    """Long texts: 300 records of 60,000 letters, more than a page that was sized for short ones should bring."""
-    with knnstore.open_store(place(index="FLAT", batch_bytes=1_000_000), SPEC) as store:
+def test_an_answer_that_is_too_large_is_asked_for_in_parts(place, monkeypatch):
+    """6 × 300 labels of 60,000 bytes are more than the 100 MiB that the server answers with."""
+    asked = []
+    call = Connection.call
+
+    def noted(self, method, request, **options):
+        if method == "Search":
+            asked.append(request.nq)
+        return call(self, method, request, **options)
+
+    monkeypatch.setattr(Connection, "call", noted)
+    with knnstore.open_store(place(index="FLAT"), SPEC) as store:
         label = "é" * 30_000
         assert store.upsert([f"r{i}" for i in range(300)], rows(300), fields(300, label)) == 300
-        assert sum(len(records) for records in store.scan(batch_size=5000)) == 300
-        hits = store.search(rows(20), 100, fields=["label"])
+        hits = store.search(rows(6), 300, fields=["label"])
         assert set(hits.fields["label"].ravel()) == {label}
+        assert (hits.ids != "").all()
+    assert asked == [6, 3, 3]
+
+
+def test_a_page_of_a_scan_that_is_too_large_is_halved(place):
+    """2,000 labels of 60,000 bytes, asked for at once."""
+    with knnstore.open_store(place(index="FLAT"), SPEC) as store:
+        store.upsert([f"r{i}" for i in range(2000)], rows(2000), fields(2000, "é" * 30_000))
+        sizes = [len(records) for records in store.scan(batch_size=5000)]
+        assert sum(sizes) == 2000
+        assert len(sizes) > 1
 
 
 def test_requests_stay_within_their_bounds(place, monkeypatch):
@@ -368,7 +387,7 @@ def test_creating_at_the_same_time(place):
 
 def test_closing_one_store_leaves_the_others(place):
     url = place(index="FLAT")
-    one, two = knnstore.open_store(url, SPEC), knnstore.open_store(url, SPEC)
+    one, two = knnstore.open_store(url, SPEC), knnstore.open_store(url, SPEC, consistency="strong")
     one.upsert(["a"], rows(1), fields(1))
     one.close()
     assert two.get(["a"]).ids.tolist() == ["a"]
