@@ -58,6 +58,7 @@ def test_bfloat16_is_near_float32(half, small, batch, recipe):
     assert agree.float().mean() > 0.8
 
 
+@pytest.mark.slow
 def test_the_whole_network_is_one_graph(small, batch):
     """What torch.compile needs; generating code from it takes minutes, and is no business of this test."""
     exact = small(batch.pixels)
