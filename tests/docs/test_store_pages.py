@@ -26,7 +26,7 @@ def blocks(page: str) -> list[tuple[int, str]]:
 def run(page: str) -> dict[str, Any]:
     namespace: dict[str, Any] = {"__name__": "a_page"}
     for line, code in blocks(page):
-        exec(compile("\n" * line + code, str(DOCS / page), "exec"), namespace)
+        exec(compile("\n" * line + code, str(DOCS / page), "exec", dont_inherit=True), namespace)
     return namespace
 
 
