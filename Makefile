@@ -52,6 +52,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/segment.py
 	$(BIN)/python benchmarks/real.py
+	$(BIN)/python benchmarks/milvus.py
+	$(BIN)/python benchmarks/qdrant.py
+	$(BIN)/python benchmarks/integrations.py
 
 clean:
 	rm -rf $(VENV) build dist site knnseg-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
