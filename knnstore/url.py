@@ -84,7 +84,7 @@ class StoreURL:
         if parts.netloc and "@" in parts.path and not parts.username:
             raise InvalidURLError(f"store URL {scheme}://…", expected="no '@' in the path", hint=_ESCAPE)
         pairs = parse_qsl(parts.query, keep_blank_values=True)
-        if not all(_WORD.fullmatch(name) for name, _ in pairs):  # it may be half of a password with a question mark in it
+        if not all(_WORD.fullmatch(name) for name, _ in pairs):  # it may be half of a password with a "?" in it
             raise InvalidURLError(f"store URL {scheme}://…", expected="options such as name=value", hint=_ESCAPE)
         if len(dict(pairs)) != len(pairs):
             raise InvalidURLError(
