@@ -52,8 +52,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/segment.py
 	$(BIN)/python benchmarks/real.py
-	$(BIN)/python benchmarks/milvus.py
-	$(BIN)/python benchmarks/qdrant.py
+	$(BIN)/python benchmarks/milvus_store.py
+	$(BIN)/python benchmarks/qdrant_store.py
 	$(BIN)/python benchmarks/integrations.py
 
 clean:

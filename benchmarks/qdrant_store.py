@@ -1,6 +1,6 @@
 """knnstore on Qdrant Edge against bare ``qdrant-edge-py`` doing the same work.
 
-    python benchmarks/qdrant.py [--records 20000] [--dim 256] [--rounds 15]
+    python benchmarks/qdrant_store.py [--records 20000] [--dim 256] [--rounds 15]
 
 The bare program does what its documentation recommends: points with UUIDs in batches of 1000, one ``query_batch`` for a
 batch of queries, the payload restricted to the field that is wanted, results read into Python lists. The two take

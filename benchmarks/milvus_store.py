@@ -3,7 +3,7 @@
 The bare client is used as its documentation shows: ``MilvusClient.upsert`` with a list of rows, ``MilvusClient.search``
 with the whole batch, and the hits read. Both work on collections of one schema; both are searched in one of them.
 
-    python benchmarks/milvus.py [--records 30000] [--dim 256] [--rounds 15]
+    python benchmarks/milvus_store.py [--records 30000] [--dim 256] [--rounds 15]
 """
 
 import argparse
