@@ -32,9 +32,10 @@ test-fast: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m 'slow and not server'
 
-# What needs a real server. Milvus comes with the development packages and must start; for Qdrant see docs/deploy/.
+# What needs a real server. Milvus comes with the development packages and must start; for Qdrant see docs/deploy/. Each of
+# two workers starts its own, since most of the time is spent waiting for it.
 test-servers: $(VENV)/.dev
-	KNNSTORE_REQUIRE=$${KNNSTORE_REQUIRE-milvus} $(BIN)/python -m pytest -m server
+	KNNSTORE_REQUIRE=$${KNNSTORE_REQUIRE-milvus} $(BIN)/python -m pytest -m server -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

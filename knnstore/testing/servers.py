@@ -31,6 +31,7 @@ import urllib.request
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -87,6 +88,7 @@ class ServerProgram(ABC):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
+        self._ran = False
         self.port, self._health = self._prepare()
 
     @abstractmethod
@@ -113,6 +115,17 @@ class ServerProgram(ABC):
         Raises:
             RuntimeError: it ended, or did not become healthy in two minutes; with the end of its log.
         """
+        try:
+            self._run()
+        except RuntimeError:
+            if self._ran:  # its ports are known to others by now
+                raise
+            self.port, self._health = self._prepare()  # somebody else may have taken a port since
+            self._run()
+        self._ran = True
+        return self
+
+    def _run(self) -> None:
         command, added = self._command()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  # the program that we have found
@@ -124,7 +137,6 @@ class ServerProgram(ABC):
                 self.kill()
                 raise RuntimeError(f"{command[0]} did not start:\n{self._log_end()}")
             time.sleep(0.1)
-        return self
 
     def kill(self) -> None:
         """End it without any warning (SIGKILL), as a power cut would."""
@@ -168,6 +180,8 @@ class MilvusProgram(ServerProgram):
 
         self._programs = _unpacked_milvus()
         config = MilvusServerConfig(data_dir=str(self.folder))
+        # Its own choice begins at the same numbers in every process that starts one.
+        config.update(**{name: free_port() for name in config.configurable_items if name.endswith("_port")})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # it leaves the sockets open that it has tried ports with
             config.resolve()  # chooses free ports and writes the configuration
@@ -341,7 +355,7 @@ def _healthy(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310  # our own loopback address
             return bool(reply.status == 200)
-    except (URLError, OSError):
+    except (URLError, OSError, HTTPException):
         return False
 
 
