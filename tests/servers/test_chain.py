@@ -8,7 +8,6 @@ import uuid
 
 import numpy as np
 import pytest
-from knnstore.transfer import content_checksum
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -17,6 +16,7 @@ from knnseg._commands import app as knnseg_app
 from knnseg.datasets import RenderedScenes
 from knnstore._commands import app as knnstore_app
 from knnstore.testing.servers import below
+from knnstore.transfer import content_checksum
 
 pytestmark = pytest.mark.server
 runner = CliRunner()
