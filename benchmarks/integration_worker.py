@@ -37,7 +37,16 @@ def langchain(
     metadata = [{"label": label} for label in labels]
     if backend == "milvus":
         from langchain_milvus import Milvus
+        from pymilvus import MilvusClient, connections
 
+        own = MilvusClient.__init__
+
+        def connected(self: MilvusClient, *args: object, **kwargs: object) -> None:
+            """langchain-milvus 0.3.3 looks for its client's connection in a list that pymilvus 2.6.17 keeps no more."""
+            own(self, *args, **kwargs)
+            connections.connect(alias=self._using, uri=f"http://{address}")
+
+        MilvusClient.__init__ = connected
         store = Milvus(
             Known(), collection_name=f"langchain_{NAME}", connection_args={"uri": f"http://{address}"}, drop_old=True,
             index_params={"index_type": "FLAT", "metric_type": "IP"},

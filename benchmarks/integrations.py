@@ -38,7 +38,6 @@ PACKAGES = [
     "llama-index-vector-stores-qdrant==0.10.4",
     "llama-index-vector-stores-faiss==0.7.0",
     "faiss-cpu==1.15.1",
-    "pymilvus==2.6.2",  # langchain-milvus 0.3.3 does not find its connection in later ones
 ]
 LIBRARIES = ("langchain", "llamaindex")
 QUERIES, K = 250, 16
