@@ -83,16 +83,10 @@ class StoreURL:
             raise InvalidURLError(f"store URL {scheme}://…", expected="no '#'", hint=_ESCAPE)
         if parts.netloc and "@" in parts.path and not parts.username:
             raise InvalidURLError(f"store URL {scheme}://…", expected="no '@' in the path", hint=_ESCAPE)
-        pairs = parse_qsl(parts.query, keep_blank_values=True)
-        if not all(_WORD.fullmatch(name) for name, _ in pairs):  # it may be half of a password with a "?" in it
-            raise InvalidURLError(f"store URL {scheme}://…", expected="options such as name=value", hint=_ESCAPE)
-        if len(dict(pairs)) != len(pairs):
-            raise InvalidURLError(
-                f"store URL {scheme}://…", expected="each option once", got=sorted(k for k, _ in pairs)
-            )
+        options = _read_options(parts.query, scheme)
         backend, _, variant = scheme.partition("+")
         return cls(
-            backend, variant, parts.hostname or "", port, unquote(parts.path), dict(pairs),
+            backend, variant, parts.hostname or "", port, unquote(parts.path), options,
             unquote(parts.username or ""), unquote(parts.password or ""),
         )  # fmt: skip
 
@@ -175,6 +169,15 @@ class StoreURL:
 
     def __repr__(self) -> str:
         return f"StoreURL({str(self)!r})"
+
+
+def _read_options(query: str, scheme: str) -> dict[str, str]:
+    pairs = parse_qsl(query, keep_blank_values=True)
+    if not all(_WORD.fullmatch(name) for name, _ in pairs):  # it may be half of a password with a question mark in it
+        raise InvalidURLError(f"store URL {scheme}://…", expected="options such as name=value", hint=_ESCAPE)
+    if len(dict(pairs)) != len(pairs):
+        raise InvalidURLError(f"store URL {scheme}://…", expected="each option once", got=sorted(k for k, _ in pairs))
+    return dict(pairs)
 
 
 def _stem(name: str) -> str:

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from knnstore.abc import EmbeddingStore
 from knnstore.errors import UnsupportedFilterError
@@ -20,6 +22,14 @@ from knnstore.testing._oracle import assert_hits, scan_all
 __all__ = ["FilterChecks"]
 
 Row: TypeAlias = Mapping[str, Any]
+
+_FRAGMENTS = [
+    '"', "'", "\\", "`", "%", "_", "\n", "\r\n", "\x00", " or 1==1", " OR '1'='1", " in [", "]", ")", "--", "/*", ";",
+    "{x}", "$1", ":p", "?", "\\u0041", "\\x41", "\\0", "é", "e\u0301", "\u2028", "🦓", "\U0010ffff",
+]  # fmt: skip
+_HOSTILE = st.lists(
+    st.sampled_from(_FRAGMENTS) | st.text(st.characters(exclude_categories=["Cs"]), max_size=3), max_size=6
+).map("".join)
 
 CASES: dict[str, tuple[Filter, Callable[[Row], bool]]] = {
     "str-eq": (F("label") == "zebra", lambda r: r["label"] == "zebra"),
@@ -150,6 +160,20 @@ class FilterChecks(KitBase):
 
     def test_a_long_label_is_data(self, store: EmbeddingStore) -> None:
         self._labels(store, ["x" * 10_000, "x" * 9_999, "\N{ZEBRA FACE}" * 2_500, "'" * 10_000])
+
+    def test_labels_that_nobody_thought_of(self, store: EmbeddingStore) -> None:
+        """Hypothesis puts texts together from what breaks expression languages; a filter finds exactly its label."""
+
+        @settings(
+            max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        )
+        @given(st.lists(_HOSTILE, min_size=2, max_size=5, unique=True))
+        def check(labels: list[str]) -> None:
+            store.delete(where=~F("label").isin([]))
+            assert store.count() == 0
+            self._labels(store, labels)
+
+        check()
 
     def _labels(self, store: EmbeddingStore, texts: list[str]) -> None:
         """Each text as the label of one record: read back, and told apart from all the others."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import stat
 import sys
@@ -15,7 +16,7 @@ import pytest
 from knnstore.testing import servers
 from knnstore.testing.servers import MilvusProgram, QdrantProgram, ServerNotFound
 
-STAND_IN = f"""#!{sys.executable}
+STAND_IN = """
 import http.server, json, os, sys
 if os.path.exists("broken"):
     sys.exit("the disk is on fire")
@@ -23,7 +24,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200 if self.path == "/readyz" else 404)
         self.end_headers()
-        self.wfile.write(json.dumps({{k: v for k, v in os.environ.items() if k.startswith("QDRANT__")}}).encode())
+        self.wfile.write(json.dumps({k: v for k, v in os.environ.items() if k.startswith("QDRANT__")}).encode())
 http.server.HTTPServer(("127.0.0.1", int(os.environ["QDRANT__SERVICE__HTTP_PORT"])), Handler).serve_forever()
 """
 
@@ -32,7 +33,9 @@ http.server.HTTPServer(("127.0.0.1", int(os.environ["QDRANT__SERVICE__HTTP_PORT"
 def stand_in(tmp_path, monkeypatch) -> Path:
     program = tmp_path / "bin" / "qdrant"
     program.parent.mkdir()
-    program.write_text(STAND_IN)
+    (tmp_path / "qdrant.py").write_text(STAND_IN)
+    # Not in the first line of the program: the path of the interpreter may have a space in it.
+    program.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(tmp_path / 'qdrant.py'))}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("KNNSTORE_QDRANT_BIN", str(program))
     return program

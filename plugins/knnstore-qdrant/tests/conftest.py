@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ class Bridge:
 
     def freeze(self):
         self.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)  # until it stands still: the signal takes its time
 
     def thaw(self):
         self.process.send_signal(signal.SIGCONT)

@@ -278,7 +278,9 @@ class LabelsCut(_Relabelled):
         return value[:256]
 
 
-@caught_by("test_any_label_is_data[quotes]", "test_any_label_is_data[backslashes]")
+@caught_by(
+    "test_any_label_is_data[quotes]", "test_any_label_is_data[backslashes]", "test_labels_that_nobody_thought_of"
+)  # fmt: skip
 class LabelsEscaped(_Relabelled):
     def _text(self, value: str) -> str:
         return value.replace("\\", "\\\\").replace("'", "\\'")
