@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PLUGINS := faiss milvus qdrant
 
-.PHONY: demo test test-fast test-slow test-servers lint types docs bench clean
+.PHONY: demo test test-fast test-slow test-servers test-servers-failed lint types docs bench clean
 
 # Two steps, so that a demo does not wait for the tools of development. A changed requirement installs again.
 $(VENV)/.base: pyproject.toml constraints.txt plugins/knnstore-faiss/pyproject.toml
@@ -35,7 +35,12 @@ test-slow: $(VENV)/.dev
 # What needs a real server. Milvus comes with the development packages and must start; for Qdrant see docs/deploy/. Each of
 # two workers starts its own, since most of the time is spent waiting for it.
 test-servers: $(VENV)/.dev
-	KNNSTORE_REQUIRE=$${KNNSTORE_REQUIRE-milvus} $(BIN)/python -m pytest -m server -n 2 --dist loadfile
+	KNNSTORE_REQUIRE=$${KNNSTORE_REQUIRE-milvus} $(BIN)/python -m pytest -m server -n 2 --dist loadfile -o cache_dir=.pytest_cache/servers
+
+# Those that failed, once more and alone: a test that a busy machine has made late passes then, one that is wrong does not.
+test-servers-failed: $(VENV)/.dev
+	KNNSTORE_REQUIRE=$${KNNSTORE_REQUIRE-milvus} $(BIN)/python -m pytest -m server -o cache_dir=.pytest_cache/servers \
+	  --last-failed --last-failed-no-failures none
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -216,6 +216,7 @@ def test_every_grpc_code_becomes_one_of_ours(code):
     [
         (100, "collection not found", errors.StoreNotFoundError, False),
         (65535, "database:x not found", errors.StoreNotFoundError, False),
+        (65535, "InvalidateCollectionMetaCache failed, proxyID = 4", errors.StoreConnectionError, True),
         (800, "database not found", errors.StoreNotFoundError, False),
         (3, "memory limit exceeded", errors.StoreFullError, False),
         (9, "quota exceeded", errors.StoreFullError, False),

@@ -38,8 +38,13 @@ _AGAIN = "Check that the server runs and is reachable, then repeat the call; rep
 def retriable(error: Exception) -> bool:
     """Whether the same request may succeed in a moment."""
     if isinstance(error, MilvusException):
-        return error.code in _NOT_READY | _RATE_LIMIT or (bool(error.retriable) and error.code not in _FULL)
+        return _not_ready(error) or error.code in _RATE_LIMIT or (bool(error.retriable) and error.code not in _FULL)
     return isinstance(error, grpc.RpcError) and _code(error) in _PASSING
+
+
+def _not_ready(error: MilvusException) -> bool:
+    """Starting, or still looking for a part of itself that was killed and has another number now; that has no code."""
+    return error.code in _NOT_READY or "InvalidateCollectionMetaCache failed" in error.message
 
 
 def is_missing(error: Exception) -> bool:
@@ -115,7 +120,7 @@ def _milvus_error(error: MilvusException, where: str) -> KnnStoreError:
         return StoreFullError(text, hint="The server is out of memory, disk or quota; make room and repeat the call.")
     if error.code in _RATE_LIMIT:
         return StoreTimeoutError(text, hint="The server limits the rate; wait, or raise ?timeout= and ?retries=.")
-    if error.code in _NOT_READY:
+    if _not_ready(error):
         return StoreConnectionError(text, hint="The server is starting, or a node of it is down. " + _AGAIN)
     return BackendError(text)
 
