@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,8 @@ def langchain(
     class Known(Embeddings):
         """The embeddings are there already; texts are the numbers of rows."""
 
+        width = vectors.shape[1]
+
         def embed_documents(self, texts: list[str]) -> list[list[float]]:
             return vectors[[int(text) for text in texts]].tolist()
 
@@ -35,46 +38,54 @@ def langchain(
 
     texts = [str(i) for i in range(len(vectors))]
     metadata = [{"label": label} for label in labels]
-    if backend == "milvus":
-        from langchain_milvus import Milvus
-        from pymilvus import MilvusClient, connections
-
-        own = MilvusClient.__init__
-
-        def connected(self: MilvusClient, *args: object, **kwargs: object) -> None:
-            """langchain-milvus 0.3.3 looks for its client's connection in a list that pymilvus 2.6.17 keeps no more."""
-            own(self, *args, **kwargs)
-            connections.connect(alias=self._using, uri=f"http://{address}")
-
-        MilvusClient.__init__ = connected
-        store = Milvus(
-            Known(), collection_name=f"langchain_{NAME}", connection_args={"uri": f"http://{address}"}, drop_old=True,
-            index_params={"index_type": "FLAT", "metric_type": "IP"},
-        )  # fmt: skip
-        store.add_texts(texts, metadata, ids=texts)
-    elif backend == "qdrant":
-        from langchain_qdrant import QdrantVectorStore
-        from qdrant_client import QdrantClient, models
-
-        client = qdrant_client(QdrantClient, address)
-        client.create_collection(
-            f"langchain_{NAME}", vectors_config=models.VectorParams(size=vectors.shape[1], distance="Dot")
-        )
-        store = QdrantVectorStore(client, f"langchain_{NAME}", Known(), distance=models.Distance.DOT)
-        store.add_texts(texts, metadata, batch_size=1000)
-    else:
-        from langchain_community.vectorstores import FAISS
-        from langchain_community.vectorstores.utils import DistanceStrategy
-
-        store = FAISS.from_embeddings(
-            list(zip(texts, vectors.tolist(), strict=True)), Known(), metadata,
-            distance_strategy=DistanceStrategy.MAX_INNER_PRODUCT,
-        )  # fmt: skip
+    make = {"milvus": langchain_milvus, "qdrant": langchain_qdrant, "faiss": langchain_faiss}[backend]
+    store = make(Known(), texts, metadata, address)
 
     def search(query: list[float], k: int) -> list[str]:
         return [found.metadata["label"] for found, _ in store.similarity_search_with_score_by_vector(query, k=k)]
 
     return search
+
+
+def langchain_milvus(known: Any, texts: list[str], metadata: list[dict[str, str]], address: str) -> Any:
+    from langchain_milvus import Milvus
+    from pymilvus import MilvusClient, connections
+
+    own = MilvusClient.__init__
+
+    def connected(self: MilvusClient, *args: object, **kwargs: object) -> None:
+        """langchain-milvus 0.3.3 looks for its client's connection in a list that pymilvus 2.6.17 keeps no more."""
+        own(self, *args, **kwargs)
+        connections.connect(alias=self._using, uri=f"http://{address}")
+
+    MilvusClient.__init__ = connected
+    store = Milvus(
+        known, collection_name=f"langchain_{NAME}", connection_args={"uri": f"http://{address}"}, drop_old=True,
+        index_params={"index_type": "FLAT", "metric_type": "IP"},
+    )  # fmt: skip
+    store.add_texts(texts, metadata, ids=texts)
+    return store
+
+
+def langchain_qdrant(known: Any, texts: list[str], metadata: list[dict[str, str]], address: str) -> Any:
+    from langchain_qdrant import QdrantVectorStore
+    from qdrant_client import QdrantClient, models
+
+    client = qdrant_client(QdrantClient, address)
+    client.create_collection(f"langchain_{NAME}", vectors_config=models.VectorParams(size=known.width, distance="Dot"))
+    store = QdrantVectorStore(client, f"langchain_{NAME}", known, distance=models.Distance.DOT)
+    store.add_texts(texts, metadata, batch_size=1000)
+    return store
+
+
+def langchain_faiss(known: Any, texts: list[str], metadata: list[dict[str, str]], _: str) -> Any:
+    from langchain_community.vectorstores import FAISS
+    from langchain_community.vectorstores.utils import DistanceStrategy
+
+    return FAISS.from_embeddings(
+        list(zip(texts, known.embed_documents(texts), strict=True)), known, metadata,
+        distance_strategy=DistanceStrategy.MAX_INNER_PRODUCT,
+    )  # fmt: skip
 
 
 def llamaindex(

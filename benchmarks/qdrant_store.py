@@ -89,7 +89,15 @@ def main():
     ids, labels = [f"image {i}#{i % 9}" for i in range(args.records)], [f"label {i % 150}" for i in range(args.records)]
     root = Path(tempfile.mkdtemp())
     spec = knnstore.StoreSpec(args.dim, "cosine", {"label": str})
+    print(f"{args.records} records of {args.dim}, k={K}, one field returned; median of {args.rounds} ratios")
+    measure_upload(args, root, spec, ids, rows, labels)
+    measure_search(args, root, spec, ids, rows, labels, rng)
+    shutil.rmtree(root)
+
+
+def measure_upload(args, root, spec, ids, rows, labels):
     count = iter(range(10_000))
+    times = {"bare": [], "ours": []}
 
     def upload_bare():
         folder = root / f"bare{next(count)}"
@@ -104,8 +112,6 @@ def main():
             times["ours"].append(clock(lambda: store.upsert(ids, rows, {"label": labels})))
         shutil.rmtree(folder)
 
-    print(f"{args.records} records of {args.dim}, k={K}, one field returned; median of {args.rounds} ratios")
-    times = {"bare": [], "ours": []}
     uploads = max(5, args.rounds // 2)
     ratio(upload_ours, upload_bare, uploads)
     pairs = list(zip(times["ours"], times["bare"], strict=True))
@@ -113,6 +119,9 @@ def main():
         f"upload               {statistics.median(a / b for a, b in pairs):5.2f}   "
         f"knnstore {statistics.median(times['ours']):.3f} s, bare {statistics.median(times['bare']):.3f} s"
     )
+
+
+def measure_search(args, root, spec, ids, rows, labels, rng):
     bare = Bare(root / "bare", args.dim)
     bare.upload(ids, rows, labels)
     url = f"qdrant+edge://{root}/ours"
@@ -135,7 +144,6 @@ def main():
                 )
         print("indexed vectors:", store.stats().details["indexed_vectors"], "of", args.records)
     bare.shard.close()
-    shutil.rmtree(root)
 
 
 if __name__ == "__main__":
