@@ -240,15 +240,13 @@ def evaluate_command(
     as_json: AsJson = False,
 ) -> None:
     """Measure mean IoU, pixel accuracy and panoptic quality on labelled images, without and with the database."""
-    from knnseg import types
     from knnseg.evaluation import evaluate
 
     examples = _examples(pairs, class_file, coco_panoptic, ignore)
-    listed: dict[int, tuple[str, bool]] = examples.classes  # type: ignore[attr-defined]  # both kinds have it
-    names = _names(classes) or [name for name, _ in listed.values()]
-    things = frozenset(name for name, thing in listed.values() if thing) & set(names)
+    names, vocabulary = _names(classes), examples.vocabulary
+    active = vocabulary if names is None else vocabulary.subset(names)
     with _segmenter(preset, checkpoint, store, device, create=False) as segmenter:
-        report = evaluate(segmenter, examples, types.Vocabulary(tuple(names), things), progress=sys.stderr.isatty())
+        report = evaluate(segmenter, examples, active, progress=sys.stderr.isatty())
     result = report.to_dict()
     if as_json:
         print_json(result)

@@ -48,19 +48,24 @@ class DenseClip:
         if scale <= 0:
             raise ConfigError(f"scale: expected a number above 0, got {scale}")
         self._features, self._text, self._scale, self._templates = features, text, scale, tuple(templates)
-        self._names: dict[str, np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
+        self._words: dict[str, np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
 
     def predict(self, image: EncodedImage, masks: Masks, vocabulary: Vocabulary) -> ClassScores:
         """softmax(scale · cosine) over the vocabulary, (N, C); a mask with no features has a row of zeros."""
         pooled = pool(image.features(self._features), masks).vectors
-        logits = self._scale * (pooled @ self._embeddings(vocabulary).T).astype(np.float64)
+        words = [vocabulary.words(name) for name in vocabulary]
+        similar = (pooled @ self._embeddings([word for group in words for word in group]).T).astype(np.float64)
+        starts = np.cumsum([0, *(len(group) for group in words[:-1])])
+        logits = self._scale * np.maximum.reduceat(
+            similar, starts, axis=1
+        )  # the most similar word speaks for its class
         scores = np.exp(logits - logits.max(axis=1, keepdims=True))
         scores /= scores.sum(axis=1, keepdims=True)
         scores[~pooled.any(axis=1)] = 0
         return ClassScores(scores.astype(np.float32), vocabulary.names)
 
-    def _embeddings(self, vocabulary: Vocabulary) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        for name in vocabulary:
-            if name not in self._names:
-                self._names[name] = class_embeddings(self._text, name, self._templates)
-        return np.stack([self._names[name] for name in vocabulary])
+    def _embeddings(self, words: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        for word in words:
+            if word not in self._words:
+                self._words[word] = class_embeddings(self._text, word, self._templates)
+        return np.stack([self._words[word] for word in words])

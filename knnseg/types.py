@@ -11,7 +11,7 @@ The letters of every shape in this package:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -311,13 +311,15 @@ class Vocabulary:
     Args:
         names: the C class names.
         things: the names among them that are countable objects; the rest is stuff.
+        synonyms: other words for some of the names, for text encoders; labels in a database are names only.
 
     Raises:
-        VocabularyError: no name, an empty name, a repeated name, or a thing that is not among the names.
+        VocabularyError: no name, an empty name, a repeated name, or a thing or synonyms of what is not among the names.
     """
 
     names: tuple[str, ...]
     things: frozenset[str] = field(default_factory=frozenset)
+    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -328,8 +330,9 @@ class Vocabulary:
         repeated = sorted({name for name in self.names if self.names.count(name) > 1})
         if repeated:
             raise VocabularyError(f"vocabulary: expected each name once, got {repeated[0]!r} more than once")
-        if not self.things <= set(self.names):
-            raise VocabularyError(f"vocabulary: things {sorted(self.things - set(self.names))} are not among the names")
+        for what, given in (("things", self.things), ("synonyms of", frozenset(self.synonyms))):
+            if not given <= set(self.names):
+                raise VocabularyError(f"vocabulary: {what} {sorted(given - set(self.names))} are not among the names")
 
     @classmethod
     def of(cls, classes: Vocabulary | Iterable[str], things: Iterable[str] = ()) -> Vocabulary:
@@ -347,6 +350,17 @@ class Vocabulary:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
+
+    def subset(self, names: Iterable[str]) -> Vocabulary:
+        """These names, in this order, with what is known here of things and synonyms."""
+        kept = tuple(names)
+        synonyms = {name: self.synonyms[name] for name in kept if name in self.synonyms}
+        return Vocabulary(kept, self.things & set(kept), synonyms)
+
+    def words(self, name: str) -> tuple[str, ...]:
+        """All words for one class: the parts of its name, if commas part it, and its synonyms; each once."""
+        parts = [part.strip() for part in name.split(",")]
+        return tuple(dict.fromkeys(word for word in (*parts, *self.synonyms.get(name, ())) if word)) or (name,)
 
     def index(self, names: NDArray[np.object_]) -> NDArray[np.int64]:
         """int64, the shape of ``names``: the position of each name, -1 for a name that is not of this vocabulary."""

@@ -14,6 +14,7 @@ import numpy as np
 from knnseg.annotations import LabelledImage, LabelledSegment
 from knnseg.errors import DatasetError
 from knnseg.images import load_image, load_label_map, load_panoptic_png
+from knnseg.types import Vocabulary
 
 __all__ = ["CocoPanoptic", "ImageLabelPairs", "LabelledImages", "read_classes"]
 
@@ -22,6 +23,11 @@ _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 class LabelledImages(Sequence[LabelledImage]):
     """A list of labelled images, each read when it is asked for. Slices are lists of the same kind of promise."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """All classes that labels may have, in the order of the data set."""
+        raise NotImplementedError
 
     def load(self, index: int) -> LabelledImage:
         """Read the image of a valid, non-negative index."""
@@ -42,6 +48,11 @@ class LabelledImages(Sequence[LabelledImage]):
 class _Part(LabelledImages):
     def __init__(self, whole: LabelledImages, picked: Sequence[int]) -> None:
         self._whole, self._picked = whole, picked
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Those of the whole."""
+        return self._whole.vocabulary
 
     def __len__(self) -> int:
         return len(self._picked)
@@ -75,6 +86,12 @@ def read_classes(source: str | PathLike[str] | Mapping[int, str]) -> dict[int, t
     if not rows:
         raise DatasetError(f"{source}: expected at least one class, got none")
     return {number: (name, thing) for number, name, thing in rows}
+
+
+def _vocabulary(classes: Mapping[int, tuple[str, bool]]) -> Vocabulary:
+    return Vocabulary(
+        tuple(name for name, _ in classes.values()), frozenset(name for name, thing in classes.values() if thing)
+    )
 
 
 def _read_json(path: str | PathLike[str]) -> Any:
@@ -130,6 +147,11 @@ class ImageLabelPairs(LabelledImages):
             )
         self._files = [(found[stem], maps[stem]) for stem in wanted]
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The classes, in the order of their list."""
+        return _vocabulary(self.classes)
+
     def __len__(self) -> int:
         return len(self._files)
 
@@ -179,6 +201,11 @@ class CocoPanoptic(LabelledImages):
             raise DatasetError(
                 f"{annotations}: expected COCO panoptic with images and annotations: {error!r}"
             ) from error
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The categories, in the order of their list."""
+        return _vocabulary(self.classes)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -202,6 +202,27 @@ def test_one_extractor_for_base_and_keys_runs_once(taught, scene):
     assert extractor.calls == calls + 1
 
 
+def test_the_most_similar_word_speaks_for_its_class(extractor, scene):
+    from knnseg import DenseClip, EncodedImage, Masks, Vocabulary
+
+    class Text:
+        """The word "axis 2" is the unit vector along axis 2."""
+
+        def encode(self, prompts):
+            return np.stack([np.eye(extractor.dim, dtype=np.float32)[int(p.split()[-1])] for p in prompts])
+
+    image = scene(51).image
+    masks = Masks.from_partition(np.arange(image.shape[0] * image.shape[1]).reshape(image.shape[:2]) // 1000)
+    base = DenseClip(extractor, Text(), 10.0, ["{}"])
+    alone = base.predict(EncodedImage(image), masks, Vocabulary.of(["axis 0", "axis 1", "axis 2"])).probabilities
+    joined = Vocabulary(("axis 0", "axis 1"), synonyms={"axis 1": ("axis 2",)})
+    both = base.predict(EncodedImage(image), masks, joined).probabilities
+    logits = np.log(alone)
+    expected = np.exp(np.stack([logits[:, 0], logits[:, 1:].max(1)], 1))
+    np.testing.assert_allclose(both, expected / expected.sum(1, keepdims=True), rtol=1e-4)
+    assert (logits[:, 2] > logits[:, 1]).any()
+
+
 # -- a store that is down ---------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,24 @@ def test_vocabularies_that_make_no_sense(names):
         Vocabulary.of(names)
 
 
+def test_the_words_for_a_class_are_the_parts_of_its_name_and_its_synonyms():
+    vocabulary = Vocabulary(("sofa, couch", "lamp"), synonyms={"lamp": ("light", "lamp")})
+    assert vocabulary.words("sofa, couch") == ("sofa", "couch")
+    assert vocabulary.words("lamp") == ("lamp", "light")
+    assert Vocabulary.of([","]).words(",") == (",",)
+
+
+def test_synonyms_must_be_of_the_names():
+    with pytest.raises(VocabularyError, match=r"synonyms of \['zebra'\]"):
+        Vocabulary(("a",), synonyms={"zebra": ("striped horse",)})
+
+
+def test_a_subset_keeps_what_is_known_of_its_names():
+    whole = Vocabulary(("sky", "kettle", "cup"), frozenset({"kettle", "cup"}), {"cup": ("mug",), "sky": ("heaven",)})
+    part = whole.subset(["cup", "sky", "zebra"])
+    assert part == Vocabulary(("cup", "sky", "zebra"), frozenset({"cup"}), {"cup": ("mug",), "sky": ("heaven",)})
+
+
 def test_things_must_be_among_the_names():
     with pytest.raises(VocabularyError, match="zebra"):
         Vocabulary.of(["a"], things=["zebra"])

@@ -157,9 +157,9 @@ class FcClip:
 
     @torch.inference_mode()
     def predict(self, image: EncodedImage, masks: Masks, vocabulary: Vocabulary) -> ClassScores:
-        """(N, C); a name of the vocabulary may hold synonyms parted by commas."""
+        """(N, C); the words for each class are those of :meth:`knnseg.Vocabulary.words`."""
         batch, proposals, dense = self._session.look(image.pixels)
-        words = self._classifier(vocabulary.names)
+        words = self._classifier(tuple(", ".join(vocabulary.words(name)) for name in vocabulary))
         if self._session.made(masks):
             logits = self._session.model.classify(proposals, words).logits[0]
             scores = _numpy(logits.softmax(-1)[:, :-1])

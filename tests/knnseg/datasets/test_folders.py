@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from knnseg import Vocabulary
 from knnseg.datasets import CocoPanoptic, ImageLabelPairs, read_classes
 from knnseg.errors import DatasetError, ImageError
 
@@ -35,6 +36,7 @@ def test_pairs(pairs):
     semantic = example.semantic(["sky", "ball", "sand"])
     assert (semantic[:, 0] == -1).all() and semantic[0, 1] == 0 and semantic[3, 1] == 1 and semantic[5, 1] == 2
     assert example.uri.startswith("file://") and example.image_id == "1"
+    assert dataset[1:].vocabulary == Vocabulary(("sky", "ball", "sand"), frozenset({"ball"}))
     assert [e.image_id for e in dataset[1:]] == ["1", "2"] and dataset[-1].image_id == "2"
     with pytest.raises(IndexError):
         dataset[3]
