@@ -113,8 +113,11 @@ def datasets_command(
         print("\n\n".join(filter(None, (known[layout].layout.strip("\n"), known[layout].note, known[layout].source))))
         return
     table = Table(title=f"{len(listed)} data sets", title_justify="left")
-    for heading in ("name", "classes", "things", "splits", "source"):
-        table.add_column(heading, justify="right" if heading in ("classes", "things") else "left", overflow="fold")
+    table.add_column("name", no_wrap=True)
+    for heading in ("classes", "things"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("splits", "source"):
+        table.add_column(heading, overflow="fold")
     for b in listed:
         splits = ", ".join(f"{split} (measured)" if split == b.evaluation else split for split in b.splits)
         table.add_row(b.name, str(b.classes), str(b.things or "–"), splits, b.source)

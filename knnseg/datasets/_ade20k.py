@@ -67,7 +67,7 @@ def open_ade20k(tree: Tree, split: str) -> LabelledImages:
     tree.picked(images, labels, f"label maps of annotations/{split}")
     instances = tree.find(f"annotations_instance/{split}")
     prepared = tree.find(f"ade20k_panoptic_{_SHORT[split]}.json")
-    objects: list[Path | None] = [None] * len(labels)
+    objects: list[str | None] = [None] * len(labels)
     read = _Reader(None)
     if instances is not None:
         objects = [*tree.picked(labels, tree.files(instances, ".png"), f"maps of annotations_instance/{split}")]
@@ -99,7 +99,7 @@ class _Reader:
             return Truth(classes, values // 256 % 256, self._instances(values, entry.objects))
         return Truth(classes, values, self._segments(entry.objects))
 
-    def _instances(self, values: NDArray[np.int32], path: Path) -> dict[int, int]:
+    def _instances(self, values: NDArray[np.int32], path: str) -> dict[int, int]:
         """R is the class among the things, G the object, whose pixels are all of one class."""
         place = {other: i for i, other in enumerate(self._table.others) if other}
         pairs = [divmod(pair, 256) for pair in present(values % 65536) if pair >= 256]
@@ -111,18 +111,19 @@ class _Reader:
             )
         return owners
 
-    def _segments(self, path: Path) -> dict[int, int]:
+    def _segments(self, path: str) -> dict[int, int]:
         """The things among the segments of the prepared annotations; stuff is in the label map."""
-        if path.name not in self._rows:
+        name = Path(path).name
+        if name not in self._rows:
             raise DatasetError(f"{path}: expected segments of this file in the annotations, got none")
         names, things = self._table.vocabulary.names, self._table.vocabulary.things
-        wrong = [category for category in self._rows[path.name].values() if not 0 <= category < len(names)]
+        wrong = [category for category in self._rows[name].values() if not 0 <= category < len(names)]
         if wrong:
             raise DatasetError(f"{path}: expected categories 0 to {len(names) - 1}, got {wrong[:5]}")
-        return {number: c for number, c in self._rows[path.name].items() if names[c] in things}
+        return {number: c for number, c in self._rows[name].items() if names[c] in things}
 
 
-def _panoptic(path: Path) -> NDArray[np.int32]:
+def _panoptic(path: str) -> NDArray[np.int32]:
     try:
         return load_panoptic_png(path)
     except ImageError as error:
@@ -139,9 +140,9 @@ def open_ade20k_847(tree: Tree, split: str) -> LabelledImages:
         tree.picked(images, labels, f"label maps of annotations_detectron2/{split}")
         entries = [Entry(s, image, m) for (s, m), image in zip(labels.items(), pictures, strict=True)]
         return LabelMaps(table.vocabulary, entries, _read_prepared)
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for folder, _, names in os.walk(tree.need(f"images/ADE/{split}")):
-        found |= {name: Path(folder, name) for name in names if name.endswith((".jpg", "_seg.png"))}
+        found |= {name: f"{folder}{os.sep}{name}" for name in names if name.endswith((".jpg", "_seg.png"))}
     stems = sorted(name.removesuffix(".jpg") for name in found if name.endswith(".jpg"))
     pictures = tree.picked((f"{stem}.jpg" for stem in stems), found, f"images of images/ADE/{split}")
     maps = tree.picked((f"{stem}_seg.png" for stem in stems), found, f"label maps of images/ADE/{split}")

@@ -41,7 +41,7 @@ def open_cityscapes(tree: Tree, split: str) -> LabelledImages:
     images = _of_cities(tree, tree.need(f"leftImg8bit/{split}"), _IMAGE)
     pictures = tree.picked(labels, images, f"images of leftImg8bit/{split}")
     maps = tree.picked(images, labels, f"label maps of gtFine/{split}")
-    overlays: list[Path | None] = [None] * len(maps)
+    overlays: list[str | None] = [None] * len(maps)
     if objects:
         overlays = [*tree.picked(labels, objects, f"maps of instances of gtFine/{split}")]
     table = benchmark_classes("cityscapes")
@@ -49,7 +49,7 @@ def open_cityscapes(tree: Tree, split: str) -> LabelledImages:
     return LabelMaps(table.vocabulary, entries, partial(_read, table))
 
 
-def _of_cities(tree: Tree, folder: Path, ending: str) -> dict[str, Path]:
+def _of_cities(tree: Tree, folder: Path, ending: str) -> dict[str, str]:
     """The files of all cities; their names begin with the city, so they differ."""
     cities = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     return {stem: path for city in cities for stem, path in tree.files(folder / city, ending).items()}

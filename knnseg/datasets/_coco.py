@@ -36,6 +36,6 @@ def open_coco(tree: Tree, split: str) -> LabelledImages:
     if wrong:
         raise tree.wrong(f"{file.name} has other categories than the published ones: {', '.join(wrong[:3])}")
     pictures, maps = dataset.files
-    tree.picked(pictures, {path.name: path for path in tree.files(images, "").values()}, f"images of {split}")
-    tree.picked(maps, {path.name: path for path in tree.files(pngs, "").values()}, f"maps of {pngs.name}")
+    tree.picked(pictures, tree.files(images, ""), f"images of {split}")
+    tree.picked(maps, tree.files(pngs, ""), f"maps of {pngs.name}")
     return WithVocabulary(dataset, table.vocabulary)

@@ -15,14 +15,24 @@ from knnseg.errors import DatasetError, ImageError
 from knnseg.images import load_image, load_label_map
 from knnseg.types import IGNORE, ImageArray, Vocabulary
 
-__all__ = ["Entry", "LabelMaps", "Truth", "majority_owners", "present", "read_image", "read_map", "to_positions"]
+__all__ = [
+    "Entry",
+    "LabelMaps",
+    "Truth",
+    "check_size",
+    "majority_owners",
+    "present",
+    "read_image",
+    "read_map",
+    "to_positions",
+]
 
 _HIGHEST = 65535  # the largest number that 16 bits hold
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The files of one image.
+    """The paths of the files of one image.
 
     Args:
         image_id: unique within the data set.
@@ -32,9 +42,9 @@ class Entry:
     """
 
     image_id: str
-    image: Path
-    labels: Path
-    objects: Path | None = None
+    image: str
+    labels: str
+    objects: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,12 +95,11 @@ class LabelMaps(LabelledImages):
         entry = self._entries[index]
         image, truth = read_image(entry.image), self._read(entry)
         for path, array in ((entry.labels, truth.classes), (entry.objects, truth.objects)):
-            if array is not None and array.shape != image.shape[:2]:
-                wanted, got = ("×".join(map(str, shape)) for shape in (image.shape[:2], array.shape))
-                raise DatasetError(f"{path}: expected a map of {wanted} pixels like {entry.image.name}, got {got}")
+            if array is not None:
+                check_size(path, array, image.shape[:2], Path(entry.image).name)
         segments, info = self._segments(truth)
         known = (None, ()) if truth.objects is None else (truth.classes, self._vocabulary.names)
-        return LabelledImage(image, segments, info, entry.image.absolute().as_uri(), entry.image_id, *known)
+        return LabelledImage(image, segments, info, Path(entry.image).absolute().as_uri(), entry.image_id, *known)
 
     def _segments(self, truth: Truth) -> tuple[NDArray[np.int32], tuple[LabelledSegment, ...]]:
         """Classes are numbered by their position from 1, objects after them."""
@@ -107,7 +116,14 @@ class LabelMaps(LabelledImages):
         return segments, tuple(LabelledSegment(n, names[c], bool(things[c])) for n, c in listed)
 
 
-def read_image(path: Path) -> ImageArray:
+def check_size(path: str | None, array: NDArray[np.int32], size: tuple[int, ...], like: str) -> None:
+    """Hold a map against the size (H, W) of what it belongs to; errors are :class:`DatasetError`."""
+    if array.shape != size:
+        wanted, got = ("×".join(map(str, shape)) for shape in (size, array.shape))
+        raise DatasetError(f"{path}: expected a map of {wanted} pixels like {like}, got {got}")
+
+
+def read_image(path: str) -> ImageArray:
     """The picture; errors are :class:`DatasetError`."""
     try:
         return load_image(path)
@@ -115,7 +131,7 @@ def read_image(path: Path) -> ImageArray:
         raise DatasetError(str(error)) from error
 
 
-def read_map(path: Path) -> NDArray[np.int32]:
+def read_map(path: str) -> NDArray[np.int32]:
     """A map of one channel, 8-bit, palette or 16-bit; errors are :class:`DatasetError`."""
     try:
         values = load_label_map(path)
@@ -132,7 +148,7 @@ def present(values: NDArray[np.int32]) -> list[int]:
 
 
 def to_positions(
-    values: NDArray[np.int32], numbers: Sequence[int], ignored: Collection[int], path: Path
+    values: NDArray[np.int32], numbers: Sequence[int], ignored: Collection[int], path: str
 ) -> NDArray[np.int32]:
     """Class numbers as positions in ``numbers``, ``IGNORE`` for those that are ``ignored``: int32, same shape.
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.io import loadmat
 
 from knnseg.datasets._classes import ClassTable, benchmark_classes
-from knnseg.datasets._label_maps import Entry, LabelMaps, Truth, majority_owners, read_map, to_positions
+from knnseg.datasets._label_maps import Entry, LabelMaps, Truth, check_size, majority_owners, read_map, to_positions
 from knnseg.datasets._tree import Benchmark, Tree
 from knnseg.datasets.folders import LabelledImages
 from knnseg.errors import DatasetError
@@ -83,7 +83,7 @@ def open_voc(tree: Tree, split: str) -> LabelledImages:
     images = tree.picked(stems, tree.files(tree.need("JPEGImages"), ".jpg"), "images of JPEGImages")
     labels = tree.picked(stems, tree.files(tree.need("SegmentationClass"), ".png"), "maps of SegmentationClass")
     folder = tree.find("SegmentationObject")
-    objects: list[Path | None] = [None] * len(stems)
+    objects: list[str | None] = [None] * len(stems)
     if folder is not None:
         objects = [*tree.picked(stems, tree.files(folder, ".png"), "maps of SegmentationObject")]
     table = benchmark_classes(tree.benchmark.name)
@@ -97,8 +97,7 @@ def _read_voc(table: ClassTable, entry: Entry) -> Truth:
         return Truth(classes)
     objects = read_map(entry.objects)
     objects[objects == 255] = 0  # the void borders between objects
-    if objects.shape != classes.shape:
-        raise DatasetError(f"{entry.objects}: expected {classes.shape} pixels like the class map, got {objects.shape}")
+    check_size(entry.objects, objects, classes.shape, "the class map")
     thing = np.array([name in table.vocabulary.things for name in table.vocabulary])
     countable = np.where((classes != IGNORE) & thing[classes], classes, IGNORE)
     return Truth(classes, objects, majority_owners(objects, countable, len(table.numbers)))
@@ -123,7 +122,7 @@ def open_context(tree: Tree, split: str) -> LabelledImages:
     else:
         raise tree.wrong(f"no label maps of the split {split} are there")
     pictures = tree.need(f"images/{_LONG[split]}" if folder.parent.name.startswith("annotations_ctx") else "JPEGImages")
-    stems = [path.stem for path in labels]
+    stems = [Path(path).stem for path in labels]
     images = tree.picked(stems, tree.files(pictures, ".jpg"), f"images of {pictures.name}")
     return LabelMaps(table.vocabulary, [Entry(*files) for files in zip(stems, images, labels, strict=True)], read)
 

@@ -84,13 +84,16 @@ class Tree:
             raise self.wrong(f"{part} is missing")
         return found
 
-    def files(self, folder: Path, ending: str) -> dict[str, Path]:
-        """The files of a folder whose names have an ending, by the rest of their names, in order."""
+    def files(self, folder: Path, ending: str) -> dict[str, str]:
+        """The paths of the files of a folder whose names have an ending, by the rest of their names, in order.
+
+        Paths are strings, since making 60,000 ``Path`` takes a second.
+        """
         try:
-            names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(ending))
+            found = sorted((entry.name, entry.path) for entry in os.scandir(folder) if entry.name.endswith(ending))
         except OSError:
             raise self.wrong(f"{folder.relative_to(self.root)} is missing") from None
-        return {name.removesuffix(ending): folder / name for name in names}
+        return {name.removesuffix(ending): path for name, path in found}
 
     def lines(self, file: Path) -> list[str]:
         """The first word of each line of a list of images."""
@@ -99,7 +102,7 @@ class Tree:
         except (OSError, UnicodeDecodeError) as error:
             raise self.wrong(f"{file.relative_to(self.root)} cannot be read: {error}") from error
 
-    def picked(self, stems: Iterable[str], files: Mapping[str, Path], what: str) -> list[Path]:
+    def picked(self, stems: Iterable[str], files: Mapping[str, str], what: str) -> list[str]:
         """The file of each stem.
 
         Raises:
