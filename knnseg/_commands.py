@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from knnseg._concept_commands import concepts_app
+from knnseg._models_command import models_command
 from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(concepts_app)
+app.command(name="models")(models_command)
 
 Pairs = Annotated[
     tuple[Path, Path] | None,

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 
 from knnseg.base import DenseClip
@@ -31,6 +31,7 @@ from knnseg.errors import ConfigError
 from knnseg.models._torch import existing, fingerprint, pick_device, to_batch, weights
 from knnseg.text import TEMPLATES
 from knnseg.types import Features, ImageArray
+from knnseg.weights import find, how_to_get
 from knnstore import EmbeddingSpace
 
 __all__ = ["Attention", "OpenClipFeatures", "OpenClipModel", "OpenClipText", "dense_clip", "load_model"]
@@ -97,7 +98,7 @@ def _from_config(path: Path, checkpoint: str, device: torch.device) -> OpenClipM
         raise ConfigError(f"{what}: expected a JSON file in open_clip's model-config format: {error}") from error
     preprocess = config.pop("preprocess_cfg", {})
     kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
-    with weights(what, "pass the path of a checkpoint as `pretrained`"):
+    with weights(what, how_to_get(what, "pass the path of a checkpoint as `pretrained`")):
         clip = kind(**{key: value for key, value in config.items() if key.endswith(("_cfg", "_dim"))})
         open_clip.load_checkpoint(clip, str(existing(checkpoint, what)), strict=True, weights_only=True)
     tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
@@ -117,12 +118,21 @@ def _published(model: str, pretrained: str, device: torch.device) -> OpenClipMod
             f"open_clip model {model}: expected `pretrained`, one of {open_clip.list_pretrained_tags_by_model(model)} "
             "or the path of a checkpoint"
         )
-    with weights(f"open_clip model {model} {pretrained}".strip(), "pass the checkpoint's path as `pretrained`"):
+    file = find(f"{model}/{pretrained}")
+    what = f"open_clip model {model} {pretrained}".strip() + (f" from {file}" if file else "")
+    tag: dict[str, Any] = open_clip.get_pretrained_cfg(model, pretrained) if pretrained else {}
+    with weights(what, how_to_get(f"{model}/{pretrained}", "pass the checkpoint's path as `pretrained`")):
         if pretrained.endswith((".safetensors", ".bin", ".pt", ".pth")):
             existing(pretrained, f"open_clip model {model}")
-        clip = open_clip.create_model(model, pretrained=pretrained or None, require_pretrained=True, weights_only=True)
+        clip = open_clip.create_model(
+            model,
+            pretrained=str(file or pretrained) or None,
+            force_quick_gelu=tag.get("quick_gelu", False),  # of the tag; open_clip itself only warns
+            require_pretrained=True,
+            weights_only=True,
+        )
         tokenizer = open_clip.get_tokenizer(model)
-    settings = getattr(clip.visual, "preprocess_cfg", {})
+    settings = getattr(clip.visual, "preprocess_cfg", {}) | tag  # a file has no preprocessing of its own
     mean = settings.get("mean", open_clip.OPENAI_DATASET_MEAN)
     std = settings.get("std", open_clip.OPENAI_DATASET_STD)
     return OpenClipModel(model, clip.eval().to(device), tokenizer, tuple(mean), tuple(std), device)
@@ -167,6 +177,8 @@ class OpenClipFeatures:
         settings: dict[str, object] = {"short_side": short_side, "mean": model.mean, "std": model.std}
         if isinstance(self._dense, _DenseViT):
             settings |= {"attention": attention} | ({"sigma": sigma} if attention == "naclip" else {})
+            if isinstance(model.clip.visual.transformer.resblocks[0].mlp.gelu, QuickGELU):
+                settings["activation"] = "quick_gelu"  # the weights do not tell
         mark = fingerprint(model.clip.visual, settings)
         self._space = EmbeddingSpace(f"open_clip/{model.name}", mark, note=json.dumps(settings, sort_keys=True))
 
