@@ -140,8 +140,26 @@ class OpenClipText:
     def encode(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """float32 (len(prompts), D), unit-norm rows."""
         tokens = self._model.tokenizer(list(prompts)).to(self._model.device)
-        embedded: Tensor = self._model.clip.encode_text(tokens, normalize=True)
+        embedded = torch.nn.functional.normalize(_encode(self._model.clip, tokens), dim=-1)
         return np.asarray(embedded.float().cpu().numpy(), np.float32)
+
+
+def _encode(clip: Any, tokens: Tensor) -> Tensor:
+    """What ``encode_text`` gives, without the padding where it cannot matter: (N, context) to (N, D).
+
+    Attention is causal in CLIP, and the end-of-text token, which has the largest number, speaks for the text. So what
+    comes after it changes nothing, and is most of the 77 tokens of a prompt.
+    """
+    if not isinstance(clip, open_clip.CLIP) or clip.text_pool_type != "argmax" or clip.attn_mask is None:
+        return clip.encode_text(tokens)
+    ends = tokens.argmax(1)
+    length = min(-(-(int(ends.max()) + 1) // 16) * 16, tokens.shape[1])  # in steps, so that lengths seldom differ
+    x = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
+    x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
+    x, project = x[torch.arange(len(x)), ends], clip.text_projection
+    if project is None:
+        return x
+    return project(x) if isinstance(project, torch.nn.Linear) else x @ project
 
 
 class OpenClipFeatures:

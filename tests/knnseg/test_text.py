@@ -1,11 +1,13 @@
 """Prompt ensembles by name, and words encoded in batches."""
 
 import numpy as np
+import open_clip
 import pytest
+import torch
 
 from knnseg import DenseClip, EncodedImage, Masks, Vocabulary
 from knnseg.errors import ConfigError
-from knnseg.models.open_clip import OpenClipText, dense_clip, load_model
+from knnseg.models.open_clip import OpenClipModel, OpenClipText, dense_clip, load_model
 from knnseg.text import ENSEMBLES, VILD, ensemble, word_embeddings
 
 
@@ -56,6 +58,19 @@ def test_a_real_text_tower_says_the_same_in_any_company():
     together = word_embeddings(encoder, words, ensemble("simple"))
     alone = np.concatenate([word_embeddings(encoder, [word], ensemble("simple")) for word in words])
     np.testing.assert_allclose(together, alone, atol=2e-6)
+
+
+@pytest.mark.parametrize("text", [{}, {"no_causal_mask": True}, {"proj_bias": True}, {"pool_type": "last"}])
+def test_padding_is_left_out_only_where_it_cannot_matter(text):
+    torch.manual_seed(0)
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2, **text}
+    vision = {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
+    clip = open_clip.CLIP(8, vision, text, quick_gelu=True).eval()
+    encoder = OpenClipText(OpenClipModel("small", clip, open_clip.SimpleTokenizer(), (0,), (1,), torch.device("cpu")))
+    for prompts in (["cat"], ["cat", "a dog and " * 5], ["word " * 90, "sky"]):  # the last fills the context
+        with torch.no_grad():
+            expected = clip.encode_text(encoder._model.tokenizer(prompts), normalize=True)
+        np.testing.assert_allclose(encoder.encode(prompts), expected.numpy(), atol=1e-6)
 
 
 class Grid:
