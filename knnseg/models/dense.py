@@ -118,7 +118,9 @@ class DenseViT:
             raise ConfigError(f"open_clip ViT: expected blocks of ResidualAttentionBlock, got {type(last).__name__}")
         self.visual, self.cell, self.dim = visual, int(visual.patch_size[0]), int(visual.output_dim)
         self._variant, self._sigma = VARIANTS[attention], sigma
-        self.settings = {"attention": attention} | ({"sigma": sigma} if self._variant.gaussian else {})
+        self.settings: dict[str, object] = {"attention": attention}
+        if self._variant.gaussian:
+            self.settings["sigma"] = sigma
         if isinstance(last.mlp.gelu, QuickGELU):
             self.settings["activation"] = "quick_gelu"  # the weights do not tell
 
@@ -155,7 +157,7 @@ class DenseViT:
         normed = block.ln_1(x) if variant.class_token else block.ln_1(x)[:, 1:]
         query, key, value = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
         if variant.compare:
-            near = gaussian(height, width, self._sigma).to(x) if variant.gaussian else None
+            near = gaussian(height, width, self._sigma, x) if variant.gaussian else None
             sides = [{"q": query, "k": key}[name] for name in variant.compare]
             value = self_attention(sides, value, attn.num_heads, near)
         out: Tensor = block.ls_1(attn.out_proj(value))
@@ -167,19 +169,20 @@ class DenseViT:
 
 def self_attention(sides: list[Tensor], value: Tensor, heads: int, bias: Tensor | None) -> Tensor:
     """Σ over sides s of softmax(s sᵀ/√d + bias) v, by head: (B, L, width) each, bias (L, L) or None."""
-    *split, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (*sides, value))
+    *split, v = (part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in (*sides, value))
     mixed = sum(F.scaled_dot_product_attention(side, side, v, attn_mask=bias) for side in split)
     assert isinstance(mixed, Tensor)  # there is at least one side
     return mixed.transpose(1, 2).flatten(2)
 
 
-def gaussian(height: int, width: int, sigma: float) -> Tensor:
-    """(h·w, h·w): exp(-|p - p'|²/2σ²) of the places of two tokens; NACLIP, equation 5."""
-    down, across = (
-        torch.exp(-(torch.arange(size)[:, None] - torch.arange(size)).float().square() / (2 * sigma**2))
-        for size in (height, width)
-    )
-    return torch.kron(down, across)
+def gaussian(height: int, width: int, sigma: float, like: Tensor) -> Tensor:
+    """(h·w, h·w), of the dtype and on the device of ``like``: exp(-|p - p'|²/2σ²) of the places of two tokens.
+
+    NACLIP, equation 5. The square of the distance is a sum over two axes, so the whole is a Kronecker product.
+    """
+    lines = [torch.arange(size, device=like.device, dtype=torch.float32) for size in (height, width)]
+    down, across = (torch.exp(-(line[:, None] - line).square() / (2 * sigma**2)) for line in lines)
+    return torch.kron(down, across).to(like.dtype)
 
 
 class DenseConvNeXt:

@@ -37,7 +37,7 @@ def test_ensembles_are_named_or_given():
     with pytest.raises(ConfigError, match=r"simple.*vild.*imagenet80.*got 'a photo of a \{\}'"):
         ensemble("a photo of a {}")
     for wrong in ([], ["a photo"], ["{} and {}"]):
-        with pytest.raises(ConfigError, match="one {}"):
+        with pytest.raises(ConfigError, match=r"one \{\}"):
             ensemble(wrong)
 
 

@@ -1,6 +1,7 @@
 """The table of published weights is true, and what is here is found without a network and without torch."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from safetensors import safe_open
 
 from knnseg import Config, presets
 from knnseg.models.dinov2 import VARIANTS
@@ -62,6 +64,9 @@ def test_the_sizes_are_those_of_the_models():
     def size(model):
         return sum(parameter.numel() for parameter in model.parameters())
 
+    with safe_open(known()["bundled:tiny"].in_package, "pt") as tiny:
+        shapes = [tiny.get_slice(name).get_shape() for name in tiny.keys()]  # noqa: SIM118
+    assert known()["bundled:tiny"].parameters == sum(math.prod(shape) for shape in shapes)
     with torch.device("meta"):
         clip = size(open_clip.CLIP(**open_clip.get_model_config("ViT-B-16")))
         assert known()[BASE].parameters == known()["ViT-B-16/openai"].parameters == clip

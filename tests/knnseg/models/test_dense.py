@@ -7,7 +7,7 @@ import torch
 
 from knnseg.errors import ConfigError
 from knnseg.models.dense import VARIANTS, gaussian, make_dense, slide
-from knnseg.models.open_clip import OpenClipFeatures, OpenClipModel
+from knnseg.models.open_clip import OpenClipFeatures, OpenClipModel, load_model
 
 TEXT = {"context_length": 16, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
 VISION = {"image_size": 32, "layers": 3, "width": 32, "head_width": 8, "patch_size": 8}
@@ -155,8 +155,8 @@ def test_order_of_batch_and_sequence_changes_nothing():
 
 
 def test_the_neighbourhood_is_a_gaussian_of_the_distance():
-    near = gaussian(3, 4, 2.0)
-    assert near.shape == (12, 12)
+    near = gaussian(3, 4, 2.0, torch.zeros(1))
+    assert near.shape == (12, 12) and near.dtype == torch.float32
     assert near[0, 0] == 1 and near[0, 11].item() == pytest.approx(np.exp(-(4 + 9) / 8))
     assert near[5, 6].item() == near[5, 9].item() == pytest.approx(np.exp(-1 / 8))
 
@@ -278,6 +278,19 @@ def test_the_fingerprint_knows_windows_only_where_there_are_any():
     assert len({plain.fingerprint, *prints}) == 4 and "window" not in plain.note
     half = OpenClipFeatures(model, window=32, stride=16).space.fingerprint
     assert prints[0] == half  # the default stride
+
+
+@pytest.mark.parametrize(
+    ("attention", "mark"),
+    [
+        ("value", "ed5a51e87356560dca7bf5e84561e685263c89b431fd8f6561ac7979fdad8e35"),
+        ("naclip", "ab9afbf234dd50c54cb6dedf4edbf291fc89fc4991ab158849b95a3bf82f1dd2"),
+    ],
+)
+def test_the_fingerprints_that_databases_were_made_with(attention, mark):
+    """Another one would make them unreadable."""
+    model = load_model("bundled:tiny", "", "cpu")
+    assert OpenClipFeatures(model, short_side=192, attention=attention).space.fingerprint == f"sha256:{mark}"
 
 
 def test_fingerprints_of_the_variants():
