@@ -27,7 +27,7 @@ from knnseg.types import Features, ImageArray
 from knnseg.weights import find, how_to_get
 from knnstore import EmbeddingSpace
 
-__all__ = ["OpenClipFeatures", "OpenClipModel", "OpenClipText", "dense_clip", "load_model"]
+__all__ = ["OpenClipFeatures", "OpenClipModel", "OpenClipText", "dense_clip", "encode_tokens", "load_model"]
 
 BUNDLED = "bundled:"
 
@@ -140,11 +140,11 @@ class OpenClipText:
     def encode(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """float32 (len(prompts), D), unit-norm rows."""
         tokens = self._model.tokenizer(list(prompts)).to(self._model.device)
-        embedded = torch.nn.functional.normalize(_encode(self._model.clip, tokens), dim=-1)
+        embedded = torch.nn.functional.normalize(encode_tokens(self._model.clip, tokens), dim=-1)
         return np.asarray(embedded.float().cpu().numpy(), np.float32)
 
 
-def _encode(clip: Any, tokens: Tensor) -> Tensor:
+def encode_tokens(clip: Any, tokens: Tensor) -> Tensor:
     """What ``encode_text`` gives, without the padding where it cannot matter: (N, context) to (N, D).
 
     Attention is causal in CLIP, and the end-of-text token, which has the largest number, speaks for the text. So what
@@ -156,7 +156,7 @@ def _encode(clip: Any, tokens: Tensor) -> Tensor:
     length = min(-(-(int(ends.max()) + 1) // 16) * 16, tokens.shape[1])  # in steps, so that lengths seldom differ
     x = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
     x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
-    x, project = x[torch.arange(len(x)), ends], clip.text_projection
+    x, project = x[torch.arange(len(x), device=x.device), ends], clip.text_projection
     if project is None:
         return x
     return project(x) if isinstance(project, torch.nn.Linear) else x @ project
