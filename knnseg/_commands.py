@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from knnseg._concept_commands import concepts_app
+from knnseg._models_command import models_command
 from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json
 from knnseg._sources import ClassFile, Coco, Dataset, Ignore, Pairs, Root, Split, datasets_command, examples
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(concepts_app)
 app.command(name="datasets")(datasets_command)
+app.command(name="models")(models_command)
 
 Vocabulary = Annotated[
     str | None, typer.Option("--classes", "-c", help="Class names separated by commas; all of the database by default.")

@@ -10,7 +10,7 @@ import numpy as np
 from knnseg.embeddings import pool
 from knnseg.errors import ConfigError
 from knnseg.features import EncodedImage, FeatureExtractor
-from knnseg.text import TEMPLATES, TextEncoder, class_embeddings
+from knnseg.text import TextEncoder, ensemble, word_embeddings
 from knnseg.types import ClassScores, Masks, Vocabulary
 
 __all__ = ["BasePredictor", "DenseClip", "NoBase"]
@@ -39,15 +39,15 @@ class DenseClip:
         features: dense features in the joint space of ``text``.
         text: the text encoder of the same model.
         scale: inverse temperature of the softmax over cosine similarities.
-        templates: prompts, each with one ``{}``.
+        templates: the name of a prompt ensemble, see :data:`knnseg.text.ENSEMBLES`, or prompts, each with one ``{}``.
     """
 
     def __init__(
-        self, features: FeatureExtractor, text: TextEncoder, scale: float, templates: Sequence[str] = TEMPLATES
+        self, features: FeatureExtractor, text: TextEncoder, scale: float, templates: Sequence[str] | str = "simple"
     ) -> None:
         if scale <= 0:
             raise ConfigError(f"scale: expected a number above 0, got {scale}")
-        self._features, self._text, self._scale, self._templates = features, text, scale, tuple(templates)
+        self._features, self._text, self._scale, self._templates = features, text, scale, ensemble(templates)
         self._words: dict[str, np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
 
     def predict(self, image: EncodedImage, masks: Masks, vocabulary: Vocabulary) -> ClassScores:
@@ -65,7 +65,7 @@ class DenseClip:
         return ClassScores(scores.astype(np.float32), vocabulary.names)
 
     def _embeddings(self, words: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        for word in words:
-            if word not in self._words:
-                self._words[word] = class_embeddings(self._text, word, self._templates)
+        missing = [word for word in dict.fromkeys(words) if word not in self._words]
+        if missing:
+            self._words |= dict(zip(missing, word_embeddings(self._text, missing, self._templates), strict=True))
         return np.stack([self._words[word] for word in words])

@@ -58,7 +58,7 @@ def weights(what: str, where: str) -> Iterator[None]:
 
     Args:
         what: the model, for the message.
-        where: how to provide the weights by hand.
+        where: how to provide the weights by hand, beginning with a verb; see :func:`knnseg.weights.how_to_get`.
     """
     try:
         yield
@@ -67,8 +67,7 @@ def weights(what: str, where: str) -> Iterator[None]:
     except Exception as error:  # hub clients raise their own and their HTTP library's exceptions
         first = (str(error).strip().splitlines() or [""])[0][:300].rstrip(". ")
         raise WeightsError(
-            f"{what}: expected readable weights, got {type(error).__name__}: {first}. "
-            f"Without network access, fetch them elsewhere and {where}."
+            f"{what}: expected readable weights, got {type(error).__name__}: {first}. Without network access, {where}."
         ) from error
 
 

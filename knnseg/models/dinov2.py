@@ -16,6 +16,7 @@ import torch
 from knnseg.errors import ConfigError
 from knnseg.models._torch import existing, fingerprint, pick_device, to_batch, weights
 from knnseg.types import Features, ImageArray
+from knnseg.weights import find, how_to_get
 from knnstore import EmbeddingSpace
 
 __all__ = ["VARIANTS", "DinoFeatures"]
@@ -59,7 +60,8 @@ class DinoFeatures:
         Args:
             model: one of :data:`VARIANTS`, or any timm ViT name.
             weights_file: a checkpoint in timm's or in the published DINOv2 layout (safetensors, or a file that torch
-                can read with ``weights_only=True``); empty fetches it from the hub.
+                can read with ``weights_only=True``); empty takes it from the folder of :mod:`knnseg.weights`, or else
+                from the hub.
             short_side: see the class.
             device: see the class.
 
@@ -70,8 +72,11 @@ class DinoFeatures:
         architecture = VARIANTS.get(model, model)
         if not timm.is_model(architecture):
             raise ConfigError(f"DINOv2 model: expected one of {sorted(VARIANTS)} or a timm name, got {model!r}")
-        overlay = {"file": str(existing(weights_file, model))} if weights_file else None
-        with weights(f"timm model {architecture}", "pass the checkpoint's path as `weights_file`"):
+        published = next((short for short, name in VARIANTS.items() if name == architecture), model)
+        file = existing(weights_file, model) if weights_file else find(published)
+        overlay = {"file": str(file)} if file else None
+        advice = how_to_get(published, "pass the checkpoint's path as `weights_file`")
+        with weights(f"timm model {architecture}" + (f" from {file}" if file else ""), advice):
             network = timm.create_model(
                 architecture, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, dynamic_img_size=True
             )

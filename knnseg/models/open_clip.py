@@ -1,10 +1,6 @@
 """open_clip models as dense feature extractors and text encoders.
 
-Dense features follow MaskCLIP (Zhou et al., ECCV 2022, arXiv 2112.01071): the last attention layer is replaced by its
-own value and output projections, so that each token speaks for its own place instead of for the whole image. Residual
-and feed-forward of that layer are left out, as in NACLIP (Hajimiri et al., WACV 2025, arXiv 2404.08181), whose
-key-key attention with a Gaussian neighbourhood is the other choice. For a ConvNeXt, which has no attention, the head is
-applied at every position, as FC-CLIP does (Yu et al., NeurIPS 2023, arXiv 2308.02487).
+How a tower becomes dense is in :mod:`knnseg.models.dense`; here it is loaded, fed, and described.
 """
 
 from __future__ import annotations
@@ -15,27 +11,24 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import open_clip
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from knnseg.base import DenseClip
 from knnseg.errors import ConfigError
 from knnseg.models._torch import existing, fingerprint, pick_device, to_batch, weights
-from knnseg.text import TEMPLATES
+from knnseg.models.dense import Attention, make_dense, slide
 from knnseg.types import Features, ImageArray
+from knnseg.weights import find, how_to_get
 from knnstore import EmbeddingSpace
 
-__all__ = ["Attention", "OpenClipFeatures", "OpenClipModel", "OpenClipText", "dense_clip", "load_model"]
+__all__ = ["OpenClipFeatures", "OpenClipModel", "OpenClipText", "dense_clip", "encode_tokens", "load_model"]
 
-Attention: TypeAlias = Literal["value", "naclip"]
 BUNDLED = "bundled:"
 
 
@@ -97,7 +90,7 @@ def _from_config(path: Path, checkpoint: str, device: torch.device) -> OpenClipM
         raise ConfigError(f"{what}: expected a JSON file in open_clip's model-config format: {error}") from error
     preprocess = config.pop("preprocess_cfg", {})
     kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
-    with weights(what, "pass the path of a checkpoint as `pretrained`"):
+    with weights(what, how_to_get(what, "pass the path of a checkpoint as `pretrained`")):
         clip = kind(**{key: value for key, value in config.items() if key.endswith(("_cfg", "_dim"))})
         open_clip.load_checkpoint(clip, str(existing(checkpoint, what)), strict=True, weights_only=True)
     tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
@@ -117,12 +110,21 @@ def _published(model: str, pretrained: str, device: torch.device) -> OpenClipMod
             f"open_clip model {model}: expected `pretrained`, one of {open_clip.list_pretrained_tags_by_model(model)} "
             "or the path of a checkpoint"
         )
-    with weights(f"open_clip model {model} {pretrained}".strip(), "pass the checkpoint's path as `pretrained`"):
+    file = find(f"{model}/{pretrained}")
+    what = f"open_clip model {model} {pretrained}".strip() + (f" from {file}" if file else "")
+    tag: dict[str, Any] = open_clip.get_pretrained_cfg(model, pretrained) if pretrained else {}
+    with weights(what, how_to_get(f"{model}/{pretrained}", "pass the checkpoint's path as `pretrained`")):
         if pretrained.endswith((".safetensors", ".bin", ".pt", ".pth")):
             existing(pretrained, f"open_clip model {model}")
-        clip = open_clip.create_model(model, pretrained=pretrained or None, require_pretrained=True, weights_only=True)
+        clip = open_clip.create_model(
+            model,
+            pretrained=str(file or pretrained) or None,
+            force_quick_gelu=tag.get("quick_gelu", False),  # of the tag; open_clip itself only warns
+            require_pretrained=True,
+            weights_only=True,
+        )
         tokenizer = open_clip.get_tokenizer(model)
-    settings = getattr(clip.visual, "preprocess_cfg", {})
+    settings = getattr(clip.visual, "preprocess_cfg", {}) | tag  # a file has no preprocessing of its own
     mean = settings.get("mean", open_clip.OPENAI_DATASET_MEAN)
     std = settings.get("std", open_clip.OPENAI_DATASET_STD)
     return OpenClipModel(model, clip.eval().to(device), tokenizer, tuple(mean), tuple(std), device)
@@ -138,8 +140,26 @@ class OpenClipText:
     def encode(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """float32 (len(prompts), D), unit-norm rows."""
         tokens = self._model.tokenizer(list(prompts)).to(self._model.device)
-        embedded: Tensor = self._model.clip.encode_text(tokens, normalize=True)
+        embedded = torch.nn.functional.normalize(encode_tokens(self._model.clip, tokens), dim=-1)
         return np.asarray(embedded.float().cpu().numpy(), np.float32)
+
+
+def encode_tokens(clip: Any, tokens: Tensor) -> Tensor:
+    """What ``encode_text`` gives, without the padding where it cannot matter: (N, context) to (N, D).
+
+    Attention is causal in CLIP, and the end-of-text token, which has the largest number, speaks for the text. So what
+    comes after it changes nothing, and is most of the 77 tokens of a prompt.
+    """
+    if not isinstance(clip, open_clip.CLIP) or clip.text_pool_type != "argmax" or clip.attn_mask is None:
+        return clip.encode_text(tokens)
+    ends = tokens.argmax(1)
+    length = min(-(-(int(ends.max()) + 1) // 16) * 16, tokens.shape[1])  # in steps, so that lengths seldom differ
+    x = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
+    x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
+    x, project = x[torch.arange(len(x), device=x.device), ends], clip.text_projection
+    if project is None:
+        return x
+    return project(x) if isinstance(project, torch.nn.Linear) else x @ project
 
 
 class OpenClipFeatures:
@@ -148,25 +168,34 @@ class OpenClipFeatures:
     Args:
         model: a loaded model with a ViT or a ConvNeXt image tower.
         short_side: images are resized so that their shorter side has about this many pixels.
-        attention: ``"value"`` (MaskCLIP) or ``"naclip"``; a ConvNeXt ignores it.
+        attention: how the last layer of a ViT attends, see :data:`knnseg.models.dense.VARIANTS`; a ConvNeXt ignores it.
         sigma: standard deviation of NACLIP's Gaussian neighbourhood, in tokens.
+        window: side of overlapping windows that the resized image is cut into, pixels; their features are averaged. 0
+            takes the image whole.
+        stride: from one window to the next, pixels; 0 for half a window.
 
     Raises:
         ConfigError: an image tower of another kind, or settings out of range.
     """
 
     def __init__(
-        self, model: OpenClipModel, *, short_side: int = 224, attention: Attention = "value", sigma: float = 5.0
+        self,
+        model: OpenClipModel,
+        *,
+        short_side: int = 224,
+        attention: Attention = "value",
+        sigma: float = 5.0,
+        window: int = 0,
+        stride: int = 0,
     ) -> None:
-        if attention not in ("value", "naclip"):
-            raise ConfigError(f"attention: expected value or naclip, got {attention!r}")
-        if short_side < 1 or sigma <= 0:
-            raise ConfigError(f"short_side and sigma: expected numbers above 0, got {short_side} and {sigma}")
-        self._model, self._side, self._attention, self._sigma = model, short_side, attention, sigma
-        self._dense = _dense_head(model.clip.visual)
+        if short_side < 1:
+            raise ConfigError(f"short_side: expected a number of pixels above 0, got {short_side}")
+        self._model, self._side = model, short_side
+        self._dense = make_dense(model.clip.visual, attention, sigma)
+        self._window, self._stride = _windows(window, stride, self._dense.cell)
         settings: dict[str, object] = {"short_side": short_side, "mean": model.mean, "std": model.std}
-        if isinstance(self._dense, _DenseViT):
-            settings |= {"attention": attention} | ({"sigma": sigma} if attention == "naclip" else {})
+        settings |= self._dense.settings
+        settings |= {"window": self._window, "stride": self._stride} if window else {}
         mark = fingerprint(model.clip.visual, settings)
         self._space = EmbeddingSpace(f"open_clip/{model.name}", mark, note=json.dumps(settings, sort_keys=True))
 
@@ -178,11 +207,13 @@ class OpenClipFeatures:
         short_side: int = 224,
         attention: Attention = "value",
         sigma: float = 5.0,
+        window: int = 0,
+        stride: int = 0,
         device: str = "auto",
     ) -> OpenClipFeatures:
         """Load the model, see :func:`load_model`, and make an extractor of it."""
         loaded = load_model(model, pretrained, device)
-        return cls(loaded, short_side=short_side, attention=attention, sigma=sigma)
+        return cls(loaded, short_side=short_side, attention=attention, sigma=sigma, window=window, stride=stride)
 
     @property
     def space(self) -> EmbeddingSpace:
@@ -201,9 +232,23 @@ class OpenClipFeatures:
 
     def _extract(self, image: ImageArray) -> Features:
         model = self._model
-        batch = to_batch(image, self._side, self._dense.stride, model.mean, model.std, model.device)
-        grid = self._dense(batch, self._attention, self._sigma)[0].float().cpu().numpy()
+        batch = to_batch(image, self._side, self._dense.cell, model.mean, model.std, model.device)
+        dense = slide(self._dense, batch, self._window, self._stride) if self._window else self._dense(batch)
+        grid = dense[0].float().cpu().numpy()
         return Features(np.ascontiguousarray(grid, np.float32), (int(image.shape[0]), int(image.shape[1])))
+
+
+def _windows(window: int, stride: int, cell: int) -> tuple[int, int]:
+    """Side and stride of the windows, pixels; both 0 for none."""
+    if not window and not stride:
+        return 0, 0
+    stride = stride or -(-window // (2 * cell)) * cell
+    if window % cell or stride % cell or not 0 < stride <= window:
+        raise ConfigError(
+            f"window and stride: expected multiples of the {cell} pixels of a cell, the stride at most the window, "
+            f"got {window} and {stride}"
+        )
+    return window, stride
 
 
 def dense_clip(
@@ -212,99 +257,15 @@ def dense_clip(
     short_side: int = 224,
     attention: Attention = "value",
     sigma: float = 5.0,
+    window: int = 0,
+    stride: int = 0,
     scale: float | None = None,
-    templates: Sequence[str] = TEMPLATES,
+    templates: Sequence[str] | str = "simple",
     device: str = "auto",
 ) -> DenseClip:
     """Load a model, see :func:`load_model`, as a zero-shot base predictor; ``scale`` defaults to the model's own."""
     loaded = load_model(model, pretrained, device)
-    features = OpenClipFeatures(loaded, short_side=short_side, attention=attention, sigma=sigma)
-    return DenseClip(features, OpenClipText(loaded), loaded.logit_scale if scale is None else scale, templates)
-
-
-def _dense_head(visual: nn.Module) -> _DenseViT | _DenseConvNeXt:
-    if isinstance(visual, VisionTransformer) and visual.attn_pool is None:
-        return _DenseViT(visual)
-    if isinstance(visual, TimmModel) and hasattr(visual.trunk, "stages"):
-        return _DenseConvNeXt(visual)
-    raise ConfigError(
-        f"open_clip image tower: expected a VisionTransformer without attention pooling or a ConvNeXt, "
-        f"got {type(visual).__name__}"
+    features = OpenClipFeatures(
+        loaded, short_side=short_side, attention=attention, sigma=sigma, window=window, stride=stride
     )
-
-
-class _DenseViT:
-    """A ViT whose last layer leaves every token where it is: images (B, 3, H, W) to (B, D, h, w)."""
-
-    def __init__(self, visual: VisionTransformer) -> None:
-        self.visual, self.stride = visual, int(visual.patch_size[0])
-        self.dim = int(visual.output_dim)
-
-    def __call__(self, images: Tensor, attention: str, sigma: float) -> Tensor:
-        visual = self.visual
-        x = visual.conv1(images)  # (B, width, h, w)
-        height, width = x.shape[-2:]
-        x = x.flatten(2).transpose(1, 2)  # (B, h·w, width)
-        x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1) + self._positions(height, width)
-        x = visual.ln_pre(x)
-        *blocks, last = visual.transformer.resblocks
-        x = x if visual.transformer.batch_first else x.transpose(0, 1)
-        for block in blocks:
-            x = block(x)
-        x = x if visual.transformer.batch_first else x.transpose(0, 1)
-        tokens = visual.ln_post(self._attend(last, x, height, width, attention, sigma))
-        if visual.proj is not None:
-            tokens = tokens @ visual.proj
-        return tokens.transpose(1, 2).unflatten(2, (height, width))
-
-    def _positions(self, height: int, width: int) -> Tensor:
-        """The position embedding, interpolated where the grid is not the one trained on: (1 + h·w, width)."""
-        table = self.visual.positional_embedding
-        rows, columns = self.visual.grid_size
-        if (rows, columns) == (height, width):
-            return table
-        grid = table[1:].T.unflatten(1, (rows, columns))[None]
-        grid = F.interpolate(grid, (height, width), mode="bicubic", align_corners=False, antialias=False)
-        return torch.cat([table[:1], grid[0].flatten(1).T])
-
-    @staticmethod
-    def _attend(block: Any, x: Tensor, height: int, width: int, attention: str, sigma: float) -> Tensor:
-        """The last block's attention as asked for, on patch tokens only: (B, h·w, width)."""
-        attn, normed = block.attn, block.ln_1(x)[:, 1:]
-        _, key, value = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
-        if attention == "naclip":
-            split = [part.reshape(*part.shape[:2], attn.num_heads, -1).transpose(1, 2) for part in (key, value)]
-            logits = split[0] @ split[0].transpose(-2, -1) * split[0].shape[-1] ** -0.5
-            mixed = (logits + _gaussian(height, width, sigma).to(x)).softmax(-1) @ split[1]
-            value = mixed.transpose(1, 2).flatten(2)
-        out: Tensor = attn.out_proj(value)
-        return out
-
-
-@lru_cache(maxsize=16)
-def _gaussian(height: int, width: int, sigma: float) -> Tensor:
-    """(h·w, h·w): exp(-d²/2σ²) of the distance between tokens; NACLIP, equation 5."""
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    places = torch.stack([rows, columns], -1).reshape(-1, 2).float()
-    return torch.exp(-torch.cdist(places, places).square() / (2 * sigma**2))
-
-
-class _DenseConvNeXt:
-    """A timm ConvNeXt trunk with its norm and projection at every position: images (B, 3, H, W) to (B, D, h, w)."""
-
-    stride = 32
-
-    def __init__(self, visual: TimmModel) -> None:
-        self.visual = visual
-        modules = dict(visual.head.named_modules())
-        last = modules.get("proj") or modules.get("mlp.fc2")
-        if last is None:
-            raise ConfigError("open_clip ConvNeXt: expected a linear or mlp projection head")
-        self.dim = int(last.out_features)
-
-    def __call__(self, images: Tensor, attention: str, sigma: float) -> Tensor:
-        x = self.visual.trunk.forward_features(images)  # (B, C, h, w)
-        x = self.visual.trunk.head.norm(x)
-        x = self.visual.head(x.permute(0, 2, 3, 1))  # linear layers act on the last axis
-        dense: Tensor = x.permute(0, 3, 1, 2)
-        return dense
+    return DenseClip(features, OpenClipText(loaded), loaded.logit_scale if scale is None else scale, templates)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from knnseg.errors import ConfigError
 from knnseg.models.fcclip.outputs import Pyramid
+from knnseg.models.open_clip import encode_tokens
 
 __all__ = ["Backbone", "build_clip"]
 
@@ -92,9 +93,9 @@ class Backbone(nn.Module):
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """float32 (len(prompts), D), of any length.
 
-        open_clip's own method, whatever order of batch and sequence its transformer was built with.
+        By open_clip's own modules, whatever order of batch and sequence its transformer was built with.
         """
         tokens = self._tokenizer(list(prompts)).to(self.logit_scale.device)
         with torch.autocast(tokens.device.type, enabled=False):
-            embedded: Tensor = self.clip.encode_text(tokens)
+            embedded = encode_tokens(self.clip, tokens)
         return embedded.float()

@@ -24,6 +24,7 @@ from knnseg.models.fcclip.preprocessing import prepare
 from knnseg.models.fcclip.text import TextClassifier
 from knnseg.models.fcclip.trained import COCO, read_classes
 from knnseg.types import ClassScores, Features, ImageArray, Masks, Vocabulary
+from knnseg.weights import find, how_to_get
 
 __all__ = ["FcClip", "FcClipProposer", "FcClipSession", "load_session"]
 
@@ -68,20 +69,28 @@ class FcClipSession:
         return any(masks is own for own in self._masks.values())
 
 
-@lru_cache(maxsize=2)
 def load_session(checkpoint: str, sizes: str, precision: str, device: str) -> FcClipSession:
     """Load a checkpoint once a process; stages that name the same one share it.
+
+    Without a name it is the one in the folder of :mod:`knnseg.weights`.
 
     Raises:
         WeightsError: no checkpoint, or one of another layout.
         ConfigError: sizes, precision or device that cannot be used.
     """
-    if not checkpoint:
-        raise WeightsError(
-            "FC-CLIP: expected a checkpoint, got none. Fetch the ConvNeXt-Large checkpoint that the page "
-            "https://github.com/bytedance/fc-clip links to, and give its path as `--checkpoint` on the command line, "
-            "or as `checkpoint` in the sections [masks] and [base] of a TOML file"
+    found = checkpoint or find("fcclip")
+    if not found:
+        advice = how_to_get(
+            "fcclip",
+            "give its path as `--checkpoint` on the command line, or as `checkpoint` in the sections [masks] and "
+            "[base] of a TOML file",
         )
+        raise WeightsError(f"FC-CLIP: expected a checkpoint, got none. To have one, {advice}.")
+    return _session(str(found), sizes, precision, device)
+
+
+@lru_cache(maxsize=2)
+def _session(checkpoint: str, sizes: str, precision: str, device: str) -> FcClipSession:
     config = FcClipConfig.from_toml(sizes) if sizes else FcClipConfig()
     return FcClipSession(FCCLIP.load(checkpoint, config, device=device, precision=precision))
 
@@ -111,7 +120,7 @@ class FcClipProposer:
         """Load a checkpoint in the published layout.
 
         Args:
-            checkpoint: its path.
+            checkpoint: its path; empty for the one in the folder of :mod:`knnseg.weights`.
             sizes: path of a TOML file for :class:`FcClipConfig`; empty for the published sizes.
             precision: see :class:`FCCLIP`.
             min_coverage: see the class.
@@ -146,7 +155,7 @@ class FcClip:
         """Load a checkpoint in the published layout.
 
         Args:
-            checkpoint: its path.
+            checkpoint: its path; empty for the one in the folder of :mod:`knnseg.weights`.
             sizes: path of a TOML file for :class:`FcClipConfig`; empty for the published sizes.
             precision: see :class:`FCCLIP`.
             trained: path of a file with the classes that training knew, see :func:`read_classes`; empty for COCO's.

@@ -1,6 +1,6 @@
 """Class names as rows of a classifier.
 
-Templates of ViLD (Gu et al., ICLR 2022, arXiv 2104.13921); the most similar synonym speaks for its class, as in OpenSeg
+Templates of ViLD, see :data:`knnseg.text.VILD`; the most similar synonym speaks for its class, as in OpenSeg
 (Ghiasi et al., ECCV 2022, arXiv 2112.12143).
 """
 
@@ -14,20 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from knnseg.errors import VocabularyError
-from knnseg.text import fill
+from knnseg.text import VILD, fill
 
-__all__ = ["TEMPLATES", "TextClassifier", "build_classifier", "is_seen", "synonyms"]
-
-_PLAIN = (
-    "a photo of a {}.",
-    "This is a photo of a {}",
-    "There is a {} in the scene",
-    "There is the {} in the scene",
-    "a photo of a {} in the scene",
-)
-_SIZED = ("a photo of a SIZE {}.", "This is a photo of a SIZE {}.", "There is a SIZE {} in the scene.")
-TEMPLATES = _PLAIN + tuple(text.replace("SIZE", size) for text in _SIZED for size in ("small", "medium", "large"))
-"""ViLD's fourteen. Their full stops are not even, and count."""
+__all__ = ["TextClassifier", "build_classifier", "is_seen", "synonyms"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,9 +78,9 @@ def build_classifier(
     if not classes:
         raise VocabularyError("class names: expected at least one, got none")
     groups = [synonyms(name) for name in classes]
-    texts = [text for group in groups for name in group for text in fill(TEMPLATES, name)]
+    texts = [text for group in groups for name in group for text in fill(VILD, name)]
     rows = torch.cat([encode(texts[i : i + prompts]) for i in range(0, len(texts), prompts)])
-    mean = F.normalize(rows, dim=-1).view(-1, len(TEMPLATES), rows.shape[1]).mean(1)
+    mean = F.normalize(rows, dim=-1).view(-1, len(VILD), rows.shape[1]).mean(1)
     text = F.normalize(mean, dim=-1)
     seen = torch.tensor(is_seen(classes, trained), device=text.device)
     return TextClassifier(text, class_rows([len(group) for group in groups]).to(text.device), seen)

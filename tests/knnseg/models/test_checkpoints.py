@@ -2,6 +2,7 @@
 
 import json
 
+import huggingface_hub.constants
 import numpy as np
 import open_clip
 import pytest
@@ -9,9 +10,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+import knnseg.weights
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models.dinov2 import VARIANTS, DinoFeatures
 from knnseg.models.open_clip import OpenClipFeatures, OpenClipText, load_model
+from knnseg.weights import PublishedWeights
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
 
@@ -239,12 +242,71 @@ def test_dinov2_errors(folder):
         DinoFeatures.load("dinov2-s14", str(folder / "text.pth"), device="cpu")
 
 
-def test_without_a_hub_the_message_says_what_to_do(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    import huggingface_hub.constants
-
+def test_without_a_hub_the_message_says_what_to_fetch_and_where_to_put_it(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(WeightsError, match="fetch them elsewhere and pass the checkpoint's path as `weights_file`"):
-        DinoFeatures.load("dinov2-s14", device="cpu")
-    with pytest.raises(WeightsError, match="fetch them elsewhere and pass the checkpoint's path as `pretrained`"):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("KNNSEG_WEIGHTS", str(tmp_path))
+    with pytest.raises(WeightsError, match="or pass the checkpoint's path as `weights_file`") as dino:
+        DinoFeatures.load("vit_small_patch14_dinov2.lvd142m", device="cpu")
+    assert "fetch model.safetensors or" in str(dino.value) and f"{tmp_path}/dinov2-s14.safetensors" in str(dino.value)
+    with pytest.raises(WeightsError, match="or pass the checkpoint's path as `pretrained`") as clip:
         load_model("ViT-B-16", "laion2b_s34b_b88k", "cpu")
+    assert "https://huggingface.co/laion/CLIP-ViT-B-16-laion2B-s34B-b88K" in str(clip.value)
+    assert f"put it at {tmp_path}/clip-vit-b-16-laion2b.safetensors" in str(clip.value)
+    with pytest.raises(WeightsError, match="fetch them elsewhere, or pass"):  # a model that the table does not know
+        load_model("ViT-B-32", "laion2b_s34b_b79k", "cpu")
+
+
+# -- the folder for weights -------------------------------------------------------------------------------------------
+
+
+def test_dinov2_from_the_folder(folder, monkeypatch):
+    torch.manual_seed(3)
+    reference = timm.create_model(VARIANTS["dinov2-s14"], num_classes=0, dynamic_img_size=True).eval()
+    state = {key: value.contiguous() for key, value in reference.state_dict().items()}
+    save_file(state, folder / "dinov2-s14.safetensors")
+    monkeypatch.setenv("KNNSEG_WEIGHTS", str(folder))
+    for name in ("dinov2-s14", VARIANTS["dinov2-s14"]):
+        loaded = DinoFeatures.load(name, short_side=28, device="cpu")._model.state_dict()
+        assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+@pytest.fixture
+def published(folder, monkeypatch):
+    """A small model as open_clip publishes them: a configuration by name, and a tag with its own normalisation."""
+    (folder / "Small-ViT.json").write_text(json.dumps(VIT))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    open_clip.add_model_config(folder / "Small-ViT.json")
+    tag = {"hf_hub": "nobody/nothing/", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1), "quick_gelu": True}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "Small-ViT", {"atag": tag})
+    entry = PublishedWeights(
+        "Small-ViT/atag", "", 0, "", "", "nobody/nothing", ("a.bin",), place="small-vit.safetensors"
+    )
+    monkeypatch.setattr(knnseg.weights, "known", lambda: {"Small-ViT/atag": entry})
+    monkeypatch.setenv("KNNSEG_WEIGHTS", str(folder))
+    yield folder
+    load_model.cache_clear()
+
+
+def test_a_file_in_the_folder_is_the_tag_with_its_activation_and_normalisation(published):
+    torch.manual_seed(0)
+    clip = open_clip.CLIP(**VIT, quick_gelu=True).eval()
+    save_file(
+        {key: value.contiguous() for key, value in clip.state_dict().items()}, published / "small-vit.safetensors"
+    )
+    model = load_model("Small-ViT", "atag", "cpu")
+    assert model.mean == (0.5, 0.4, 0.3) and model.std == (0.2, 0.2, 0.1)
+    pixels = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32))
+    with torch.no_grad():
+        assert torch.equal(model.clip.encode_image(pixels), clip.encode_image(pixels))
+    plain = load_model("Small-ViT", str(published / "small-vit.safetensors"), "cpu")  # a path has no tag
+    prints = {OpenClipFeatures(loaded).space.fingerprint for loaded in (model, plain)}
+    assert not isinstance(plain.clip.visual.transformer.resblocks[0].mlp.gelu, open_clip.transformer.QuickGELU)
+    assert len(prints) == 2
+
+
+def test_a_broken_file_in_the_folder_is_named(published):
+    (published / "small-vit.safetensors").write_text("not weights")
+    with pytest.raises(WeightsError, match=r"from .*small-vit\.safetensors: expected readable weights"):
+        load_model("Small-ViT", "atag", "cpu")

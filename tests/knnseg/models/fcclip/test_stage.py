@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -154,10 +155,21 @@ def test_segmenting_from_the_command_line(files, run, capsys):
     assert np.asarray(Image.open(files / "out/photo.semantic.png")).shape == (70, 90)
 
 
-def test_without_a_checkpoint_the_message_says_which_to_fetch(files, run, capsys):
+def test_without_a_checkpoint_the_message_says_which_to_fetch(files, run, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("KNNSEG_WEIGHTS", str(tmp_path))
     assert run("segment", f"{files}/photo.png", "-p", "fcclip", "-c", "sky") == 1
     said = capsys.readouterr().err
-    assert "bytedance/fc-clip" in said and "--checkpoint" in said
+    assert "bytedance/fc-clip" in said and "--checkpoint" in said and f"put it at {tmp_path}/fcclip.pth" in said
+
+
+def test_a_checkpoint_in_the_folder_for_weights_needs_no_option(files, run, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("KNNSEG_WEIGHTS", str(tmp_path))
+    shutil.copy(files / "small.pth", tmp_path / "fcclip.pth")
+    arguments = ["segment", f"{files}/photo.png", "-p", f"{files}/small.toml", "--device", "cpu", "-c", "person, sky"]
+    assert run(*arguments, "-o", f"{tmp_path}/out", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert run(*arguments, "-o", f"{tmp_path}/out", "--json", "--checkpoint", f"{files}/small.pth") == 0
+    assert json.loads(capsys.readouterr().out) == found
 
 
 def test_a_checkpoint_for_stages_that_take_none(files, run, capsys):
