@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from knnseg._calibrate_command import calibrate
 from knnseg._concept_commands import concepts_app
 from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json
 
@@ -31,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(concepts_app)
+app.command()(calibrate)
 
 Pairs = Annotated[
     tuple[Path, Path] | None,
