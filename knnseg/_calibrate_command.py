@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tomlkit
 import typer
@@ -25,7 +25,8 @@ def calibrate(
     preset: Preset = "tiny",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="TOML configuration to write.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder to look in for images that have moved.")] = None,
-    most: Annotated[int, typer.Option(min=1, help="Examples to ask about.")] = 2000,
+    on: Annotated[str, typer.Option(help="Ask about proposals, or about the examples themselves.")] = "proposals",
+    most: Annotated[int, typer.Option(min=1, help="Masks to ask about.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw from a larger database.")] = 0,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
@@ -42,15 +43,18 @@ def calibrate(
     from knnseg.pipeline import Segmenter, read_config
     from knnseg.stages import with_checkpoint
 
+    if on not in ("proposals", "examples"):
+        raise typer.BadParameter("--on takes proposals or examples")
+    kind: Literal["proposals", "examples"] = "examples" if on == "examples" else "proposals"
     originals, config = Originals(images), read_config(preset)
     config = config if checkpoint is None else with_checkpoint(config, str(checkpoint))
     with Segmenter.from_config(config, store, device=device, create=False) as segmenter:
-        result = fit(segmenter, originals, most=most, seed=seed, progress=sys.stderr.isatty())
+        result = fit(segmenter, originals, on=kind, most=most, seed=seed, progress=sys.stderr.isatty())
     if out is not None:
         out.write_text(_toml(result, preset, out), encoding="utf-8")
     if as_json:
         parts = {name: asdict(getattr(result, name)) for name in ("before", "best")}
-        print_json({name: getattr(result, name) for name in ("examples", "alone", "missing", "base")} | parts)
+        print_json({name: getattr(result, name) for name in ("asked", "alone", "missing", "base")} | parts)
     else:
         _show(result, out)
 
@@ -64,7 +68,7 @@ def _toml(result: Calibration, preset: str, out: Path) -> str:
             _set(document, "keys", "whitening", str(Path(result.config.keys.whitening).absolute()))
     else:
         document = tomlkit.document()
-        document.add(tomlkit.comment(f"Fitted by knnseg calibrate on {result.examples} examples."))
+        document.add(tomlkit.comment(f"Fitted by knnseg calibrate on {result.asked} masks."))
         document.add("preset", tomlkit.item(preset))
     retrieval, fusion = result.best.retrieval, result.best.fusion
     _set(document, "retrieval", "k", retrieval.k)
@@ -81,7 +85,7 @@ def _set(document: tomlkit.TOMLDocument, section: str, key: str, value: object) 
 
 
 def _show(result: Calibration, out: Path | None) -> None:
-    table = Table(title=f"{result.examples} examples, each without its own image", title_justify="left")
+    table = Table(title=f"{result.asked} masks, each without its own image in the database", title_justify="left")
     table.add_column("")
     for heading in ("k", "τ", "λ", "T", "accuracy", "loss"):
         table.add_column(heading, justify="right")
@@ -92,9 +96,11 @@ def _show(result: Calibration, out: Path | None) -> None:
     console = Console()
     console.print(table)
     if result.alone:
-        console.print(f"left out: {result.alone} whose class has no example in another image", soft_wrap=True)
+        console.print(f"left out: {result.alone} masks whose class has no example in another image", soft_wrap=True)
     if result.missing:
-        console.print(f"left out: {result.missing} whose image or mask was not found; see --images", soft_wrap=True)
+        console.print(
+            f"left out: {result.missing} examples whose image or mask was not found; see --images", soft_wrap=True
+        )
     console.print(f"configuration: {out}" if out else "To keep it: --out FILE.toml", soft_wrap=True)
 
 

@@ -1,29 +1,28 @@
-"""Fitting k, τ, λ and T on the database itself: every example is asked about as if its image were not there.
+"""Fitting k, τ, λ and T on the database itself: every image of it is asked about as if it were not there.
 
-No test labels are needed. An example is a mask whose class is known; its neighbours are taken from the other images,
-and the base predictor sees it in its own image. What the fusion would say is compared with what the example is.
+No test labels are needed. The stored masks say what is where in an image. What the proposer cuts out of it is embedded,
+its neighbours are taken from the other images, and what the fusion would say is compared with what is there.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from knnseg.base import NoBase
 from knnseg.concepts import ConceptDatabase
 from knnseg.config import Config, FusionConfig, RetrievalConfig
 from knnseg.errors import ConfigError
-from knnseg.features import EncodedImage
 from knnseg.fusion import confidence, fuse, vote, vote_weights
-from knnseg.originals import Originals, StoredImage, stored_images
+from knnseg.leave_one_out import Examples, Proposals, Queries
+from knnseg.originals import Originals
 from knnseg.pipeline import Segmenter
-from knnseg.types import ClassScores, Embeddings, ImageArray, Neighbours, Vocabulary
+from knnseg.types import ClassScores, Vocabulary
 
 __all__ = ["Calibration", "Trial", "calibrate"]
 
@@ -38,12 +37,12 @@ _LEAST = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """How good one choice of numbers is on the examples; every class counts alike.
+    """How good one choice of numbers is; every class counts alike, and within a class proposals by their area.
 
     Args:
         retrieval: with its k and τ.
         fusion: with its λ and T.
-        accuracy: share of examples whose class gets the highest probability, 0 to 1.
+        accuracy: share of the masks whose class gets the highest probability, 0 to 1.
         loss: mean of -ln P_final of the right class, which decides; lower is better.
     """
 
@@ -62,16 +61,16 @@ class Calibration:
         before: the numbers that the segmenter has.
         best: the best ones.
         base: what the base alone gets right, as a share like :attr:`Trial.accuracy`; 0 without a base.
-        examples: how many were asked about.
-        alone: examples left out because their class has none in another image.
-        missing: examples left out because the base has to see their image or mask, and it was not found.
+        asked: how many masks were asked about.
+        alone: masks left out because their class has no example in another image.
+        missing: examples left out because their image has to be seen, or their mask, and it was not found.
     """
 
     config: Config
     before: Trial
     best: Trial
     base: float
-    examples: int
+    asked: int
     alone: int
     missing: int
 
@@ -80,6 +79,7 @@ def calibrate(
     segmenter: Segmenter,
     originals: Originals | None = None,
     *,
+    on: Literal["proposals", "examples"] = "proposals",
     most: int = 2000,
     seed: int = 0,
     progress: bool = False,
@@ -90,18 +90,26 @@ def calibrate(
     configuration stays. Without a base predictor λ and T have no effect, and stay too.
 
     Args:
-        segmenter: with a database; its base predictor is asked about the stored masks.
-        originals: finds the images that the base has to see; by default where they were when they were added.
-        most: examples to ask about; of a larger database, whole images are drawn until there are so many.
+        segmenter: with a database; its stages are used as for a prediction.
+        originals: finds the images that have to be seen; by default where they were when they were added.
+        on: ``"proposals"`` asks about what the proposer cuts out of the images, which is what a prediction will meet,
+            as far as the stored masks say what it is. ``"examples"`` asks about the stored masks themselves: quicker,
+            right for masks that are given, and needs no images where there is no base; but parts of objects are less
+            certain than whole ones, so its numbers are too sharp for region proposals.
+        most: masks to ask about; of a larger database, images are drawn until there are so many.
         seed: of that draw.
         progress: show a progress bar on standard error.
 
     Raises:
-        ConfigError: no database, or no example that can be asked about.
+        ConfigError: no database, or no mask that can be asked about.
     """
     if segmenter.database is None:
         raise ConfigError("calibrate: expected a segmenter with a concept database, got none")
-    asked = _Asker(segmenter, segmenter.database, originals or Originals()).ask(most, seed, progress)
+    if on not in ("proposals", "examples"):
+        raise ConfigError(f"on: expected proposals or examples, got {on!r}")
+    kind = Proposals if on == "proposals" else Examples
+    asker = kind(segmenter, segmenter.database, originals or Originals(), neighbours=_NEIGHBOURS[-1])
+    asked = asker.ask(most, seed=seed, progress=progress)
     judge = _Judge(asked, segmenter.config, segmenter.database)
     before = judge.trial(segmenter.config.retrieval, segmenter.config.fusion)
     trials = judge.trials(with_base=not isinstance(segmenter.base, NoBase))
@@ -110,102 +118,15 @@ def calibrate(
     return Calibration(config, before, best, judge.base_accuracy, len(asked.truth), asked.alone, asked.missing)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Queries:
-    """Examples as they would be met in a new image.
-
-    Args:
-        truth: int64 (N,), positions in the vocabulary.
-        neighbours: (N, K), from other images.
-        base: P_base, (N, C).
-        alone: examples that are not among them, since their class has none in another image.
-        missing: examples that are not, since the base could not see them.
-    """
-
-    truth: NDArray[np.int64]
-    neighbours: Neighbours
-    base: ClassScores
-    alone: int
-    missing: int
-
-    def first(self, k: int) -> Neighbours:
-        """The k nearest of each."""
-        found = self.neighbours
-        return Neighbours(found.ids[:, :k], found.scores[:, :k], found.labels[:, :k])
-
-
-class _Asker:
-    """Asks database and base about stored examples, image by image."""
-
-    def __init__(self, segmenter: Segmenter, database: ConceptDatabase, originals: Originals) -> None:
-        self._base, self._database, self._originals = segmenter.base, database, originals
-        self._silent = isinstance(segmenter.base, NoBase)
-        self._vocabulary = segmenter.vocabulary()
-        self._counts = {concept.label: concept.count for concept in database.concepts()}
-
-    def ask(self, most: int, seed: int, progress: bool) -> _Queries:
-        """About whole images in a random order, until there are ``most`` queries or no more images."""
-        store, parts, taken = self._database.store, list[_Queries](), 0
-        hashes = sorted(str(value) for value in store.count_by("image_hash"))
-        order = np.random.default_rng(seed).permutation(len(hashes)).tolist()
-        groups = stored_images(store, [hashes[i] for i in order], with_vectors=True)
-        with tqdm(total=min(most, store.count()), unit="example", disable=not progress, desc="asking") as bar:
-            for image in itertools.chain.from_iterable(groups):
-                parts.append(self._about(image))
-                taken += len(parts[-1].truth)
-                bar.update(len(parts[-1].truth))
-                if taken >= most:
-                    break
-        if not taken:
-            raise ConfigError(
-                "calibrate: expected examples of classes that have others in other images, got "
-                f"{sum(p.alone for p in parts)} without, and {sum(p.missing for p in parts)} whose image or mask was "
-                "not found"
-            )
-        return _joined(parts)
-
-    def _about(self, image: StoredImage) -> _Queries:
-        records, labels = image.records, image.records.fields["label"]
-        assert records.vectors is not None  # asked for above
-        pixels = None if self._silent else self._originals.find(image)
-        usable = image.with_mask if pixels is not None else np.arange(len(records) if self._silent else 0)
-        own = Counter(labels.tolist())
-        elsewhere = [self._counts[label] > own[label] for label in labels[usable].tolist()]
-        rows = usable[np.array(elsewhere, bool)]
-        embeddings = Embeddings(records.vectors[rows], np.ones(len(rows), np.float32))
-        found = self._database.neighbours(embeddings, _NEIGHBOURS[-1], exclude_image=image.image_hash)
-        truth, base = self._vocabulary.index(labels[rows]), self._opinion(image, rows, pixels)
-        return _Queries(truth, found, base, len(usable) - len(rows), len(records) - len(usable))
-
-    def _opinion(self, image: StoredImage, rows: NDArray[np.int64], pixels: ImageArray | None) -> ClassScores:
-        """P_base of some rows; zeros without a base."""
-        if pixels is None or not len(rows):
-            zeros = np.zeros((len(rows), len(self._vocabulary)), np.float32)
-            return ClassScores(zeros, self._vocabulary.names)
-        masks = image.masks(rows.tolist(), (int(pixels.shape[0]), int(pixels.shape[1])))
-        return self._base.predict(EncodedImage(pixels), masks, self._vocabulary)
-
-
-def _joined(parts: list[_Queries]) -> _Queries:
-    found = [part.neighbours for part in parts]
-    return _Queries(
-        np.concatenate([part.truth for part in parts]),
-        Neighbours(*(np.concatenate([getattr(n, name) for n in found]) for name in ("ids", "scores", "labels"))),
-        ClassScores(np.concatenate([part.base.probabilities for part in parts]), parts[0].base.classes),
-        sum(part.alone for part in parts),
-        sum(part.missing for part in parts),
-    )
-
-
 class _Judge:
     """Holds what a choice of numbers would say against what the examples are."""
 
-    def __init__(self, asked: _Queries, config: Config, database: ConceptDatabase) -> None:
+    def __init__(self, asked: Queries, config: Config, database: ConceptDatabase) -> None:
         self._asked, self._config = asked, config
         self._counts = {concept.label: concept.count for concept in database.concepts()}
         self._supported = np.array([name in self._counts for name in asked.base.classes])
-        sizes = np.bincount(asked.truth, minlength=len(asked.base.classes))
-        self._share = 1 / (sizes[asked.truth] * np.count_nonzero(sizes))  # of each example in a mean over classes
+        sizes = np.bincount(asked.truth, asked.size, minlength=len(asked.base.classes))
+        self._share = asked.size / (sizes[asked.truth] * np.count_nonzero(sizes))  # of each mask in a mean over classes
         self._base = self._outcome(asked.base)
 
     @property
