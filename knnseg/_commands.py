@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from knnseg._calibrate_command import calibrate
 from knnseg._concept_commands import concepts_app
 from knnseg._models_command import models_command
 from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(concepts_app)
 app.command(name="datasets")(datasets_command)
 app.command(name="models")(models_command)
+app.command()(calibrate)
 
 Vocabulary = Annotated[
     str | None, typer.Option("--classes", "-c", help="Class names separated by commas; all of the database by default.")

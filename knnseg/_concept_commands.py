@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,11 +17,13 @@ from knnseg._options import AsJson, Device, Preset, Store, print_json
 
 if TYPE_CHECKING:
     from knnseg.concepts import ConceptDatabase
+    from knnseg.reembedding import ReembedReport
+    from knnstore import EmbeddingSpace, StoreURL
 
 __all__ = ["concepts_app"]
 
 concepts_app = typer.Typer(
-    name="concepts", help="List, rename, merge and remove what a database knows.", no_args_is_help=True
+    name="concepts", help="List, rename, merge, remove and re-embed what a database knows.", no_args_is_help=True
 )
 
 
@@ -88,3 +93,62 @@ def remove(
             typer.confirm(f"Remove {counts[label]} examples of {label!r} from {store}?", abort=True, err=True)
         gone = database.remove(label)
     print_json({"removed": gone}) if as_json else print(f"{gone} examples of {label!r} removed")
+
+
+@concepts_app.command()
+def reembed(
+    store: Store,
+    preset: Preset = "tiny",
+    source: Annotated[str, typer.Option(help="The embedding space to read, where the store has several.")] = "",
+    into: Annotated[str | None, typer.Option(help="URL of the store to write; the same one by default.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder to look in for images that have moved.")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Embed all examples again in the space of another preset, from their images and kept masks.
+
+    knnseg concepts reembed -s faiss:///tmp/db --preset base
+
+    The examples keep their ids, and the space that they came from stays as it is. Safe to interrupt and to run again.
+    """
+    from knnseg import stages
+    from knnseg.concepts import ConceptDatabase
+    from knnseg.originals import Originals
+    from knnseg.pipeline import read_config
+    from knnseg.reembedding import reembed as embed_again
+    from knnstore import open_store
+
+    originals = Originals(images)
+    extractor = stages.make_extractor(read_config(preset), device=device)
+    with (
+        open_store(_other_space(store, extractor.space, source), read_only=True) as original,
+        ConceptDatabase.open(into or store, extractor) as database,
+    ):
+        report = embed_again(original, database, originals, progress=sys.stderr.isatty())
+    print_json(asdict(report)) if as_json else _print_reembedded(report)
+
+
+def _other_space(store: str, own: EmbeddingSpace, wanted: str) -> StoreURL:
+    """The collection to read: the one that is named, or the only one of another space."""
+    from knnseg.concepts import space_name
+    from knnseg.errors import ConfigError
+    from knnstore import collections
+
+    there = {place.path.rsplit("/", 1)[-1]: place for place in collections(store)}
+    others = {name: place for name, place in there.items() if name != space_name(own)}
+    picked = [place for name, place in others.items() if wanted in ("", name)]
+    if len(picked) != 1:
+        raise ConfigError(
+            f"source: expected {wanted or 'one'} among the other embedding spaces of {store}, "
+            f"got {sorted(others) or 'none'}." + (" Name one of them with --source." if others else "")
+        )
+    return picked[0]
+
+
+def _print_reembedded(report: ReembedReport) -> None:
+    print(f"images read: {report.images}; examples added: {report.added}, there already: {report.present}")
+    left = {"without a mask": report.maskless, "featureless": report.featureless, "image not found": report.missing}
+    if any(left.values()):
+        print("left out: " + ", ".join(f"{count} {why}" for why, count in left.items() if count))
+    for uri in report.lost:
+        print(f"knnseg: not found, or not the same picture: {uri}", file=sys.stderr)

@@ -1,0 +1,151 @@
+"""The same examples in another embedding space: ids, fields, interruption, and images that have gone."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from knnseg import ConceptDatabase
+from knnseg.embeddings import pool
+from knnseg.errors import ConfigError, DatasetError
+from knnseg.images import content_hash
+from knnseg.originals import Originals, stored_images
+from knnseg.reembedding import ReembedReport, reembed
+from knnseg.types import Masks
+from knnstore import StoreSpec, open_store
+from knnstore.errors import SpecMismatchError
+
+
+@pytest.fixture
+def files(tmp_path, scene):
+    """Labelled images that lie in files, one of them in a folder with a space and an umlaut."""
+    from dataclasses import replace
+
+    examples = []
+    for i in range(6):
+        folder = tmp_path / ("größere Bilder" if i == 0 else "images")
+        folder.mkdir(exist_ok=True)
+        path, example = folder / f"{i}.png", scene(i, ("sky", "grass", "ball"))
+        Image.fromarray(example.image).save(path)
+        examples.append(replace(example, uri=path.as_uri() if i != 1 else str(path)))
+    return examples
+
+
+@pytest.fixture
+def other(store_url, colour_features):
+    with ConceptDatabase.open(store_url, colour_features(6, "other")) as database:
+        yield database
+
+
+def rows(database):
+    found = {}
+    for records in database.store.scan(with_vectors=True):
+        for i, identity in enumerate(records.ids):
+            found[identity] = (records.vectors[i].tobytes(), {n: c[i] for n, c in records.fields.items()})
+    return found
+
+
+def without_coverage(content):
+    return {i: {n: v for n, v in fields.items() if n != "coverage"} for i, (_, fields) in content.items()}
+
+
+def test_ids_and_fields_stay_and_vectors_are_as_if_added_there(database, other, files, tmp_path, colour_features):
+    database.add(files, writer="ann")
+    database.rename("ball", "sphere")
+    before = rows(database)
+    report = reembed(database.store, other)
+    assert report == ReembedReport(images=6, added=len(before))
+    assert rows(database) == before and without_coverage(rows(other)) == without_coverage(before)
+    with ConceptDatabase.open(f"memory://{tmp_path}/direct", colour_features(6, "other")) as direct:
+        direct.add(files)
+        expected = rows(direct)
+    again = rows(other)
+    assert {i: vector for i, (vector, _) in again.items()} == {i: vector for i, (vector, _) in expected.items()}
+    assert all(again[i][1]["coverage"] == fields["coverage"] for i, (_, fields) in expected.items())
+
+
+def test_an_interrupted_run_computes_only_what_is_missing(database, other, files):
+    database.add(files)
+    reached = []
+
+    class Failing(Originals):
+        def find(self, image):
+            if len(reached) == 4:
+                raise KeyboardInterrupt
+            reached.append(image.image_hash)
+            return super().find(image)
+
+    with pytest.raises(KeyboardInterrupt):
+        reembed(database.store, other, Failing(), batch=2)
+    done, calls = other.store.count(), other.extractor.calls
+    assert 0 < done < database.store.count() and calls == 4
+    report = reembed(database.store, other, batch=2)
+    assert (report.present, report.images) == (done, 2) and other.extractor.calls == 6
+    assert set(rows(other)) == set(rows(database))
+
+
+def test_images_that_have_moved_are_found_by_name_and_known_by_their_pixels(database, other, files, tmp_path):
+    database.add(files)
+    (tmp_path / "images").rename(tmp_path / "moved")
+    impostor = tmp_path / "moved" / "aa" / "2.png"
+    impostor.parent.mkdir()
+    Image.new("RGB", (64, 48)).save(impostor)
+    (tmp_path / "moved" / "ab").mkdir()
+    (tmp_path / "moved" / "ab" / "2.png").write_bytes(b"no picture")
+    report = reembed(database.store, other)
+    assert report.images == 1 and report.missing == database.store.count() - report.added
+    assert len(report.lost) == 5 and all("images" in uri for uri in report.lost)
+    report = reembed(database.store, other, Originals(tmp_path / "moved"))
+    assert report.images == 5 and not report.missing and set(rows(other)) == set(rows(database))
+
+
+def test_what_cannot_be_embedded_again_is_counted_and_left(database, other, files, scene):
+    database.add(files[:2])
+    database.add(files[2], keep_masks=False)
+    image = scene(40).image
+    mask = np.zeros((1, *image.shape[:2]), bool)
+    mask[0, :5] = True
+    database.add_masks(image, mask, ["sky"])  # nobody said where it is
+    report = reembed(database.store, other)
+    assert (report.images, report.maskless, report.missing) == (2, len(files[2].info), 1)
+    assert report.lost == (f"an image of hash {content_hash(image)}",)
+    assert report.added == other.store.count() == len(files[0].info) + len(files[1].info)
+
+
+def test_an_image_that_was_changed_is_not_taken(database, other, files, tmp_path):
+    database.add(files[:2])
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "images" / "1.png")
+    report = reembed(database.store, other)
+    assert report.images == 1 and report.missing == len(files[1].info)
+
+
+def test_nothing_to_do(database, other):
+    assert reembed(database.store, other) == ReembedReport()
+
+
+def test_mistakes(database, other, tmp_path):
+    with pytest.raises(ConfigError, match="two embedding spaces"):
+        reembed(database.store, database)
+    with pytest.raises(ConfigError, match="at least 1"):
+        reembed(database.store, other, batch=0)
+    with pytest.raises(DatasetError, match="folder"):
+        Originals(tmp_path / "nowhere")
+    with (
+        open_store(f"memory://{tmp_path}/else", StoreSpec(4, "cosine", {"label": str})) as plain,
+        pytest.raises(SpecMismatchError, match="fields"),
+    ):
+        reembed(plain, other)
+
+
+def test_stored_images_come_whole_whatever_the_batches_of_the_store(database, files, extractor):
+    database.add(files)
+    hashes = sorted(database.store.count_by("image_hash"))
+    groups = list(stored_images(database.store, [*hashes, "none"], with_vectors=True, batch=4))
+    assert [len(group) for group in groups] == [4, 2]
+    by_hash = {content_hash(example.image): example for example in files}
+    for image in (image for group in groups for image in group):
+        example = by_hash[image.image_hash]
+        assert image.uri == example.uri and len(image.records) == len(example.info)
+        masks = image.masks(image.with_mask.tolist(), example.segments.shape)
+        expected = pool(extractor.extract([example.image])[0], Masks.from_dense(masks.dense())).vectors
+        np.testing.assert_allclose(image.records.vectors, expected, atol=1e-6)
+    assert [i.image_hash for group in groups for i in group] == hashes
