@@ -90,6 +90,42 @@ def test_eval(folder, store):
     assert "pixel accuracy" in run("eval", "--store", store, *arguments).stdout
 
 
+def test_eval_of_many_classes_prints_a_few_and_all_when_asked(folder, store):
+    arguments = [
+        "eval",
+        "--store",
+        store,
+        "--pairs",
+        folder / "images",
+        folder / "labels",
+        "--class-file",
+        folder / "classes.json",
+    ]
+    few, every = run(*arguments).stdout, run(*arguments, "--per-class").stdout
+    assert "most improved" in few and "worst" in few and "PQ things" in few and "most improved" not in every
+    assert every.count("\n") > few.count("\n")
+    alone = run(*arguments[:1], *arguments[3:], "--classes", "grass,sand,lava", "--limit", 2).stdout
+    assert "2 images, 3 classes" in alone and "gain" not in alone
+
+
+def test_eval_leaves_a_report_and_goes_on_there(folder, store, tmp_path):
+    pairs = ["--pairs", folder / "images", folder / "labels", "--class-file", folder / "classes.json"]
+    arguments = ["eval", "-s", store, *pairs, "--out", tmp_path / "out", "--pictures", 1, "--json"]
+    first = json.loads(run(*arguments, "--limit", 2).stdout)
+    assert first["images"] == 2 and first["settings"]["pairs"] == [str(folder / "images"), str(folder / "labels")]
+    whole = run(*arguments).stdout
+    result = json.loads(whole)
+    assert (result["images"], result["settings"]) == (6, first["settings"])
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == result
+    assert "Most improved" in (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "progress.jsonl").read_bytes().count(b"\n") == 7
+    del result["settings"]
+    assert json.loads(run("eval", "-s", store, *pairs, "--json").stdout).items() >= result.items()
+    refused = runner.invoke(app, [str(a) for a in [*arguments, "--ignore", "255"]])
+    assert refused.exit_code == 1 and 'ignore: was "0,255", is "255"' in str(refused.exception)
+    assert json.loads(run(*arguments, "--ignore", "255,0", "--limit", 1, "--restart").stdout)["images"] == 1
+
+
 def test_concepts(folder, tmp_path):
     url = f"faiss://{tmp_path}/one"
     one = ["--mask", folder / "kettle.png", "--label", "kettle", "--thing"]
