@@ -15,10 +15,10 @@ from rich.table import Table
 from knnseg._concept_commands import concepts_app
 from knnseg._evaluate import print_report, run_eval, source_of
 from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json
+from knnseg._sources import ClassFile, Coco, Dataset, Ignore, Names, Pairs, Root, Split, datasets_command, examples
 
 if TYPE_CHECKING:
     from knnseg.concepts import ConceptDatabase
-    from knnseg.datasets import LabelledImages
     from knnseg.pipeline import Segmenter
 
 __all__ = ["app"]
@@ -32,23 +32,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(concepts_app)
+app.command(name="datasets")(datasets_command)
 
-Pairs = Annotated[
-    tuple[Path, Path] | None,
-    typer.Option("--pairs", metavar="IMAGES LABELS", help="Folders of images and of PNG label maps of the same stems."),
-]
-Classes = Annotated[
-    Path | None, typer.Option("--class-file", help='For --pairs: JSON list of {"id", "name", "isthing"}.')
-]
-Coco = Annotated[
-    tuple[Path, Path, Path] | None,
-    typer.Option(
-        "--coco-panoptic", metavar="IMAGES PNGS JSON", help="Folders of images and panoptic PNGs, and the JSON."
-    ),
-]
-Ignore = Annotated[
-    str, typer.Option(help="For --pairs: numbers in the label maps that mean unlabelled, separated by commas.")
-]
 Vocabulary = Annotated[
     str | None, typer.Option("--classes", "-c", help="Class names separated by commas; all of the database by default.")
 ]
@@ -81,24 +66,6 @@ def _segmenter(
         yield segmenter
 
 
-def _examples(
-    pairs: tuple[Path, Path] | None, classes: Path | None, coco: tuple[Path, Path, Path] | None, ignore: str
-) -> LabelledImages:
-    from knnseg.datasets import CocoPanoptic, ImageLabelPairs
-
-    if (pairs is None) == (coco is None):
-        raise typer.BadParameter("give --pairs with --class-file, or --coco-panoptic (add also takes one IMAGE)")
-    if coco is not None:
-        return CocoPanoptic(*coco)
-    if classes is None or pairs is None:
-        raise typer.BadParameter("--pairs needs --class-file")
-    try:
-        numbers = [int(number) for number in ignore.split(",") if number.strip()]
-    except ValueError:
-        raise typer.BadParameter(f"--ignore: expected numbers separated by commas, got {ignore!r}") from None
-    return ImageLabelPairs(*pairs, classes, ignore=numbers)
-
-
 @app.command()
 def add(
     store: Store,
@@ -109,9 +76,12 @@ def add(
     label: Annotated[str | None, typer.Option(help="What the mask shows.")] = None,
     thing: Annotated[bool, typer.Option("--thing/--stuff", help="A countable object, or stuff.")] = True,
     pairs: Pairs = None,
-    class_file: Classes = None,
+    class_file: ClassFile = None,
     coco_panoptic: Coco = None,
     ignore: Ignore = "0,255",
+    dataset: Dataset = None,
+    root: Root = None,
+    split: Split = "",
     classes: Subset = None,
     min_area: Annotated[int, typer.Option(help="Leave out segments with fewer pixels.")] = 1,
     writer: Annotated[str, typer.Option(help="Who adds, kept with each example.")] = "",
@@ -125,6 +95,8 @@ def add(
     knnseg add -s faiss:///tmp/db photo.jpg --mask kettle.png --label kettle
 
     knnseg add -s faiss:///tmp/db --pairs images labels --class-file classes.json
+
+    knnseg add -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --split training
     """
     with _segmenter(preset, checkpoint, store, device, create=True) as segmenter:
         database = segmenter.database
@@ -132,9 +104,9 @@ def add(
         if image is not None:
             report = _add_one(database, image, mask, label, thing, writer)
         else:
-            examples = _examples(pairs, class_file, coco_panoptic, ignore)
+            labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split)
             report = database.add(
-                examples, classes=_names(classes), min_area=min_area, writer=writer, progress=sys.stderr.isatty()
+                labelled, classes=_names(classes), min_area=min_area, writer=writer, progress=sys.stderr.isatty()
             )
     if as_json:
         print_json({name: getattr(report, name) for name in ("images", "added", "present", "skipped")})
@@ -230,8 +202,12 @@ def _show_segments(path: Path, result: Any, files: list[str]) -> None:
 @app.command(name="eval")
 def evaluate_command(
     store: Annotated[str | None, typer.Option("--store", "-s", help="URL of the concept database.")] = None,
+    dataset: Dataset = None,
+    root: Root = None,
+    split: Split = "",
+    words: Names = None,
     pairs: Pairs = None,
-    class_file: Classes = None,
+    class_file: ClassFile = None,
     coco_panoptic: Coco = None,
     ignore: Ignore = "0,255",
     classes: Subset = None,
@@ -250,13 +226,18 @@ def evaluate_command(
     """Measure on labelled images, without and with the database: IoU, accuracy, panoptic quality, average precision.
 
     knnseg eval -s faiss:///tmp/db --pairs images labels --class-file classes.json --out report
+
+    knnseg eval -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --out report
     """
-    examples = _examples(pairs, class_file, coco_panoptic, ignore)
-    names, vocabulary = _names(classes), examples.vocabulary
+    labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split, words)
+    names, vocabulary = _names(classes), labelled.vocabulary
     active = vocabulary if names is None else vocabulary.subset(names)
-    source = source_of(pairs=pairs, coco_panoptic=coco_panoptic, ignore=ignore, device=device)
+    source = source_of(
+        dataset=dataset, root=root, split=split, names=words, pairs=pairs, coco_panoptic=coco_panoptic,
+        ignore=ignore if pairs else None, device=device,
+    )  # fmt: skip
     with _segmenter(preset, checkpoint, store, device, create=False) as segmenter:
-        result = run_eval(segmenter, examples, active, source, out=out, restart=restart, limit=limit, pictures=pictures)
+        result = run_eval(segmenter, labelled, active, source, out=out, restart=restart, limit=limit, pictures=pictures)
     if as_json:
         print_json(result)
         return

@@ -37,9 +37,13 @@ class LabelledImage:
         info: what the numbers mean, each at most once.
         uri: where the image comes from, for people.
         image_id: the id of the image within its dataset, for evaluation files.
+        class_map: int32 (H, W), position in ``class_names`` of each pixel's class, ``IGNORE`` where it has none; for
+            data sets that know the class of more pixels than they have segments for, such as crowds. None: the
+            segments say all that is known.
+        class_names: what the positions of ``class_map`` mean.
 
     Raises:
-        MaskError: the segment map has another size than the image, or numbers in ``info`` repeat or are below 1.
+        MaskError: a map has another size than the image, or numbers in ``info`` repeat or are below 1.
     """
 
     image: ImageArray
@@ -47,15 +51,18 @@ class LabelledImage:
     info: tuple[LabelledSegment, ...]
     uri: str = ""
     image_id: str = ""
+    class_map: NDArray[np.int32] | None = None
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         expect(self.image, "LabelledImage.image", np.uint8, 3)
         expect(self.segments, "LabelledImage.segments", np.int32, 2)
-        if self.image.shape[:2] != self.segments.shape:
-            raise MaskError(
-                f"{self.uri or 'labelled image'}: expected a segment map of {self.image.shape[:2]} like the image, "
-                f"got {self.segments.shape}"
-            )
+        for what, array in (("segment", self.segments), ("class", self.class_map)):
+            if array is not None and self.image.shape[:2] != array.shape:
+                raise MaskError(
+                    f"{self.uri or 'labelled image'}: expected a {what} map of {self.image.shape[:2]} like the image, "
+                    f"got {array.shape}"
+                )
         numbers = [segment.id for segment in self.info]
         if len(set(numbers)) != len(numbers) or any(number <= 0 for number in numbers):
             raise MaskError(
@@ -65,6 +72,10 @@ class LabelledImage:
     def semantic(self, classes: Sequence[str]) -> NDArray[np.int32]:
         """int32 (H, W): index into ``classes`` of each pixel, ``IGNORE`` elsewhere."""
         position = {name: i for i, name in enumerate(classes)}
+        if self.class_map is not None:  # IGNORE is -1, and so finds the last entry
+            return np.array([*(position.get(name, IGNORE) for name in self.class_names), IGNORE], np.int32)[
+                self.class_map
+            ]
         table = np.array([*(position.get(segment.label, IGNORE) for segment in self.info), IGNORE], np.int32)
         return table[positions(self.segments, [segment.id for segment in self.info])]
 

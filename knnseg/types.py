@@ -312,14 +312,17 @@ class Vocabulary:
         names: the C class names.
         things: the names among them that are countable objects; the rest is stuff.
         synonyms: other words for some of the names, for text encoders; labels in a database are names only.
+        instead: all the words for some of the names, where these are not the name and its synonyms. So a class keeps
+            the name that it has in a database whatever it is called to a text encoder.
 
     Raises:
-        VocabularyError: no name, an empty name, a repeated name, or a thing or synonyms of what is not among the names.
+        VocabularyError: no name, an empty name, a repeated name, or a thing or words of what is not among the names.
     """
 
     names: tuple[str, ...]
     things: frozenset[str] = field(default_factory=frozenset)
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    instead: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -330,7 +333,8 @@ class Vocabulary:
         repeated = sorted({name for name in self.names if self.names.count(name) > 1})
         if repeated:
             raise VocabularyError(f"vocabulary: expected each name once, got {repeated[0]!r} more than once")
-        for what, given in (("things", self.things), ("synonyms of", frozenset(self.synonyms))):
+        listed = (("things", self.things), ("synonyms of", {*self.synonyms}), ("words for", {*self.instead}))
+        for what, given in listed:
             if not given <= set(self.names):
                 raise VocabularyError(f"vocabulary: {what} {sorted(given - set(self.names))} are not among the names")
 
@@ -354,11 +358,15 @@ class Vocabulary:
     def subset(self, names: Iterable[str]) -> Vocabulary:
         """These names, in this order, with what is known here of things and synonyms."""
         kept = tuple(names)
-        synonyms = {name: self.synonyms[name] for name in kept if name in self.synonyms}
-        return Vocabulary(kept, self.things & set(kept), synonyms)
+        synonyms, instead = (
+            {name: words[name] for name in kept if name in words} for words in (self.synonyms, self.instead)
+        )
+        return Vocabulary(kept, self.things & set(kept), synonyms, instead)
 
     def words(self, name: str) -> tuple[str, ...]:
-        """All words for one class: the parts of its name, if commas part it, and its synonyms; each once."""
+        """All words for one class, each once: the parts of its name, if commas part it, and its synonyms; or others."""
+        if name in self.instead:
+            return tuple(dict.fromkeys(self.instead[name]))
         parts = [part.strip() for part in name.split(",")]
         return tuple(dict.fromkeys(word for word in (*parts, *self.synonyms.get(name, ())) if word)) or (name,)
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # A module imports only modules to its left; docs/design/knnseg.md says why.
-KNNSEG = ["errors", "types", "annotations", "config", "hookspecs", "images", "features", "keys", "stages", "masks", "embeddings", "examples", "concepts", "text", "base", "models", "fusion", "drawing", "painting", "instances", "segmentation", "pipeline", "metrics", "average_precision", "evaluation", "datasets", "demo", "_options", "_evaluate", "_concept_commands", "_commands", "cli"]  # fmt: skip
+KNNSEG = ["errors", "types", "annotations", "config", "hookspecs", "images", "features", "keys", "stages", "masks", "embeddings", "examples", "concepts", "text", "base", "models", "fusion", "drawing", "painting", "instances", "segmentation", "pipeline", "metrics", "average_precision", "evaluation", "datasets", "demo", "_options", "_sources", "_evaluate", "_concept_commands", "_commands", "cli"]  # fmt: skip
 KNNSTORE = [
     "errors",
     "filters",

@@ -1,6 +1,19 @@
 """Sources of labelled images. Every one is a sequence of :class:`knnseg.LabelledImage`, read when asked for."""
 
+from knnseg.datasets.benchmarks import Benchmark, benchmarks, open_dataset, with_names
 from knnseg.datasets.folders import CocoPanoptic, ImageLabelPairs, LabelledImages, read_classes
 from knnseg.datasets.rendered import CONCEPTS, Concept, RenderedScenes
 
-__all__ = ["CONCEPTS", "CocoPanoptic", "Concept", "ImageLabelPairs", "LabelledImages", "RenderedScenes", "read_classes"]
+__all__ = [
+    "CONCEPTS",
+    "Benchmark",
+    "CocoPanoptic",
+    "Concept",
+    "ImageLabelPairs",
+    "LabelledImages",
+    "RenderedScenes",
+    "benchmarks",
+    "open_dataset",
+    "read_classes",
+    "with_names",
+]

@@ -11,12 +11,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from knnseg.annotations import LabelledImage, LabelledSegment
+from knnseg.annotations import LabelledImage, LabelledSegment, positions
 from knnseg.errors import DatasetError
 from knnseg.images import load_image, load_label_map, load_panoptic_png
-from knnseg.types import Vocabulary
+from knnseg.types import IGNORE, Vocabulary
 
-__all__ = ["CocoPanoptic", "ImageLabelPairs", "LabelledImages", "read_classes"]
+__all__ = ["CocoPanoptic", "ImageLabelPairs", "LabelledImages", "WithVocabulary", "read_classes"]
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -59,6 +59,29 @@ class _Part(LabelledImages):
 
     def load(self, index: int) -> LabelledImage:
         return self._whole.load(self._picked[index])
+
+
+class WithVocabulary(LabelledImages):
+    """Labelled images whose vocabulary says more of the same names: other words for text encoders, say.
+
+    Args:
+        whole: the images.
+        vocabulary: has every name that a label may have.
+    """
+
+    def __init__(self, whole: LabelledImages, vocabulary: Vocabulary) -> None:
+        self._whole, self._vocabulary = whole, vocabulary
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The given one."""
+        return self._vocabulary
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    def load(self, index: int) -> LabelledImage:
+        return self._whole.load(index)
 
 
 def read_classes(source: str | PathLike[str] | Mapping[int, str]) -> dict[int, tuple[str, bool]]:
@@ -177,7 +200,7 @@ class ImageLabelPairs(LabelledImages):
 class CocoPanoptic(LabelledImages):
     """COCO panoptic annotations: a JSON file, and a folder of PNGs with R + 256·G + 65536·B for each pixel.
 
-    Crowd segments count as unlabelled.
+    Crowd segments are no objects: their pixels are in no segment, but their class is in the class map.
 
     Args:
         images: folder of images.
@@ -210,18 +233,38 @@ class CocoPanoptic(LabelledImages):
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def files(self) -> tuple[list[str], list[str]]:
+        """The file names of the images and of the PNGs that the annotations speak of."""
+        return [self._named(image_id, png) for image_id, png, _ in self._entries], [png for _, png, _ in self._entries]
+
+    def segment_categories(self) -> dict[str, dict[int, int]]:
+        """PNG file name -> {number of a segment: its category}, without crowds."""
+        return {
+            png: {int(s["id"]): int(s["category_id"]) for s in infos if not s.get("iscrowd", 0)}
+            for _, png, infos in self._entries
+        }
+
+    def _named(self, image_id: Any, png: str) -> str:
+        if image_id not in self._names:
+            raise DatasetError(f"{png}: expected an image of id {image_id} in the annotations, got none")
+        return str(self._names[image_id])
+
     def load(self, index: int) -> LabelledImage:
         """Read one image with its segments."""
         image_id, png, infos = self._entries[index]
-        if image_id not in self._names:
-            raise DatasetError(f"{png}: expected an image of id {image_id} in the annotations, got none")
+        path = self._images / self._named(image_id, png)
         segments = load_panoptic_png(self._panoptic / png)
-        kept = []
-        for entry in infos:
-            if entry["category_id"] not in self.classes:
-                raise DatasetError(f"{png}: expected a listed category, got category_id {entry['category_id']}")
-            if not entry.get("iscrowd", 0):
-                kept.append(LabelledSegment(int(entry["id"]), *self.classes[entry["category_id"]]))
-        segments[~np.isin(segments, [segment.id for segment in kept])] = 0
-        path = self._images / self._names[image_id]
-        return LabelledImage(load_image(path), segments, tuple(kept), path.absolute().as_uri(), str(image_id))
+        unlisted = [entry["category_id"] for entry in infos if entry["category_id"] not in self.classes]
+        if unlisted:
+            raise DatasetError(f"{png}: expected a listed category, got category_id {unlisted[0]}")
+        known = [LabelledSegment(int(entry["id"]), *self.classes[entry["category_id"]]) for entry in infos]
+        kept = [s for s, entry in zip(known, infos, strict=True) if not entry.get("iscrowd", 0)]
+        crowded: tuple[Any, ...] = ()
+        if len(kept) < len(known):
+            names = self.vocabulary.names
+            of_segment = np.array([*(names.index(segment.label) for segment in known), IGNORE], np.int32)
+            crowded = (of_segment[positions(segments, [segment.id for segment in known])], names)
+        segments[positions(segments, [segment.id for segment in kept]) < 0] = 0
+        uri = path.absolute().as_uri()
+        return LabelledImage(load_image(path), segments, tuple(kept), uri, str(image_id), *crowded)

@@ -36,7 +36,7 @@ def settings_of(
         segmenter: its configuration, with the digest of each file that is named in it, and its database: place,
             embedding space, revision and number of entries.
         examples: how many images, where it can tell.
-        vocabulary: classes, things and synonyms.
+        vocabulary: classes, things, and the words for a class that are not its name.
         more: what else the numbers depend on, such as the data set's name and folder, and the device.
     """
     config = dataclasses.asdict(segmenter.config)
@@ -45,7 +45,7 @@ def settings_of(
         "images": len(examples) if isinstance(examples, Sized) else None,
         "classes": list(vocabulary.names),
         "things": sorted(vocabulary.things),
-        "synonyms": {name: list(words) for name, words in sorted(vocabulary.synonyms.items())},
+        "words": {name: list(words) for name in vocabulary if (words := vocabulary.words(name)) != (name,)},
         "configuration": config,
         "files": {path: _digest(Path(path)) for path in sorted(_files(config))},
         "store": _store(segmenter),

@@ -31,6 +31,28 @@ def test_a_subset_keeps_what_is_known_of_its_names():
     assert part == Vocabulary(("cup", "sky", "zebra"), frozenset({"cup"}), {"cup": ("mug",), "sky": ("heaven",)})
 
 
+def test_other_words_take_the_place_of_a_name_and_its_synonyms():
+    vocabulary = Vocabulary(
+        ("tree-merged", "sky"), synonyms={"sky": ("air",)}, instead={"tree-merged": ("tree", "oak", "tree")}
+    )
+    assert vocabulary.words("tree-merged") == ("tree", "oak") and vocabulary.words("sky") == ("sky", "air")
+    assert vocabulary.subset(["tree-merged"]).words("tree-merged") == ("tree", "oak")
+    with pytest.raises(VocabularyError, match=r"words for \['zebra'\]"):
+        Vocabulary(("a",), instead={"zebra": ("striped horse",)})
+
+
+def test_a_class_map_knows_more_than_the_segments():
+    image, segments = np.zeros((1, 3, 3), np.uint8), np.array([[1, 0, 0]], np.int32)
+    classes = np.array([[1, 0, -1]], np.int32)
+    example = LabelledImage(
+        image, segments, (LabelledSegment(1, "cup"),), class_map=classes, class_names=("sky", "cup")
+    )
+    assert example.semantic(["cup", "sky"]).tolist() == [[0, 1, -1]]
+    assert example.semantic(["sky"]).tolist() == [[-1, 0, -1]]
+    with pytest.raises(MaskError, match="class map of"):
+        LabelledImage(image, segments, (), class_map=classes.T.copy())
+
+
 def test_things_must_be_among_the_names():
     with pytest.raises(VocabularyError, match="zebra"):
         Vocabulary.of(["a"], things=["zebra"])

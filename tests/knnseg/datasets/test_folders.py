@@ -111,7 +111,9 @@ def test_coco_panoptic(coco):
     folder, _ = coco
     example = CocoPanoptic(folder / "val2017", folder / "panoptic_val2017", folder / "panoptic_val2017.json")[0]
     assert [(s.id, s.label, s.thing) for s in example.info] == [(3226956, "person", True), (70000, "rug-merged", False)]
-    assert np.array_equal(example.semantic(["person", "rug-merged"])[2], [1, 1, 1, -1, -1, -1]), "crowds are unlabelled"
+    assert np.array_equal(example.segments[2], [70000, 70000, 70000, 0, 0, 0]), "a crowd is no segment"
+    assert np.array_equal(example.semantic(["person", "rug-merged"])[2], [1, 1, 1, 0, 0, -1]), "but has a class"
+    assert np.array_equal(example.semantic(["rug-merged"])[2], [0, 0, 0, -1, -1, -1])
     assert example.image_id == "139"
 
 
