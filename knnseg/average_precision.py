@@ -14,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from knnseg.annotations import positions
 from knnseg.errors import ShapeError
 from knnseg.instances import MOST, Instance, encode
+from knnseg.types import IGNORE
 
 __all__ = ["THRESHOLDS", "AveragePrecision", "DetectionCounts"]
 
@@ -43,8 +44,8 @@ class AveragePrecision:
 
     A detection is right if it overlaps a true object of its class, which no surer detection has taken, with an IoU of
     the threshold or more. What lies in void is neither right nor wrong: the region without a label is given to COCO as
-    a crowd of every class, and by COCO's rule a detection that matches no object is left out where the share of *it*
-    that lies in a crowd reaches the threshold.
+    a crowd of every class, together with the crowds of that class. By COCO's rule a detection that matches no object is
+    left out where the share of *it* that lies in the crowd reaches the threshold.
 
     Args:
         things: bool (C,), the classes whose segments are objects.
@@ -57,14 +58,14 @@ class AveragePrecision:
 
     def add(
         self, truth: NDArray[np.integer], truth_classes: Mapping[int, int],
-        instances: Sequence[Instance], classes: Sequence[int],
+        instances: Sequence[Instance], classes: Sequence[int], crowd: NDArray[np.integer] | None = None,
     ) -> None:  # fmt: skip
         """Count one image; see :meth:`measure`."""
-        self.merge(self.measure(truth, truth_classes, instances, classes))
+        self.merge(self.measure(truth, truth_classes, instances, classes, crowd))
 
     def measure(
         self, truth: NDArray[np.integer], truth_classes: Mapping[int, int],
-        instances: Sequence[Instance], classes: Sequence[int],
+        instances: Sequence[Instance], classes: Sequence[int], crowd: NDArray[np.integer] | None = None,
     ) -> DetectionCounts:  # fmt: skip
         """What one image adds, without adding it.
 
@@ -73,6 +74,8 @@ class AveragePrecision:
             truth_classes: class position of each true segment, of stuff too; all other numbers are void.
             instances: what was found, things only.
             classes: class position of each of those.
+            crowd: integer (H, W), class position of a crowd, whose objects are not told apart, ``IGNORE`` elsewhere;
+                its pixels are in no true segment. None: no crowds.
 
         Raises:
             ShapeError: an instance of another size than the truth, one of stuff, or more than 100 of them.
@@ -80,7 +83,8 @@ class AveragePrecision:
         self._check(truth.shape, instances, classes)
         present = set(np.unique(truth).tolist())
         objects = {n: c for n, c in truth_classes.items() if self.things[c] and n in present}
-        coco = _coco(truth, truth_classes, objects, set(classes))
+        outside = positions(truth, list(truth_classes)) < 0
+        coco = _coco(truth, objects, {c: outside if crowd is None else _spared(outside, crowd, c) for c in classes})
         for i, (instance, c) in enumerate(zip(instances, classes, strict=True), 1):
             entry = {"id": i, "segmentation": instance.rle, "area": instance.area, "score": instance.score}
             coco._dts[0, c].append(entry)
@@ -126,17 +130,20 @@ class AveragePrecision:
             raise ShapeError(f"instances: expected things only, got class {stuff[0]}, which is stuff")
 
 
-def _coco(
-    truth: NDArray[np.integer], labelled: Mapping[int, int], objects: Mapping[int, int], wanted: set[int]
-) -> COCOeval:
-    """COCO's evaluation of one image of id 0, with the truth of the wanted classes."""
+def _spared(outside: NDArray[np.bool_], crowd: NDArray[np.integer], c: int) -> NDArray[np.bool_]:
+    """Where nothing speaks against a detection of class c: void, and crowds of the class."""
+    return outside & ((crowd == IGNORE) | (crowd == c))
+
+
+def _coco(truth: NDArray[np.integer], objects: Mapping[int, int], spared: Mapping[int, NDArray[np.bool_]]) -> COCOeval:
+    """COCO's evaluation of one image of id 0, with the truth of the classes in ``spared``."""
     coco = COCOeval(iouType="segm")
     coco.params.areaRng = [_ANY_AREA]
-    void = encode(positions(truth, list(labelled)) < 0) if wanted else ""
-    for c in wanted:
-        coco._gts[0, c].append(_true(_VOID, void, truth.shape, crowd=True))
+    encoded = {id(region): encode(region) for region in spared.values()}  # most often one region for all
+    for c, region in spared.items():
+        coco._gts[0, c].append(_true(_VOID, encoded[id(region)], truth.shape, crowd=True))
     for i, (number, c) in enumerate(objects.items(), _VOID + 1):
-        if c in wanted:
+        if c in spared:
             coco._gts[0, c].append(_true(i, encode(truth == number), truth.shape, crowd=False))
     return coco
 

@@ -107,7 +107,8 @@ class PanopticQuality:
     """Panoptic quality (Kirillov et al., CVPR 2019, arXiv 1801.00868), summed over images.
 
     A predicted and a true segment of one class match where their IoU is above 0.5, void not counting in the union;
-    predicted segments that are more than half void are neither right nor wrong.
+    predicted segments that are more than half void are neither right nor wrong. As in the authors' panopticapi, a crowd
+    is no segment to be found; to predictions of its class it is void in the second rule, and to others it is not void.
 
     Args:
         count: C, the number of classes.
@@ -122,14 +123,16 @@ class PanopticQuality:
         self,
         truth: NDArray[np.integer], truth_classes: Mapping[int, int],
         predicted: NDArray[np.integer], predicted_classes: Mapping[int, int],
+        crowd: NDArray[np.integer] | None = None,
     ) -> None:  # fmt: skip
         """Count one image; see :meth:`measure`."""
-        self.merge(self.measure(truth, truth_classes, predicted, predicted_classes))
+        self.merge(self.measure(truth, truth_classes, predicted, predicted_classes, crowd))
 
     def measure(
         self,
         truth: NDArray[np.integer], truth_classes: Mapping[int, int],
         predicted: NDArray[np.integer], predicted_classes: Mapping[int, int],
+        crowd: NDArray[np.integer] | None = None,
     ) -> NDArray[np.float64]:  # fmt: skip
         """What one image adds, without adding it.
 
@@ -138,6 +141,8 @@ class PanopticQuality:
             truth_classes: class position of each true segment.
             predicted: integer (H, W) of segment numbers; numbers not in ``predicted_classes`` are nothing.
             predicted_classes: class position of each predicted segment.
+            crowd: integer (H, W), class position of a crowd, whose objects are not told apart, ``IGNORE`` elsewhere;
+                its pixels are in no true segment. None: no crowds.
 
         Returns:
             float64 (n, 5): class, sum of the IoU of matched segments, and the numbers of matched, missed and invented
@@ -152,7 +157,8 @@ class PanopticQuality:
         p, p_ids = _renumbered(predicted, predicted_classes)
         shape = (len(t_ids) + 1, len(p_ids) + 1)
         overlap = np.bincount(t * shape[1] + p, minlength=shape[0] * shape[1]).reshape(shape)
-        t_area, p_area, void = overlap.sum(axis=1), overlap.sum(axis=0), overlap[-1]
+        t_area, p_area = overlap.sum(axis=1), overlap.sum(axis=0)
+        void, spared = _void(overlap[-1], p, [predicted_classes[n] for n in p_ids], crowd)
         counts: dict[int, list[float]] = defaultdict(lambda: [0.0, 0, 0, 0])
         found_t, found_p = set[int](), set[int]()
         t_class, p_class = [truth_classes[n] for n in t_ids], [predicted_classes[n] for n in p_ids]
@@ -167,7 +173,7 @@ class PanopticQuality:
         for i, c in enumerate(t_class):
             counts[c][2] += bool(i not in found_t and t_area[i] > 0)
         for j, c in enumerate(p_class):
-            ignored = p_area[j] == 0 or void[j] / p_area[j] > 0.5
+            ignored = p_area[j] == 0 or spared[j] / p_area[j] > 0.5
             counts[c][3] += bool(j not in found_p and not ignored)
         rows = [[c, *numbers] for c, numbers in sorted(counts.items()) if any(numbers)]
         return np.array(rows, np.float64).reshape(-1, 5)
@@ -202,3 +208,22 @@ def _renumbered(segments: NDArray[np.integer], classes: Mapping[int, int]) -> tu
     ids = sorted(classes)
     place = positions(segments.reshape(-1), ids)
     return np.where(place >= 0, place, len(ids)), ids
+
+
+def _void(
+    outside: NDArray[np.int64], p: NDArray[np.int64], classes: Sequence[int], crowd: NDArray[np.integer] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pixels of each predicted segment, and of the rest, that are void, and that do not speak against the segment.
+
+    Args:
+        outside: int64 (P + 1,), those in no true segment.
+        p: int64 (H·W,), the predicted segment of each pixel, P for none.
+        classes: of the P segments.
+        crowd: see :meth:`PanopticQuality.measure`.
+    """
+    if crowd is None:
+        return outside, outside
+    there = np.flatnonzero(crowd.reshape(-1) != IGNORE)
+    of_pixel = np.array([*classes, IGNORE - 1])[p[there]]  # the last is of no segment, and of no class
+    void = outside - np.bincount(p[there], minlength=len(outside))
+    return void, void + np.bincount(p[there][of_pixel == crowd.reshape(-1)[there]], minlength=len(outside))

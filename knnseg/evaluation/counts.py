@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from knnseg.annotations import LabelledImage
+from knnseg.annotations import LabelledImage, positions
 from knnseg.average_precision import AveragePrecision, DetectionCounts
 from knnseg.instances import Instance
 from knnseg.metrics import ConfusionMatrix, PanopticQuality
 from knnseg.painting import Segment
-from knnseg.types import Vocabulary
+from knnseg.types import IGNORE, Vocabulary
 
 __all__ = ["Counts", "ImageCounts", "Scores"]
 
@@ -113,10 +113,11 @@ class Scores:
         known = {s.id: self._position[s.label] for s in example.info if s.label in self._position}
         found = {s.id: self._position[s.label] for s in panoptic[1]}
         classes = [self._position[instance.label] for instance in instances]
+        crowd = _crowd(example, truth, known)
         return Counts(
             self.semantic.measure(truth, semantic),
-            self.panoptic.measure(example.segments, known, panoptic[0], found),
-            self.instances.measure(example.segments, known, instances, classes),
+            self.panoptic.measure(example.segments, known, panoptic[0], found, crowd),
+            self.instances.measure(example.segments, known, instances, classes, crowd),
         )
 
     def merge(self, counts: Counts) -> None:
@@ -124,3 +125,10 @@ class Scores:
         self.semantic.merge(counts.pixels)
         self.panoptic.merge(counts.segments)
         self.instances.merge(counts.instances)
+
+
+def _crowd(example: LabelledImage, truth: NDArray[np.int32], known: Mapping[int, int]) -> NDArray[np.int32] | None:
+    """The class of pixels that have one and are in no segment; None where there are none."""
+    if example.class_map is None:
+        return None
+    return np.where(positions(example.segments, list(known)) < 0, truth, np.int32(IGNORE))

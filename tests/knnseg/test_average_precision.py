@@ -138,6 +138,16 @@ def test_what_lies_in_void_does_not_count_and_what_lies_on_stuff_does():
     assert np.allclose(alone, 1) and np.allclose(void, 1) and np.allclose(stuff, 0.5)
 
 
+def test_a_crowd_excuses_detections_of_its_class_only():
+    truth, crowd = np.zeros((10, 20), np.int32), np.full((10, 20), -1)
+    truth[:5, :5], truth[:5, 5:10], crowd[:, 12:] = 1, 2, 0
+    kinds, masks = {1: 0, 2: 1}, [truth == 1, truth == 2, crowd == 0, crowd == 0]
+    average = AveragePrecision(THINGS)
+    detections = [instance(mask, score) for mask, score in zip(masks, (0.5, 0.5, 0.9, 0.9), strict=True)]
+    average.add(truth, kinds, detections, [0, 1, 0, 1], crowd)
+    assert np.allclose(average.by_class()[:2], [[1.0], [0.5]])
+
+
 def test_half_in_void_counts_above_the_threshold_only():
     truth = np.zeros((10, 20), np.int32)
     truth[:5, :5], truth[:, 10:] = 1, 2

@@ -191,6 +191,44 @@ def test_a_segment_more_than_half_in_void_is_neither_right_nor_wrong():
         assert (quality.invented.tolist(), quality.missed.tolist()) == ([0, invented], [1, 0])
 
 
+def panopticapi(truth, truth_kinds, guess, guess_kinds, crowd, classes):
+    """Its rules written out: crowds neither match nor are missed; to a prediction of their class they excuse like void."""
+    void = ~np.isin(truth, list(truth_kinds)) & (crowd < 0)
+    rows = np.zeros((classes, 4))
+    matched_truth, matched_guess = set(), set()
+    for t, kind in truth_kinds.items():
+        for g in (g for g, k in guess_kinds.items() if k == kind):
+            a, b = truth == t, guess == g
+            union = a.sum() + b.sum() - (a & b).sum() - (b & void).sum()
+            if (a & b).sum() and (a & b).sum() / union > 0.5:
+                rows[kind, :2] += (a & b).sum() / union, 1
+                matched_truth.add(t)
+                matched_guess.add(g)
+    for t, kind in truth_kinds.items():
+        rows[kind, 2] += t not in matched_truth and (truth == t).any()
+    for g, kind in guess_kinds.items():
+        area, excused = (guess == g).sum(), ((guess == g) & (void | (crowd == kind))).sum()
+        rows[kind, 3] += bool(g not in matched_guess and area and excused / area <= 0.5)
+    return rows
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_crowds_are_treated_as_panopticapi_does(seed):
+    rng = np.random.default_rng(seed)
+    truth, kinds = panoptic(rng, segments=12)
+    crowds = {n: kinds.pop(n) for n in list(kinds)[:3]}
+    crowd = np.full(truth.shape, -1)
+    for n, kind in crowds.items():
+        crowd[truth == n] = kind
+    guess, found = (panoptic(rng)) if seed % 2 else (np.roll(truth, 2, 0), kinds | crowds)
+    quality = PanopticQuality(4)
+    quality.add(truth, kinds, guess, found, crowd)
+    expected = panopticapi(truth, kinds, guess, found, crowd, 4)
+    got = np.stack([quality.matched_iou, quality.matched, quality.missed, quality.invented], 1)
+    np.testing.assert_allclose(got, expected)
+
+
 def test_void_does_not_count_in_the_union():
     truth, predicted = np.array([[1, 1, 0, 0, 0]]), np.array([[5, 5, 5, 5, 0]])
     quality = PanopticQuality(1)

@@ -73,6 +73,36 @@ def test_share_of_classes_at_zero():
     assert result["pq"] == 0 and result["ap"] == 0
 
 
+def test_a_class_map_is_a_crowd_where_there_is_no_segment():
+    """Three objects that nobody has told apart: they count for IoU, and excuse what is found there."""
+    from knnseg.evaluation import ImageCounts, Scores
+    from knnseg.instances import mask_instances
+    from knnseg.painting import Segment
+    from knnseg.types import ClassScores, Masks
+
+    segments = np.array([[1, 1, 0, 0, 0, 0]], np.int32)
+    class_map = np.array([[0, 0, 1, 1, 1, -1]], np.int32)
+    image = np.zeros((1, 6, 3), np.uint8)
+    example = LabelledImage(
+        image, segments, (LabelledSegment(1, "ball", True),), class_map=class_map, class_names=("ball", "kettle")
+    )
+    masks = Masks.from_dense(np.array([[[1, 1, 0, 0, 0, 0]], [[0, 0, 1, 1, 1, 0]]], bool), instances=True)
+    result = {}
+    for label in ("kettle", "unicorn"):
+        c = NAMES.index(label)
+        rows = np.zeros((2, 5), np.float32)
+        rows[0, 2], rows[1, c] = 0.5, 0.9
+        instances = mask_instances(masks, ClassScores(rows, NAMES), VOCABULARY)
+        found = (Segment(1, "ball", True, 1, 2, (0, 0, 2, 1)), Segment(2, label, True, 1, 3, (2, 0, 5, 1)))
+        panoptic = np.array([[1, 1, 2, 2, 2, 0]], np.int32)
+        scores = Scores(VOCABULARY)
+        counts = scores.measure(example, np.array([[2, 2, c, c, c, -1]], np.int32), (panoptic, found), instances)
+        result[label] = Report.of(VOCABULARY, [ImageCounts("", counts, counts)]).to_dict()["final"]
+    assert result["kettle"]["miou"] == 1 and result["unicorn"]["miou"] == 0.5
+    assert result["kettle"]["pq"] == 1 and result["unicorn"]["pq"] == 0.5
+    assert result["kettle"]["ap"] == pytest.approx(1) and result["unicorn"]["per_class"]["unicorn"]["pq"] == 0
+
+
 def test_nothing_to_measure_on_is_no_figure(small):
     result = evaluate(small[0], [], VOCABULARY).to_dict()
     assert result["images"] == 0 and result["final"]["miou"] is None and result["final"]["ap"] is None
