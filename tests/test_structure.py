@@ -137,7 +137,7 @@ PUBLIC = {
     "KnnStoreError OpenRequest Records StoreSpec StoreStats StoreURL backends collections content_checksum copy_store "
     "export_parquet get_backend hookimpl import_parquet open_store parse_filter register",
     "knnseg": "IGNORE AddReport BasePredictor ClassScores Concept ConceptDatabase Config ConfusionMatrix DenseClip "
-    "DerivedFeatures Embeddings EncodedImage Explanation FeatureExtractor Features FusionConfig KeysConfig KnnSegError "
+    "DerivedFeatures Embeddings EncodedImage Explanation FeatureExtractor Features FusionConfig Instance KeysConfig KnnSegError "
     "LabelledImage LabelledSegment MaskProposer Masks Neighbours NoBase PaintingConfig PanopticQuality RegionProposer "
     "RetrievalConfig Segment Segmentation Segmenter StageConfig Vocabulary Vote Whitened WithContext hookimpl "
     "load_image load_label_map presets register",
