@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from knnseg._concept_commands import concepts_app
-from knnseg._evaluate import print_report, run_eval, source_of
+from knnseg._evaluate import print_report, run_eval, source_of, split_of
 from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json
 from knnseg._sources import ClassFile, Coco, Dataset, Ignore, Names, Pairs, Root, Split, datasets_command, examples
 
@@ -233,8 +233,8 @@ def evaluate_command(
     names, vocabulary = _names(classes), labelled.vocabulary
     active = vocabulary if names is None else vocabulary.subset(names)
     source = source_of(
-        dataset=dataset, root=root, split=split, names=words, pairs=pairs, coco_panoptic=coco_panoptic,
-        ignore=ignore if pairs else None, device=device,
+        dataset=dataset, root=root, split=split_of(dataset, split), names=words,
+        pairs=pairs, coco_panoptic=coco_panoptic, ignore=ignore if pairs else None, device=device,
     )  # fmt: skip
     with _segmenter(preset, checkpoint, store, device, create=False) as segmenter:
         result = run_eval(segmenter, labelled, active, source, out=out, restart=restart, limit=limit, pictures=pictures)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from knnseg.pipeline import Segmenter
     from knnseg.types import Vocabulary
 
-__all__ = ["print_report", "run_eval", "source_of"]
+__all__ = ["print_report", "run_eval", "source_of", "split_of"]
 
 _ALL = 12
 """So many classes are all printed."""
@@ -35,6 +35,13 @@ def source_of(**given: object) -> dict[str, Any]:
         return str(value.absolute()) if isinstance(value, Path) else value
 
     return {name: plain(value) for name, value in given.items() if value not in (None, "")}
+
+
+def split_of(dataset: str | None, split: str) -> str:
+    """The split by its name, where none was given too."""
+    from knnseg.datasets import benchmarks
+
+    return split or (benchmarks()[dataset].evaluation if dataset else "")
 
 
 def run_eval(

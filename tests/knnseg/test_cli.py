@@ -192,3 +192,26 @@ def test_demo_runs_twice_and_gains(tmp_path):
     report = result["report"]
     assert report["final"]["miou_new concepts"] > report["base"]["miou_new concepts"] + 0.1
     assert (tmp_path / "d" / "before-and-after.png").exists()
+
+
+def test_a_data_set_by_name_from_adding_to_the_report(tmp_path):
+    """PASCAL VOC as published, with rendered scenes in it: a kettle goes by the number of a cow, lava by that of a chair."""
+    root, scenes = tmp_path / "VOC2012", RenderedScenes(4, seed=5, size=(96, 96), including=["kettle", "lava"])
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    for i, scene in enumerate(scenes):
+        Image.fromarray(scene.image).save(root / "JPEGImages" / f"{i}.jpg", quality=95)
+        numbers = np.where(scene.semantic(["kettle"]) == 0, 10, np.where(scene.semantic(["lava"]) == 0, 9, 255))
+        Image.fromarray(numbers.astype(np.uint8)).convert("P").save(root / "SegmentationClass" / f"{i}.png")
+    for split, listed in (("train", "0\n1\n"), ("val", "2\n3\n")):
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(listed)
+    given = ["--dataset", "voc-20", "--root", root, "-s", f"faiss://{tmp_path}/voc"]
+    assert json.loads(run("add", *given, "--split", "train", "--json").stdout)["added"] >= 2
+    arguments = ["eval", *given, "-o", tmp_path / "report", "--pictures", 1, "--json"]
+    result = json.loads(run(*arguments).stdout)
+    assert (result["images"], result["classes"], result["settings"]["split"]) == (2, 20, "val")
+    seen = {name for name, label in result["labels"].items() if label["pixels"]}
+    assert seen == {"chair", "cow"} and result["base"] != result["final"]
+    assert "voc-20" in (tmp_path / "report" / "report.html").read_text()
+    assert json.loads(run(*arguments, "--split", "val").stdout) == result  # the same by its name: nothing is refused
+    assert "settings of the run" in str(runner.invoke(app, [*map(str, arguments), "--split", "train"]).exception)
