@@ -141,7 +141,7 @@ def _row(table: Table, name: str, base: float | None, final: float | None) -> No
 
 
 def _means(result: Mapping[str, Any], compared: bool) -> Table:
-    from knnseg.evaluation.page import MEANS
+    from knnseg.evaluation.report import MEANS
 
     table = _table("mean", compared)
     for key, title in MEANS.items():

@@ -12,20 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from knnseg.annotations import LabelledImage
 from knnseg.evaluation.pictures import Kind, Picture, choose, draw
-from knnseg.evaluation.report import Report
+from knnseg.evaluation.report import MEANS, Report
 from knnseg.evaluation.standings import Standing, standings
 from knnseg.pipeline import Segmenter
 
-__all__ = ["MEANS", "write_page"]
+__all__ = ["write_page"]
 
-MEANS = {
-    "miou": "mean IoU", "pixel_accuracy": "pixel accuracy", "class_accuracy": "mean class accuracy",
-    "zero_iou": "classes at zero IoU",
-    "pq": "PQ", "sq": "SQ", "rq": "RQ", "pq_things": "PQ things", "sq_things": "SQ things", "rq_things": "RQ things",
-    "pq_stuff": "PQ stuff", "sq_stuff": "SQ stuff", "rq_stuff": "RQ stuff",
-    "ap": "AP", "ap50": "AP50", "ap75": "AP75",
-}  # fmt: skip
-"""Key in the report, and what people call it."""
 _COLUMNS = {"iou": "IoU", "accuracy": "accuracy", "pq": "PQ", "sq": "SQ", "rq": "RQ", "ap": "AP"}
 
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
 from knnseg.annotations import LabelledImage
 from knnseg.drawing import colours, overlay
@@ -94,7 +95,8 @@ def draw(segmenter: Segmenter, example: LabelledImage, report: Report, name: str
     names = [vocabulary.names[c] for c in shown]
     painted = [overlay(photograph, place[one], names, legend=False) for one in small]
     titles = ("photograph", "truth", "base", "with retrieval")
-    panels = [Panel(t, _data_uri(p)) for t, p in zip(titles, [Image.fromarray(photograph), *painted], strict=True)]
+    marked = Image.fromarray(_outlined(photograph, small[0] == shown[0]))
+    panels = [Panel(t, _data_uri(p)) for t, p in zip(titles, [marked, *painted], strict=True)]
     table = colours(len(shown)).tolist()
     main = [i for i in range(len(shown)) if i == 0 or shares[i] >= SHARE][:LEGEND]
     legend = tuple((names[i], "#{:02x}{:02x}{:02x}".format(*table[i])) for i in main)
@@ -115,6 +117,14 @@ def _shrunk(image: ImageArray, maps: Sequence[NDArray[np.int32]]) -> tuple[Image
     picture = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), np.uint8)
     small = [Image.fromarray(one).resize(size, Image.Resampling.NEAREST) for one in maps]
     return picture, [np.asarray(one, np.int32) for one in small]
+
+
+def _outlined(image: ImageArray, region: NDArray[np.bool_]) -> ImageArray:
+    """The image with a white line around a region, and a black one around that, so that it shows on any ground."""
+    outlined = image.copy()
+    for radius, colour in ((2, 0), (1, 255)):
+        outlined[binary_dilation(region, np.ones((3, 3), bool), radius) & ~region] = colour
+    return outlined
 
 
 def _data_uri(picture: Image.Image) -> str:

@@ -12,8 +12,16 @@ from knnseg.average_precision import THRESHOLDS
 from knnseg.evaluation.counts import ImageCounts, Scores
 from knnseg.types import Vocabulary
 
-__all__ = ["Report"]
+__all__ = ["MEANS", "Report"]
 
+MEANS = {
+    "miou": "mean IoU", "pixel_accuracy": "pixel accuracy", "class_accuracy": "mean class accuracy",
+    "zero_iou": "classes at zero IoU",
+    "pq": "PQ", "sq": "SQ", "rq": "RQ", "pq_things": "PQ things", "sq_things": "SQ things", "rq_things": "RQ things",
+    "pq_stuff": "PQ stuff", "sq_stuff": "SQ stuff", "rq_stuff": "RQ stuff",
+    "ap": "AP", "ap50": "AP50", "ap75": "AP75",
+}  # fmt: skip
+"""Key in the report, and what people call it."""
 _AP50, _AP75 = THRESHOLDS.index(0.5), THRESHOLDS.index(0.75)
 
 

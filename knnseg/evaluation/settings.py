@@ -76,10 +76,14 @@ def _store(segmenter: Segmenter) -> dict[str, Any] | None:
 
 
 def _files(value: Any) -> set[str]:
-    """The values of a nested dictionary that are paths of files."""
-    if isinstance(value, Mapping):
-        return {path for entry in value.values() for path in _files(entry)}
-    return {value} if isinstance(value, str) and value and len(value) < 4096 and Path(value).is_file() else set()
+    """The strings in nested dictionaries and lists that are paths of files."""
+    if isinstance(value, Mapping | list | tuple):
+        entries = value.values() if isinstance(value, Mapping) else value
+        return {path for entry in entries for path in _files(entry)}
+    try:
+        return {value} if isinstance(value, str) and Path(value).is_file() else set()
+    except OSError:  # longer than a path may be
+        return set()
 
 
 def _digest(path: Path) -> str:

@@ -151,7 +151,9 @@ def test_files_of_the_configuration_are_settings(segmenter, examples, tmp_path):
 
     weights = tmp_path / "weights"
     weights.write_bytes(b"1")
-    stage = replace(segmenter.config.base, options={"checkpoint": str(weights)})
+    stage = replace(
+        segmenter.config.base, options={"checkpoint": str(weights), "templates": ["a {}" * 200, str(tmp_path)]}
+    )
     segmenter.config = replace(segmenter.config, base=stage)
     before = settings_of(segmenter, examples, examples.vocabulary)
     weights.write_bytes(b"2")
