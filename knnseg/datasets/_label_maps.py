@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from knnseg.annotations import LabelledImage, LabelledSegment, positions
 from knnseg.datasets.folders import LabelledImages
@@ -93,7 +94,8 @@ class LabelMaps(LabelledImages):
             DatasetError: a file that is unreadable, of another size or with numbers that mean nothing.
         """
         entry = self._entries[index]
-        image, truth = read_image(entry.image), self._read(entry)
+        truth = self._read(entry)
+        image = read_image(entry.image, truth.classes.shape)
         for path, array in ((entry.labels, truth.classes), (entry.objects, truth.objects)):
             if array is not None:
                 check_size(path, array, image.shape[:2], Path(entry.image).name)
@@ -123,12 +125,19 @@ def check_size(path: str | None, array: NDArray[np.int32], size: tuple[int, ...]
         raise DatasetError(f"{path}: expected a map of {wanted} pixels like {like}, got {got}")
 
 
-def read_image(path: str) -> ImageArray:
-    """The picture; errors are :class:`DatasetError`."""
+def read_image(path: str, size: tuple[int, ...]) -> ImageArray:
+    """The picture of a map of ``size`` (H, W); errors are :class:`DatasetError`.
+
+    A photograph that lies on its side is turned as its EXIF data say, unless only the pixels as stored fit the map.
+    """
     try:
-        return load_image(path)
+        image = load_image(path)
+        if image.shape[:2] != size and image.shape[1::-1] == size:
+            with Image.open(path) as stored:
+                image = np.array(stored.convert("RGB"), np.uint8)
     except ImageError as error:
         raise DatasetError(str(error)) from error
+    return image
 
 
 def read_map(path: str) -> NDArray[np.int32]:

@@ -105,26 +105,30 @@ def _read_voc(table: ClassTable, entry: Entry) -> Truth:
 
 def open_context(tree: Tree, split: str) -> LabelledImages:
     """PASCAL Context in whichever of its forms is there; the prepared ones first, since those are what papers use."""
-    table, count = benchmark_classes(tree.benchmark.name), tree.benchmark.classes
-    sorted_numbers, void = range(count), {255 if count == 59 else 65535}
-    ending = ".png" if count == 59 else ".tif"
-    prepared = f"annotations_ctx{count}/{_LONG[split]}"
-    read: Callable[[Entry], Truth] = partial(_read_numbers, sorted_numbers, void)
-    if count == 59 and (folder := tree.find("SegmentationClassContext")) is not None:
+    table = benchmark_classes(tree.benchmark.name)
+    pictures, labels, read = _context_maps(tree, split, table)
+    stems = [Path(path).stem for path in labels]
+    images = tree.picked(stems, tree.files(tree.need(pictures), ".jpg"), f"images of {pictures}")
+    return LabelMaps(table.vocabulary, [Entry(*files) for files in zip(stems, images, labels, strict=True)], read)
+
+
+def _context_maps(tree: Tree, split: str, table: ClassTable) -> tuple[str, list[str], Callable[[Entry], Truth]]:
+    """The folder of the pictures, the label maps, and how those are read."""
+    count = len(table.numbers)
+    ending, void = (".png", 255) if count == 59 else (".tif", 65535)
+    from_zero = partial(_read_numbers, range(count), {void})
+    if count == 59 and (folder := tree.find("SegmentationClassContext")):
         stems = tree.lines(tree.need(f"ImageSets/SegmentationContext/{split}.txt"))
         labels = tree.picked(stems, tree.files(folder, ".png"), f"maps of {folder.name}")
-        read = partial(_read_numbers, range(1, 60), {0, 255})
-    elif (folder := tree.find(f"annotations_detectron2/pc{count}_{split}") or tree.find(prepared)) is not None:
-        labels = list(tree.files(folder, ending).values())
-    elif (folder := tree.find("trainval")) is not None:
+        return "JPEGImages", labels, partial(_read_numbers, range(1, 60), {0, 255})
+    if folder := tree.find(f"annotations_detectron2/pc{count}_{split}"):
+        return "JPEGImages", list(tree.files(folder, ending).values()), from_zero
+    if folder := tree.find(f"annotations_ctx{count}/{_LONG[split]}"):
+        return f"images/{_LONG[split]}", list(tree.files(folder, ending).values()), from_zero
+    if folder := tree.find("trainval"):
         labels = tree.picked(_published_split(tree, split), tree.files(folder, ".mat"), "label maps of trainval")
-        read = partial(_read_mat, table)
-    else:
-        raise tree.wrong(f"no label maps of the split {split} are there")
-    pictures = tree.need(f"images/{_LONG[split]}" if folder.parent.name.startswith("annotations_ctx") else "JPEGImages")
-    stems = [Path(path).stem for path in labels]
-    images = tree.picked(stems, tree.files(pictures, ".jpg"), f"images of {pictures.name}")
-    return LabelMaps(table.vocabulary, [Entry(*files) for files in zip(stems, images, labels, strict=True)], read)
+        return "JPEGImages", labels, partial(_read_mat, table)
+    raise tree.wrong(f"no label maps of the split {split} are there")
 
 
 def _published_split(tree: Tree, split: str) -> list[str]:

@@ -70,14 +70,14 @@ def with_names(dataset: LabelledImages, path: str | PathLike[str]) -> LabelledIm
     Args:
         dataset: labelled images of C classes.
         path: a text file with a line ``NUMBER:word,other word,…`` for each class, in ascending order of the data set's
-            numbers, as OpenSeg and FC-CLIP publish. One line more, of number 0 and before the others, is for what is
-            no class (``0:invalid_class_id``, or the background of VOC) and is left out.
+            numbers, as OpenSeg and FC-CLIP publish. Numbers without a class, which those call ``invalid_class_id``,
+            are left out; and so is a number 0 for which there is no class, VOC's background.
 
     Raises:
         DatasetError: unreadable, a line of another form, or another number of classes.
     """
     known = dataset.vocabulary
-    rows = _read_names(Path(path))
+    rows = [row for row in _read_names(Path(path)) if row[1] != ("invalid_class_id",)]
     if len(rows) == len(known) + 1 and rows[0][0] == 0:
         rows = rows[1:]
     if len(rows) != len(known):

@@ -171,6 +171,20 @@ def test_a_broken_image(ade):
         open_dataset("ade20k", ade[0])[0]
 
 
+@pytest.mark.parametrize("over", ["stored", "turned"])
+def test_photographs_that_lie_on_their_side(ade, trees, over):
+    """The EXIF orientation 6 is a quarter turn; the map may have been drawn over the pixels as stored, or as seen."""
+    root, _ = ade
+    home, stem = root / "ADEChallengeData2016", "validation/ADE_val_00000001"
+    stored, exif = np.zeros((7, 9, 3), np.uint8), Image.Exif()
+    stored[:, :4], exif[0x0112] = 255, 6
+    Image.fromarray(stored).save(home / f"images/{stem}.jpg", exif=exif, quality=100)
+    trees.gray(home / f"annotations/{stem}.png", np.ones((7, 9) if over == "stored" else (9, 7)))
+    image = open_dataset("ade20k", root)[0].image
+    expected = stored if over == "stored" else np.rot90(stored, -1)
+    assert image.shape == expected.shape and np.abs(image.astype(int) - expected).mean() < 20
+
+
 # -- 847 classes ------------------------------------------------------------------------------------------------------
 
 

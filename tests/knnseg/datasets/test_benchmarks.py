@@ -108,7 +108,7 @@ def test_other_words_for_the_classes(three, tmp_path):
     assert dataset.vocabulary.names == ("sofa", "cup", "sky"), "labels stay, for the database"
     assert [dataset.vocabulary.words(n) for n in dataset.vocabulary] == [("couch", "settee"), ("cup", "mug"), ("sky",)]
     assert dataset[0].info == three[0].info and dataset[:1].vocabulary == dataset.vocabulary and len(dataset) == 1
-    file.write_text("7:couch\n8:cup\n11:heaven\n", encoding="utf-8")
+    file.write_text("7:couch\n8:cup\n9:invalid_class_id\n10:invalid_class_id\n11:heaven\n", encoding="utf-8")
     assert with_names(three, file).vocabulary.words("sky") == ("heaven",)
 
 
