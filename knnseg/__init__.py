@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from knnseg.features import DerivedFeatures, EncodedImage, FeatureExtractor
     from knnseg.hookspecs import hookimpl
     from knnseg.images import load_image, load_label_map
+    from knnseg.instances import Instance
     from knnseg.keys import Whitened, WithContext
     from knnseg.masks import MaskProposer, RegionProposer
     from knnseg.metrics import ConfusionMatrix, PanopticQuality
@@ -49,6 +50,7 @@ _HOME = {
     "features": ["DerivedFeatures", "EncodedImage", "FeatureExtractor"],
     "hookspecs": ["hookimpl"],
     "images": ["load_image", "load_label_map"],
+    "instances": ["Instance"],
     "keys": ["Whitened", "WithContext"],
     "masks": ["MaskProposer", "RegionProposer"],
     "metrics": ["ConfusionMatrix", "PanopticQuality"],
@@ -81,6 +83,7 @@ __all__ = [
     "FeatureExtractor",
     "Features",
     "FusionConfig",
+    "Instance",
     "KeysConfig",
     "KnnSegError",
     "LabelledImage",

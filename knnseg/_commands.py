@@ -14,15 +14,16 @@ from rich.table import Table
 
 from knnseg._calibrate_command import calibrate
 from knnseg._concept_commands import concepts_app
+from knnseg._evaluate import print_report, run_eval, source_of, split_of
 from knnseg._models_command import models_command
 from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json
-from knnseg._sources import ClassFile, Coco, Dataset, Ignore, Pairs, Root, Split, datasets_command, examples
+from knnseg._sources import ClassFile, Coco, Dataset, Ignore, Names, Pairs, Root, Split, datasets_command, examples
 
 if TYPE_CHECKING:
     from knnseg.concepts import ConceptDatabase
     from knnseg.pipeline import Segmenter
 
-__all__ = ["app", "print_report"]
+__all__ = ["app"]
 
 app = typer.Typer(
     name="knnseg",
@@ -205,59 +206,48 @@ def _show_segments(path: Path, result: Any, files: list[str]) -> None:
 @app.command(name="eval")
 def evaluate_command(
     store: Annotated[str | None, typer.Option("--store", "-s", help="URL of the concept database.")] = None,
+    dataset: Dataset = None,
+    root: Root = None,
+    split: Split = "",
+    words: Names = None,
     pairs: Pairs = None,
     class_file: ClassFile = None,
     coco_panoptic: Coco = None,
     ignore: Ignore = "0,255",
     classes: Subset = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the report; a run that was stopped goes on there.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Start anew where --out has a run already.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Measure on the first images only.")] = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Print every class, not only a few.")] = False,
+    pictures: Annotated[int, typer.Option(min=0, help="Classes of each kind that the report shows as pictures.")] = 6,
     preset: Preset = "tiny",
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Measure mean IoU, pixel accuracy and panoptic quality on labelled images, without and with the database."""
-    from knnseg.evaluation import evaluate
+    """Measure on labelled images, without and with the database: IoU, accuracy, panoptic quality, average precision.
 
-    labelled = examples(pairs, class_file, coco_panoptic, ignore)
+    knnseg eval -s faiss:///tmp/db --pairs images labels --class-file classes.json --out report
+
+    knnseg eval -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --out report
+    """
+    labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split, words)
     names, vocabulary = _names(classes), labelled.vocabulary
     active = vocabulary if names is None else vocabulary.subset(names)
+    source = source_of(
+        dataset=dataset, root=root, split=split_of(dataset, split), names=words,
+        pairs=pairs, coco_panoptic=coco_panoptic, ignore=ignore if pairs else None, device=device,
+    )  # fmt: skip
     with _segmenter(preset, checkpoint, store, device, create=False) as segmenter:
-        report = evaluate(segmenter, labelled, active, progress=sys.stderr.isatty())
-    result = report.to_dict()
+        result = run_eval(segmenter, labelled, active, source, out=out, restart=restart, limit=limit, pictures=pictures)
     if as_json:
         print_json(result)
-    else:
-        print_report(result)
-
-
-def print_report(result: dict[str, Any], groups: dict[str, list[str]] | None = None) -> None:
-    """A table of IoU by class, base against final, and the means."""
-    table = Table(title=f"{result['images']} images, {result['classes']} classes: IoU", title_justify="left")
-    table.add_column("class")
-    for heading in ("base", "with database", "gain"):
-        table.add_column(heading, justify="right")
-
-    def row(name: str, base: float | None, final: float | None) -> None:
-        gain = "" if base is None or final is None else f"{100 * (final - base):+.1f}"
-        table.add_row(name, *("–" if v is None else f"{100 * v:.1f}" for v in (base, final)), gain)
-
-    sections = groups or {"": list(result["base"]["iou"])}
-    for group, members in sections.items():
-        for name in members:
-            row(name, result["base"]["iou"][name], result["final"]["iou"][name])
-        if group:
-            table.add_section()
-            row(f"mean of {group}", result["base"][f"miou_{group}"], result["final"][f"miou_{group}"])
-        table.add_section()
-    for key, title in (
-        ("miou", "mean IoU"),
-        ("pixel_accuracy", "pixel accuracy"),
-        ("pq", "PQ"),
-        ("sq", "SQ"),
-        ("rq", "RQ"),
-    ):
-        row(title, result["base"][key], result["final"][key])
-    Console().print(table)
+        return
+    print_report(result, per_class=per_class)
+    if out is not None:
+        Console().print(f"report: {out / 'report.html'}", soft_wrap=True, highlight=False)
 
 
 @app.command()

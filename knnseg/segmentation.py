@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 
 from knnseg.drawing import overlay
 from knnseg.errors import VocabularyError
+from knnseg.instances import MOST, Instance, find_instances
 from knnseg.painting import Segment
 from knnseg.types import ClassScores, ImageArray, Masks, Neighbours, Vocabulary
 
@@ -79,6 +80,19 @@ class Segmentation:
             if segment.id == number:
                 return segment
         raise VocabularyError(f"segment: expected a number from 1 to {len(self.segments_info)}, got {number}")
+
+    def instances(self, *, most: int = MOST) -> tuple[Instance, ...]:
+        """The objects, best first, each with a score and a mask of its own, which may overlap others.
+
+        Where the proposals are whole instances these are the most probable pairs of mask and thing, as average
+        precision wants them: many are doubtful. Where the proposals are regions they are the things of the panoptic
+        map.
+
+        Args:
+            most: how many at most; of proposals, how many pairs of mask and class are looked at, stuff included.
+        """
+        panoptic = (self.panoptic, self.segments_info)
+        return find_instances(self.masks, self.scores, self.vocabulary, panoptic, most=most)
 
     def overlay(self, *, legend: bool = True, alpha: float = 0.55) -> Image.Image:
         """The image with its classes in colour, boundaries between segments, and a legend."""

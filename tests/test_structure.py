@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # A module imports only modules to its left; docs/design/knnseg.md says why.
-KNNSEG = ["errors", "types", "annotations", "config", "weights", "hookspecs", "images", "features", "keys", "stages", "masks", "embeddings", "examples", "originals", "concepts", "reembedding", "text", "base", "models", "fusion", "drawing", "painting", "segmentation", "pipeline", "leave_one_out", "calibration", "metrics", "evaluation", "datasets", "demo", "_options", "_sources", "_concept_commands", "_calibrate_command", "_models_command", "_commands", "cli"]  # fmt: skip
+KNNSEG = ["errors", "types", "annotations", "config", "weights", "hookspecs", "images", "features", "keys", "stages", "masks", "embeddings", "examples", "originals", "concepts", "reembedding", "text", "base", "models", "fusion", "drawing", "painting", "instances", "segmentation", "pipeline", "leave_one_out", "calibration", "metrics", "average_precision", "evaluation", "datasets", "demo", "_options", "_sources", "_evaluate", "_concept_commands", "_calibrate_command", "_models_command", "_commands", "cli"]  # fmt: skip
 KNNSTORE = [
     "errors",
     "filters",
@@ -137,7 +137,7 @@ PUBLIC = {
     "KnnStoreError OpenRequest Records StoreSpec StoreStats StoreURL backends collections content_checksum copy_store "
     "export_parquet get_backend hookimpl import_parquet open_store parse_filter register",
     "knnseg": "IGNORE AddReport BasePredictor ClassScores Concept ConceptDatabase Config ConfusionMatrix DenseClip "
-    "DerivedFeatures Embeddings EncodedImage Explanation FeatureExtractor Features FusionConfig KeysConfig KnnSegError "
+    "DerivedFeatures Embeddings EncodedImage Explanation FeatureExtractor Features FusionConfig Instance KeysConfig KnnSegError "
     "LabelledImage LabelledSegment MaskProposer Masks Neighbours NoBase PaintingConfig PanopticQuality RegionProposer "
     "RetrievalConfig Segment Segmentation Segmenter StageConfig Vocabulary Vote Whitened WithContext hookimpl "
     "load_image load_label_map presets register",

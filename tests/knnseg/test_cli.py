@@ -90,6 +90,42 @@ def test_eval(folder, store):
     assert "pixel accuracy" in run("eval", "--store", store, *arguments).stdout
 
 
+def test_eval_of_many_classes_prints_a_few_and_all_when_asked(folder, store):
+    arguments = [
+        "eval",
+        "--store",
+        store,
+        "--pairs",
+        folder / "images",
+        folder / "labels",
+        "--class-file",
+        folder / "classes.json",
+    ]
+    few, every = run(*arguments).stdout, run(*arguments, "--per-class").stdout
+    assert "most improved" in few and "worst" in few and "PQ things" in few and "most improved" not in every
+    assert every.count("\n") > few.count("\n")
+    alone = run(*arguments[:1], *arguments[3:], "--classes", "grass,sand,lava", "--limit", 2).stdout
+    assert "2 images, 3 classes" in alone and "gain" not in alone
+
+
+def test_eval_leaves_a_report_and_goes_on_there(folder, store, tmp_path):
+    pairs = ["--pairs", folder / "images", folder / "labels", "--class-file", folder / "classes.json"]
+    arguments = ["eval", "-s", store, *pairs, "--out", tmp_path / "out", "--pictures", 1, "--json"]
+    first = json.loads(run(*arguments, "--limit", 2).stdout)
+    assert first["images"] == 2 and first["settings"]["pairs"] == [str(folder / "images"), str(folder / "labels")]
+    whole = run(*arguments).stdout
+    result = json.loads(whole)
+    assert (result["images"], result["settings"]) == (6, first["settings"])
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == result
+    assert "Most improved" in (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "progress.jsonl").read_bytes().count(b"\n") == 7
+    del result["settings"]
+    assert json.loads(run("eval", "-s", store, *pairs, "--json").stdout).items() >= result.items()
+    refused = runner.invoke(app, [str(a) for a in [*arguments, "--ignore", "255"]])
+    assert refused.exit_code == 1 and 'ignore: was "0,255", is "255"' in str(refused.exception)
+    assert json.loads(run(*arguments, "--ignore", "255,0", "--limit", 1, "--restart").stdout)["images"] == 1
+
+
 def test_concepts(folder, tmp_path):
     url = f"faiss://{tmp_path}/one"
     one = ["--mask", folder / "kettle.png", "--label", "kettle", "--thing"]
@@ -156,3 +192,26 @@ def test_demo_runs_twice_and_gains(tmp_path):
     report = result["report"]
     assert report["final"]["miou_new concepts"] > report["base"]["miou_new concepts"] + 0.1
     assert (tmp_path / "d" / "before-and-after.png").exists()
+
+
+def test_a_data_set_by_name_from_adding_to_the_report(tmp_path):
+    """PASCAL VOC as published, with rendered scenes in it: a kettle goes by the number of a cow, lava by that of a chair."""
+    root, scenes = tmp_path / "VOC2012", RenderedScenes(4, seed=5, size=(96, 96), including=["kettle", "lava"])
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    for i, scene in enumerate(scenes):
+        Image.fromarray(scene.image).save(root / "JPEGImages" / f"{i}.jpg", quality=95)
+        numbers = np.where(scene.semantic(["kettle"]) == 0, 10, np.where(scene.semantic(["lava"]) == 0, 9, 255))
+        Image.fromarray(numbers.astype(np.uint8)).convert("P").save(root / "SegmentationClass" / f"{i}.png")
+    for split, listed in (("train", "0\n1\n"), ("val", "2\n3\n")):
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(listed)
+    given = ["--dataset", "voc-20", "--root", root, "-s", f"faiss://{tmp_path}/voc"]
+    assert json.loads(run("add", *given, "--split", "train", "--json").stdout)["added"] >= 2
+    arguments = ["eval", *given, "-o", tmp_path / "report", "--pictures", 1, "--json"]
+    result = json.loads(run(*arguments).stdout)
+    assert (result["images"], result["classes"], result["settings"]["split"]) == (2, 20, "val")
+    seen = {name for name, label in result["labels"].items() if label["pixels"]}
+    assert seen == {"chair", "cow"} and result["base"] != result["final"]
+    assert "voc-20" in (tmp_path / "report" / "report.html").read_text()
+    assert json.loads(run(*arguments, "--split", "val").stdout) == result  # the same by its name: nothing is refused
+    assert "settings of the run" in str(runner.invoke(app, [*map(str, arguments), "--split", "train"]).exception)

@@ -1,9 +1,11 @@
-"""Against torchmetrics for the confusion matrix, and against panoptic quality written out from its definition."""
+"""Against torchmetrics, and against panoptic quality written out from its definition."""
 
 import numpy as np
 import pytest
 import torch
-from torchmetrics.classification import MulticlassJaccardIndex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 from torchmetrics.detection import PanopticQuality as Reference
 
 from knnseg.errors import ShapeError
@@ -124,3 +126,134 @@ def test_an_empty_image_counts_nothing():
     quality = PanopticQuality(2)
     quality.add(np.zeros((4, 4), int), {}, np.zeros((4, 4), int), {})
     assert np.isnan(quality.scores().pq)
+
+
+# -- void, empty images, classes that do not occur ----------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 1.0]))
+@settings(max_examples=20, deadline=None)
+def test_iou_and_accuracies_agree_with_torchmetrics_whatever_is_void(seed, void):
+    rng = np.random.default_rng(seed)
+    ours, count = ConfusionMatrix(5), 5
+    kinds = {"average": "none", "ignore_index": -1}
+    iou, accuracy = MulticlassJaccardIndex(count, **kinds), MulticlassAccuracy(count, **kinds)
+    overall = MulticlassAccuracy(count, average="micro", ignore_index=-1)
+    for _ in range(3):
+        truth = np.where(rng.random((9, 11)) < void, -1, rng.integers(0, 3, (9, 11)))  # classes 3 and 4 are never true
+        predicted = rng.integers(0, 4, truth.shape)  # class 4 is never predicted either
+        ours.add(truth, predicted)
+        for metric in (iou, accuracy, overall):
+            metric.update(torch.from_numpy(predicted), torch.from_numpy(truth))
+    assert ours.pixel_accuracy == pytest.approx(
+        float(overall.compute()) if void < 1 else float("nan"), nan_ok=True, abs=1e-6
+    )
+    seen = ours.occurring
+    np.testing.assert_allclose(ours.iou[seen], iou.compute().numpy()[seen], atol=1e-6)
+    np.testing.assert_allclose(ours.accuracy[seen], accuracy.compute().numpy()[seen], atol=1e-6)
+    assert set(seen) <= {0, 1, 2} and np.isnan(ours.accuracy[[3, 4]]).all() and np.isnan(ours.iou[4])
+    assert ours.iou[3] == 0 if void < 1 else np.isnan(ours.iou[3])
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=10, deadline=None)
+def test_panoptic_quality_of_each_class_agrees_with_torchmetrics(seed):
+    """It takes no void in the truth as we mean it, so there is none here; it does take objects of one class."""
+    rng = np.random.default_rng(seed)
+    kinds = {"things": {0, 1}, "stuffs": {2, 3, 4}, "return_sq_and_rq": True, "return_per_class": True}
+    reference, ours = Reference(**kinds), PanopticQuality(5)
+    for _ in range(2):
+        truth, classes = panoptic(rng)
+        whole = {n: classes.get(n, 2) for n in np.unique(truth).tolist()}
+        stacks = []
+        for segments in (truth, np.roll(truth, int(rng.integers(0, 6)), axis=0)):
+            semantic = np.vectorize(whole.get)(segments)
+            # Stuff is one segment for each class, as both sides must see it.
+            number = np.where(semantic >= 2, 1000 + semantic, segments)
+            found = {n: whole.get(n, n - 1000) for n in np.unique(number).tolist()}
+            stacks.append(
+                (number, found, torch.from_numpy(np.stack([semantic, np.where(semantic >= 2, 0, segments)], -1))[None])
+            )
+        ours.add(*stacks[0][:2], *stacks[1][:2])
+        reference.update(stacks[1][2], stacks[0][2])
+    expected, got = reference.compute().numpy().reshape(-1, 3), np.nan_to_num(ours.by_class())
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_a_segment_more_than_half_in_void_is_neither_right_nor_wrong():
+    """Kirillov et al., section 4.3; panopticapi leaves out what is *more* than half void, so exactly half counts."""
+    truth = np.zeros((2, 8), int)
+    truth[:, 4:] = 1
+    for columns, invented in ((slice(0, 5), 0), (slice(2, 6), 1), (slice(3, 6), 1)):
+        quality, predicted = PanopticQuality(2), np.zeros((2, 8), int)
+        predicted[:, columns] = 9
+        quality.add(truth, {1: 0}, predicted, {9: 1})
+        assert (quality.invented.tolist(), quality.missed.tolist()) == ([0, invented], [1, 0])
+
+
+def panopticapi(truth, truth_kinds, guess, guess_kinds, crowd, classes):
+    """Its rules written out: crowds neither match nor are missed; to a prediction of their class they excuse like void."""
+    void = ~np.isin(truth, list(truth_kinds)) & (crowd < 0)
+    rows = np.zeros((classes, 4))
+    matched_truth, matched_guess = set(), set()
+    for t, kind in truth_kinds.items():
+        for g in (g for g, k in guess_kinds.items() if k == kind):
+            a, b = truth == t, guess == g
+            union = a.sum() + b.sum() - (a & b).sum() - (b & void).sum()
+            if (a & b).sum() and (a & b).sum() / union > 0.5:
+                rows[kind, :2] += (a & b).sum() / union, 1
+                matched_truth.add(t)
+                matched_guess.add(g)
+    for t, kind in truth_kinds.items():
+        rows[kind, 2] += t not in matched_truth and (truth == t).any()
+    for g, kind in guess_kinds.items():
+        area, excused = (guess == g).sum(), ((guess == g) & (void | (crowd == kind))).sum()
+        rows[kind, 3] += bool(g not in matched_guess and area and excused / area <= 0.5)
+    return rows
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_crowds_are_treated_as_panopticapi_does(seed):
+    rng = np.random.default_rng(seed)
+    truth, kinds = panoptic(rng, segments=12)
+    crowds = {n: kinds.pop(n) for n in list(kinds)[:3]}
+    crowd = np.full(truth.shape, -1)
+    for n, kind in crowds.items():
+        crowd[truth == n] = kind
+    guess, found = (panoptic(rng)) if seed % 2 else (np.roll(truth, 2, 0), kinds | crowds)
+    quality = PanopticQuality(4)
+    quality.add(truth, kinds, guess, found, crowd)
+    expected = panopticapi(truth, kinds, guess, found, crowd, 4)
+    got = np.stack([quality.matched_iou, quality.matched, quality.missed, quality.invented], 1)
+    np.testing.assert_allclose(got, expected)
+
+
+def test_void_does_not_count_in_the_union():
+    truth, predicted = np.array([[1, 1, 0, 0, 0]]), np.array([[5, 5, 5, 5, 0]])
+    quality = PanopticQuality(1)
+    quality.add(truth, {1: 0}, predicted, {5: 0})
+    assert quality.by_class().tolist() == [[1, 1, 1]]
+
+
+def test_parts_of_images_can_be_added_later():
+    rng = np.random.default_rng(0)
+    whole, later, matrix, added = PanopticQuality(4), PanopticQuality(4), ConfusionMatrix(4), ConfusionMatrix(4)
+    for _ in range(3):
+        (truth, kinds), (guess, found) = panoptic(rng), panoptic(rng)
+        whole.add(truth, kinds, guess, found)
+        later.merge(PanopticQuality(4).measure(truth, kinds, guess, found))
+        maps = rng.integers(-1, 4, (5, 6)), rng.integers(-1, 4, (5, 6))
+        matrix.add(*maps)
+        added.merge(matrix.measure(*maps))
+    np.testing.assert_array_equal(whole.by_class(), later.by_class())
+    assert np.array_equal(matrix.matrix, added.matrix) and matrix.matrix[:, 4].any()
+
+
+def test_an_image_without_labels_adds_nothing():
+    matrix = ConfusionMatrix(3)
+    assert matrix.measure(np.full((4, 4), -1), np.ones((4, 4), int)).shape == (0, 3)
+    assert matrix.measure(np.zeros((0, 0), int), np.zeros((0, 0), int)).shape == (0, 3)
+    assert len(matrix.occurring) == 0 and np.isnan(matrix.pixel_accuracy)
+    quality = PanopticQuality(3)
+    assert quality.measure(np.zeros((4, 4), int), {}, np.ones((4, 4), int), {1: 2}).shape == (0, 5)

@@ -36,6 +36,32 @@ def test_overlapping_masks_add_up():
     np.testing.assert_allclose(share[covered], (sums.max(-1) / sums.sum(-1))[covered], rtol=1e-5)
 
 
+@pytest.mark.parametrize("stripe", [1, 7, 40, 10**6])
+def test_stripes_give_the_same_to_the_bit(stripe, monkeypatch):
+    rng = np.random.default_rng(1)
+    soft = np.where(rng.random((30, 13, 17)) < 0.4, rng.random((30, 13, 17)), 0).astype(np.float32)
+    masks = Masks.from_dense(soft, rng.random(30).astype(np.float32))
+    given = ClassScores(rng.dirichlet([1, 1], 30).astype(np.float32), VOCABULARY.names)
+    whole = paint_semantic(masks, given)
+    monkeypatch.setattr("knnseg.painting._WHOLE", 0)
+    monkeypatch.setattr("knnseg.painting._STRIPE", stripe)
+    for ours, expected in zip(paint_semantic(masks, given), whole, strict=True):
+        assert ours.dtype == expected.dtype and np.array_equal(ours, expected)
+
+
+def test_a_large_vocabulary_takes_bounded_memory():
+    import tracemalloc
+
+    masks = boxes((400, 500), *((0, 400, x, x + 100) for x in range(0, 400, 40)))
+    rows = np.random.default_rng(0).dirichlet(np.ones(300), len(masks)).astype(np.float32)
+    given = ClassScores(rows, tuple(map(str, range(300))))
+    tracemalloc.start()
+    paint_semantic(masks, given)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6 < 400 * 500 * 300 * 4
+
+
 def test_a_mask_without_opinion_paints_nothing():
     semantic, _, panoptic, segments = paint(boxes((4, 4), (0, 4, 0, 2), (0, 4, 2, 4)), scores([0, 0], [1, 0]))
     assert (semantic[:, :2] == -1).all() and (semantic[:, 2:] == 0).all()

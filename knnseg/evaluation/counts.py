@@ -1,0 +1,134 @@
+"""What is counted on one image, and the sums over a set of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnseg.annotations import LabelledImage, positions
+from knnseg.average_precision import AveragePrecision, DetectionCounts
+from knnseg.instances import Instance
+from knnseg.metrics import ConfusionMatrix, PanopticQuality
+from knnseg.painting import Segment
+from knnseg.types import IGNORE, Vocabulary
+
+__all__ = ["Counts", "ImageCounts", "Scores"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counts:
+    """One kind of prediction on one image, in whole numbers and a few sums: small enough to keep of every image.
+
+    Args:
+        pixels: of :meth:`ConfusionMatrix.measure`.
+        segments: of :meth:`PanopticQuality.measure`.
+        instances: of :meth:`AveragePrecision.measure`.
+    """
+
+    pixels: NDArray[np.int64]
+    segments: NDArray[np.float64]
+    instances: DetectionCounts
+
+    def to_json(self) -> dict[str, Any]:
+        """Lists of numbers; floats survive JSON bit for bit."""
+        return {
+            "pixels": self.pixels.tolist(), "segments": self.segments.tolist(),
+            "found": self.instances.found.tolist(), "objects": self.instances.objects.tolist(),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Counts:
+        """The inverse of :meth:`to_json`."""
+        detections = DetectionCounts(
+            np.array(data["found"], np.float64).reshape(-1, 4), np.array(data["objects"], np.int64).reshape(-1, 2)
+        )
+        pixels = np.array(data["pixels"], np.int64).reshape(-1, 3)
+        return cls(pixels, np.array(data["segments"], np.float64).reshape(-1, 5), detections)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageCounts:
+    """Both kinds of prediction on one image.
+
+    Args:
+        image: where it comes from, for people.
+        base: without the database.
+        final: with it.
+        degraded: why the database was not used though it should have been; "" normally.
+    """
+
+    image: str
+    base: Counts
+    final: Counts
+    degraded: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """One line of a journal; a final prediction that is the base prediction is left out."""
+        final = {} if self.final is self.base else {"final": self.final.to_json()}
+        return {"image": self.image, "degraded": self.degraded, "base": self.base.to_json(), **final}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ImageCounts:
+        """The inverse of :meth:`to_json`."""
+        base = Counts.from_json(data["base"])
+        final = Counts.from_json(data["final"]) if "final" in data else base
+        return cls(data["image"], base, final, data["degraded"])
+
+
+class Scores:
+    """Quality of one kind of prediction over a set of images.
+
+    Args:
+        vocabulary: the C classes.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        things = np.array([name in vocabulary.things for name in vocabulary], bool)
+        self._position = {name: i for i, name in enumerate(vocabulary)}
+        self.semantic = ConfusionMatrix(len(vocabulary))
+        self.panoptic = PanopticQuality(len(vocabulary))
+        self.instances = AveragePrecision(things)
+
+    def measure(
+        self,
+        example: LabelledImage,
+        semantic: NDArray[np.int32],
+        panoptic: tuple[NDArray[np.int32], Sequence[Segment]],
+        instances: Sequence[Instance],
+    ) -> Counts:
+        """Hold one prediction against its labels, without adding it.
+
+        Args:
+            example: the image and its labels; pixels of classes out of the vocabulary are void.
+            semantic: int32 (H, W), class positions.
+            panoptic: int32 (H, W) of segment numbers, and the segments.
+            instances: the objects.
+        """
+        truth = example.semantic(self._vocabulary.names)
+        known = {s.id: self._position[s.label] for s in example.info if s.label in self._position}
+        found = {s.id: self._position[s.label] for s in panoptic[1]}
+        classes = [self._position[instance.label] for instance in instances]
+        crowd = _crowd(example, truth, known)
+        return Counts(
+            self.semantic.measure(truth, semantic),
+            self.panoptic.measure(example.segments, known, panoptic[0], found, crowd),
+            self.instances.measure(example.segments, known, instances, classes, crowd),
+        )
+
+    def merge(self, counts: Counts) -> None:
+        """Add what :meth:`measure` returned."""
+        self.semantic.merge(counts.pixels)
+        self.panoptic.merge(counts.segments)
+        self.instances.merge(counts.instances)
+
+
+def _crowd(example: LabelledImage, truth: NDArray[np.int32], known: Mapping[int, int]) -> NDArray[np.int32] | None:
+    """The class of pixels that have one and are in no segment; None where there are none."""
+    if example.class_map is None:
+        return None
+    return np.where(positions(example.segments, list(known)) < 0, truth, np.int32(IGNORE))
