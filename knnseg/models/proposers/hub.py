@@ -111,7 +111,7 @@ def build(kind: str, config: Any, state: Mapping[str, Any], source: str) -> Any:
 
 
 def _folder(model: str, files: Sequence[str]) -> Path:
-    if Path(model).is_dir():
+    if model and Path(model).is_dir():
         return Path(model)
     if not _ID.fullmatch(model):
         raise WeightsError(f"model: expected a folder that exists or an id of the hub (owner/name), got {model!r}")

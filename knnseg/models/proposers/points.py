@@ -117,7 +117,8 @@ class PointProposer:
 
     def _crops(self, image: ImageArray) -> list[_Crop]:
         # The points that come along assume that the longest edge is all that is scaled, which is wrong for SAM 2.
-        boxes, _, crops, _ = self._processor.generate_crop_boxes(image, 1, crop_n_layers=self._layers)
+        first = np.ascontiguousarray(image.transpose(2, 0, 1))  # channels last would be guessed wrongly at a height of 3
+        boxes, _, crops, _ = self._processor.generate_crop_boxes(first, 1, crop_n_layers=self._layers)
         return [_Crop(pixels, box) for pixels, box in zip(crops, boxes, strict=True)]
 
     def _look(self, crop: _Crop, size: tuple[int, int]) -> Iterator[_Found]:

@@ -129,7 +129,7 @@ def _quality(coverage: Tensor) -> Tensor:
 
 
 def _mask2former_view(processor: Any, image: ImageArray) -> _View:
-    inputs = processor(images=image, return_tensors="pt")
+    inputs = processor(images=image, input_data_format="channels_last", return_tensors="pt")
     shown = inputs["pixel_mask"][0].bool()
     height, width = int(shown.any(1).sum()), int(shown.any(0).sum())
     pixels = inputs["pixel_values"]
@@ -139,7 +139,7 @@ def _mask2former_view(processor: Any, image: ImageArray) -> _View:
 
 def _eomt_view(processor: Any, image: ImageArray) -> _View:
     """Padded to a square for panoptic and instance checkpoints, cut into windows for semantic ones."""
-    inputs = processor(images=image, return_tensors="pt")
+    inputs = processor(images=image, input_data_format="channels_last", return_tensors="pt")
     pixels = inputs["pixel_values"]
     height, width = (
         int(side)

@@ -1,6 +1,7 @@
 """Small random networks, saved by transformers itself in the format of the hub."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def spread(network, by=4.0):
     """Larger weights at the end, so that random masks and classes differ from each other as those of trained ones do."""
     with torch.no_grad():
         for name, weight in network.named_parameters():
-            if any(part in name for part in ("class_predictor.weight", "mask_head", "mask_embedder", "upscale", "iou_")):
+            if any(part in name for part in ("class_predictor.weight", "mask_head", "mask_embedder", "upscale", "iou_", "hypernetworks")):
                 weight.mul_(by)
     return network
 
@@ -74,6 +75,12 @@ def mask2former(backbone=None, labels=3, seed=0, **options):
 def eomt(seed=0):
     torch.manual_seed(seed)
     return spread(transformers.EomtForUniversalSegmentation(transformers.EomtConfig(**EOMT))).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """What builds the networks, for tests that need another."""
+    return SimpleNamespace(mask2former=mask2former, eomt=eomt, EOMT=EOMT, STAGES=STAGES, SWIN=SWIN, M2F=M2F)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -117,7 +124,7 @@ def eomt_windows_folder(saved):
 @pytest.fixture(scope="session")
 def sam_folder(saved):
     torch.manual_seed(0)
-    network = spread(transformers.SamModel(transformers.SamConfig(**SAM)), 30)
+    network = spread(transformers.SamModel(transformers.SamConfig(**SAM)), 15)
     square, small = {"height": 64, "width": 64}, {"height": 16, "width": 16}
     processor = transformers.SamImageProcessor(
         size={"longest_edge": 64}, pad_size=square, mask_size={"longest_edge": 16}, mask_pad_size=small
@@ -129,7 +136,7 @@ def sam_folder(saved):
 def sam2_folder(saved):
     """As published: the weights of the video model, of which the image model takes its part."""
     torch.manual_seed(0)
-    network = spread(transformers.Sam2VideoModel(transformers.Sam2VideoConfig(**SAM2, **VIDEO)), 30)
+    network = spread(transformers.Sam2VideoModel(transformers.Sam2VideoConfig(**SAM2, **VIDEO)), 15)
     return saved("sam2", network, transformers.Sam2ImageProcessor(size={"height": 64, "width": 64}))
 
 
