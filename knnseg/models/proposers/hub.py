@@ -30,8 +30,9 @@ _STAGES = {
     "sam2_video": "sam2",
 }
 """Which of our stages takes a checkpoint, by the ``model_type`` in its config.json."""
-_UNUSED = re.compile(r"criterion\.|.*\.encoder\.(swin\.)?layernorm\.")
-"""Weights that no mask depends on: the training loss, and a norm behind Swin's last layer that a backbone skips."""
+_UNUSED = re.compile(r"criterion\.|.*\.encoder\.(swin\.)?layernorm\.|.*\.relative_position_index$")
+"""What may be missing: the training loss, a norm behind Swin's last layer that a backbone skips, and an index that
+follows from a window's size."""
 
 
 def check(name: str, value: object, ok: bool, expected: str) -> None:
