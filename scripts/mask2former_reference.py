@@ -9,6 +9,7 @@ whose stream never changes, so that only the keys, their shapes and the results 
 """
 
 import argparse
+import dataclasses
 import importlib
 import json
 import sys
@@ -72,12 +73,13 @@ def stand_ins():
         sys.modules[name] = made
 
     initial = types.SimpleNamespace(c2_xavier_fill=lambda _: None, c2_msra_fill=lambda _: None)
-    shape = type("ShapeSpec", (), {"__init__": lambda self, channels, stride: vars(self).update(channels=channels, stride=stride)})
+    shape = dataclasses.make_dataclass("ShapeSpec", ["channels", "stride"])
     module("fvcore"), module("fvcore.nn", weight_init=initial), module("detectron2"), module("detectron2.utils")
     module("fvcore.nn.weight_init", **vars(initial))
     module("detectron2.config", configurable=lambda method: method)
     module("detectron2.layers", Conv2d=Convolution, ShapeSpec=shape, get_norm=lambda _, width: nn.GroupNorm(32, width))
-    module("detectron2.modeling", BACKBONE_REGISTRY=Registry(), SEM_SEG_HEADS_REGISTRY=Registry(), Backbone=nn.Module, ShapeSpec=shape)
+    registries = {"BACKBONE_REGISTRY": Registry(), "SEM_SEG_HEADS_REGISTRY": Registry()}
+    module("detectron2.modeling", **registries, Backbone=nn.Module, ShapeSpec=shape)
     module("detectron2.utils.registry", Registry=Registry)
     module("timm.models.layers", **vars(timm.layers))
     module("MultiScaleDeformableAttention")
@@ -96,7 +98,8 @@ def original(clone):
         sys.modules[name] = package
     body = importlib.import_module("mask2former.modeling.backbone.swin")
     maskformer = importlib.import_module("mask2former.modeling.transformer_decoder.maskformer_transformer_decoder")
-    sys.modules["mask2former.modeling.transformer_decoder"].TRANSFORMER_DECODER_REGISTRY = maskformer.TRANSFORMER_DECODER_REGISTRY
+    package = sys.modules["mask2former.modeling.transformer_decoder"]
+    package.TRANSFORMER_DECODER_REGISTRY = maskformer.TRANSFORMER_DECODER_REGISTRY
     head = importlib.import_module("mask2former.modeling.pixel_decoder.msdeformattn")
     decoder = importlib.import_module("mask2former.modeling.transformer_decoder.mask2former_transformer_decoder")
     channels = [SWIN["embed_dim"] * 2**i for i in range(4)]

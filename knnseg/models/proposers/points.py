@@ -117,7 +117,7 @@ class PointProposer:
 
     def _crops(self, image: ImageArray) -> list[_Crop]:
         # The points that come along assume that the longest edge is all that is scaled, which is wrong for SAM 2.
-        first = np.ascontiguousarray(image.transpose(2, 0, 1))  # channels last would be guessed wrongly at a height of 3
+        first = np.ascontiguousarray(image.transpose(2, 0, 1))  # at a height of 3, channels last is guessed wrongly
         boxes, _, crops, _ = self._processor.generate_crop_boxes(first, 1, crop_n_layers=self._layers)
         return [_Crop(pixels, box) for pixels, box in zip(crops, boxes, strict=True)]
 
@@ -246,7 +246,7 @@ def load_sam2(
     remainder: bool = True,
     device: str = "auto",
 ) -> PointProposer:
-    """SAM 2 (Ravi et al., ICLR 2025, arXiv 2408.00714) on images. Arguments as for :func:`load_sam`.
+    """SAM 2 (Ravi et al., 2024, arXiv 2408.00714) on images. Arguments as for :func:`load_sam`.
 
     Its published mask generator asks for less predicted IoU than that of SAM.
     """

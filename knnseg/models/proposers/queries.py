@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,9 +108,11 @@ class QueryProposer:
         return Masks(matrix[best], size, quality[best], instances=len(view.windows) == 1)
 
 
-def _chunks(logits: Tensor, sure: Tensor, size: tuple[int, int]) -> Any:
+def _chunks(logits: Tensor, sure: Tensor, size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """As many masks at a time as may exist at the size of the image."""
     step = max(1, _VALUES // (size[0] * size[1]))
-    return zip(logits.split(step), sure.split(step), strict=True) if len(logits) else ()  # type: ignore[no-untyped-call]  # torch has no type for it
+    for start in range(0, len(logits), step):
+        yield logits[start : start + step], sure[start : start + step]
 
 
 def _coverage(logits: Tensor, view: _View, window: _Window, size: tuple[int, int]) -> Tensor:

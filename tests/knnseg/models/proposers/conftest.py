@@ -60,7 +60,10 @@ def spread(network, by=4.0):
     """Larger weights at the end, so that random masks and classes differ from each other as those of trained ones do."""
     with torch.no_grad():
         for name, weight in network.named_parameters():
-            if any(part in name for part in ("class_predictor.weight", "mask_head", "mask_embedder", "upscale", "iou_", "hypernetworks")):
+            if any(
+                part in name
+                for part in ("class_predictor.weight", "mask_head", "mask_embedder", "upscale", "iou_", "hypernetworks")
+            ):
                 weight.mul_(by)
     return network
 
@@ -137,7 +140,9 @@ def sam2_folder(saved):
     """As published: the weights of the video model, of which the image model takes its part."""
     torch.manual_seed(0)
     network = spread(transformers.Sam2VideoModel(transformers.Sam2VideoConfig(**SAM2, **VIDEO)), 15)
-    return saved("sam2", network, transformers.Sam2ImageProcessor(size={"height": 64, "width": 64}))
+    # the name of older versions
+    kind = getattr(transformers, "Sam2ImageProcessor", None) or transformers.Sam2ImageProcessorFast
+    return saved("sam2", network, kind(size={"height": 64, "width": 64}))
 
 
 @pytest.fixture(scope="session")

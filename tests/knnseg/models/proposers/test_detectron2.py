@@ -38,7 +38,11 @@ def detectron2_layout(hub):
     def numbers(pattern):
         return sorted({int(found[1]) for key in hub if (found := re.match(pattern, key))})
 
-    body, pixel, query = "model.pixel_level_module.encoder", "model.pixel_level_module.decoder", "model.transformer_module"
+    body, pixel, query = (
+        "model.pixel_level_module.encoder",
+        "model.pixel_level_module.decoder",
+        "model.transformer_module",
+    )
     put("backbone.patch_embed.proj", f"{body}.embeddings.patch_embeddings.projection")
     put("backbone.patch_embed.norm", f"{body}.embeddings.norm")
     for i in range(4):
@@ -55,7 +59,11 @@ def detectron2_layout(hub):
             state[f"{new}.attn.relative_position_index"] = torch.zeros(16, 16, dtype=torch.int64)
         if i < 3:
             put(f"backbone.layers.{i}.downsample.norm", f"{body}.encoder.layers.{i}.downsample.norm")
-            put(f"backbone.layers.{i}.downsample.reduction", f"{body}.encoder.layers.{i}.downsample.reduction", ["weight"])
+            put(
+                f"backbone.layers.{i}.downsample.reduction",
+                f"{body}.encoder.layers.{i}.downsample.reduction",
+                ["weight"],
+            )
     head = "sem_seg_head.pixel_decoder"
     for i in range(3):
         for j in range(2):
@@ -65,7 +73,10 @@ def detectron2_layout(hub):
         for theirs, ours in ENCODER_LAYER.items():
             put(f"{head}.transformer.encoder.layers.{i}.{theirs}", f"{pixel}.encoder.layers.{i}.{ours}")
         for part in ("sampling_offsets", "attention_weights", "value_proj", "output_proj"):
-            put(f"{head}.transformer.encoder.layers.{i}.self_attn.{part}", f"{pixel}.encoder.layers.{i}.self_attn.{part}")
+            put(
+                f"{head}.transformer.encoder.layers.{i}.self_attn.{part}",
+                f"{pixel}.encoder.layers.{i}.self_attn.{part}",
+            )
     for name in ("adapter_1", "layer_1"):
         put(f"{head}.{name}", f"{pixel}.{name}.0", ["weight"])
         put(f"{head}.{name}.norm", f"{pixel}.{name}.1")
@@ -170,7 +181,11 @@ def test_sizes_of_the_released_models_are_read_right():
     """EntitySeg's Swin-T and Swin-L, from shapes alone, which need no memory."""
     for dim, depths, heads in ((96, [2, 2, 6, 2], [3, 6, 12, 24]), (192, [2, 2, 18, 2], [6, 12, 24, 48])):
         swin = transformers.SwinConfig(
-            embed_dim=dim, depths=depths, num_heads=heads, window_size=7, out_features=[f"stage{i}" for i in range(1, 5)]
+            embed_dim=dim,
+            depths=depths,
+            num_heads=heads,
+            window_size=7,
+            out_features=[f"stage{i}" for i in range(1, 5)],
         )
         own = transformers.Mask2FormerConfig(backbone_config=swin, num_labels=1)
         with torch.device("meta"):
@@ -186,7 +201,10 @@ def test_sizes_of_the_released_models_are_read_right():
             }  # fmt: skip
             for i in range(6):
                 layer = f"sem_seg_head.pixel_decoder.transformer.encoder.layers.{i}"
-                shapes |= {f"{layer}.linear1.weight": (1024, 256), f"{layer}.self_attn.attention_weights.weight": (96, 256)}
+                shapes |= {
+                    f"{layer}.linear1.weight": (1024, 256),
+                    f"{layer}.self_attn.attention_weights.weight": (96, 256),
+                }
             for i in range(9):
                 shapes[f"sem_seg_head.predictor.transformer_ffn_layers.{i}.linear1.weight"] = (2048, 256)
             config = detectron2.architecture({key: torch.empty(shape) for key, shape in shapes.items()})

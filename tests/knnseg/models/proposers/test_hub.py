@@ -38,6 +38,19 @@ def test_each_stage_loads_its_own_type_and_names_the_stage_of_another(folders):
                     load(str(folder), device="cpu")
 
 
+def test_preprocessing_as_published_loads(eomt_folder, image, tmp_path):
+    """As in tue-mps/coco_panoptic_eomt_base_640_2x: an older name of the processor, and keys without a value."""
+    folder = shutil.copytree(eomt_folder, tmp_path / "published")
+    own = json.loads((folder / "preprocessor_config.json").read_text())
+    empty = ["crop_size", "data_format", "device", "disable_grouping", "do_center_crop", "do_convert_rgb", "ignore_index",
+             "input_data_format", "return_tensors"]  # fmt: skip
+    published = dict.fromkeys(empty) | own | {"image_processor_type": "EomtImageProcessorFast"}
+    published |= {"data_format": "channels_first", "default_to_square": False}
+    (folder / "preprocessor_config.json").write_text(json.dumps(published))
+    one, other = (load_eomt(str(f), min_score=0.0, device="cpu").propose(image) for f in (eomt_folder, folder))
+    assert len(one) > 0 and (one.matrix != other.matrix).nnz == 0
+
+
 def test_a_type_of_no_stage_is_named(copied):
     (copied / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ConfigError, match="expected a checkpoint of type mask2former, got bert"):

@@ -71,7 +71,17 @@ def test_from_a_file_through_the_command_line(folders, scenes, store, tmp_path, 
         f'preset = "tiny"\n\n[masks]\nname = "mask2former"\nmodel = "{folders["mask2former"]}"\nmin_score = 0.0\n'
     )
     monkeypatch.chdir(tmp_path)
-    command = ["knnseg", "segment", "photo.png", "--preset", "my.toml", "--store", store, "--classes", ", ".join(CLASSES)]
+    command = [
+        "knnseg",
+        "segment",
+        "photo.png",
+        "--preset",
+        "my.toml",
+        "--store",
+        store,
+        "--classes",
+        ", ".join(CLASSES),
+    ]
     monkeypatch.setattr(sys, "argv", [*command, "--out", "out", "--device", "cpu", "--json"])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -100,6 +100,7 @@ def test_windows_of_eomt_lie_where_transformers_merges_them(eomt_windows_folder,
     assert len(logits) == 4 and not masks.instances and len(masks) > 12
     unseen = 0
     for window, (_, start, end) in enumerate(inputs["patch_offsets"]):
+
         def merged(values, place=(0, int(start), int(end))):
             return processor.merge_image_patches(values, [place], [size], processor.size)[0].numpy()
 
@@ -134,7 +135,9 @@ def test_eomt_on_dinov3_and_mask2former_on_resnet(saved, tiny, image):
 @pytest.mark.parametrize("size", [(1, 1), (3, 90), (64, 64), (200, 31)])
 def test_any_size(m2f_folder, eomt_folder, eomt_windows_folder, size):
     picture = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
-    inputs, _, processor = raw(m2f_folder, picture)  # channels first: at a height of 3 the last would be guessed wrongly
+    inputs, _, processor = raw(
+        m2f_folder, picture
+    )  # channels first: at a height of 3 the last would be guessed wrongly
     assert torch.equal(queries._mask2former_view(processor, picture).pixels, inputs["pixel_values"])
     for proposer in (
         load_mask2former(str(m2f_folder), **ALL),
