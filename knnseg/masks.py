@@ -7,12 +7,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from skimage.segmentation import felzenszwalb, slic
 
 from knnseg.errors import ConfigError
 from knnseg.types import ImageArray, Masks
 
-__all__ = ["MaskProposer", "RegionProposer"]
+__all__ = ["MaskProposer", "RegionProposer", "add_remainder", "resolve_overlaps"]
 
 
 @runtime_checkable
@@ -73,6 +74,46 @@ class RegionProposer:
         for count in self._superpixels:
             regions = slic(image, count, self._compactness, sigma=self._sigma, start_label=0)
             yield np.asarray(regions, np.int32)
+
+
+def resolve_overlaps(masks: Masks) -> Masks:
+    """Give every pixel to one mask: the smallest that covers at least half of it; of equal ones, the most certain.
+
+    So a part keeps its pixels, and the whole keeps what its parts leave. Giving them to the most certain mask instead
+    would let a whole swallow the objects inside it whenever its score is better by a hair.
+
+    Args:
+        masks: N masks, which may overlap.
+
+    Returns:
+        The masks that are left with a pixel, in their order, each without the pixels of the others; where a mask
+        covers less than half of a pixel, it does not cover it any more.
+    """
+    covers = masks.matrix.multiply(masks.matrix >= 0.5).tocsr()
+    areas = np.diff(covers.indptr)
+    order = np.lexsort((masks.scores, -areas))  # the smallest last, and so on top
+    stacked = covers[order]
+    owner = np.full(covers.shape[1], -1)
+    owner[stacked.indices] = np.repeat(order, np.diff(stacked.indptr))  # of several values, NumPy keeps the last
+    rows = np.repeat(np.arange(len(masks)), areas)
+    own = owner[covers.indices] == rows
+    data = (covers.data[own], (rows[own], covers.indices[own]))
+    left = Masks(sparse.csr_array(data, shape=covers.shape), masks.size, masks.scores, masks.instances)
+    return left.select(np.diff(left.matrix.indptr) > 0)
+
+
+def add_remainder(masks: Masks) -> Masks:
+    """One more mask, the last, of the pixels that no mask covers by half; the same masks where there are none.
+
+    Its score is the lowest of the others, since nothing proposed it; 1 if there are no others.
+    """
+    covered = np.zeros(masks.matrix.shape[1], bool)
+    covered[masks.matrix.indices[masks.matrix.data >= 0.5]] = True
+    if covered.all():
+        return masks
+    score = np.array([masks.scores.min(initial=1)], np.float32)
+    rest = Masks(sparse.csr_array(~covered[None], dtype=np.float32), masks.size, score, masks.instances)
+    return Masks.concatenate([masks, rest])
 
 
 def _number(value: object) -> bool:

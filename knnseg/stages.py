@@ -26,8 +26,12 @@ _GROUP = "knnseg"
 _BUILTIN: dict[tuple[Kind, str], Factory] = {
     ("features", "open_clip"): "knnseg.models.open_clip:OpenClipFeatures.load",
     ("features", "dinov2"): "knnseg.models.dinov2:DinoFeatures.load",
+    ("masks", "eomt"): "knnseg.models.proposers.queries:load_eomt",
     ("masks", "fcclip"): "knnseg.models.fcclip.stage:FcClipProposer.load",
+    ("masks", "mask2former"): "knnseg.models.proposers.queries:load_mask2former",
     ("masks", "regions"): "knnseg.masks:RegionProposer",
+    ("masks", "sam"): "knnseg.models.proposers.points:load_sam",
+    ("masks", "sam2"): "knnseg.models.proposers.points:load_sam2",
     ("base", "none"): "knnseg.base:NoBase",
     ("base", "dense_clip"): "knnseg.models.open_clip:dense_clip",
     ("base", "fcclip"): "knnseg.models.fcclip.stage:FcClip.load",

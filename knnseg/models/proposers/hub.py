@@ -1,0 +1,164 @@
+"""Published checkpoints of Hugging Face transformers: from a folder or from the hub, loaded strictly and quietly."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+
+from knnseg.errors import ConfigError, WeightsError
+from knnseg.models._torch import weights
+
+__all__ = ["build", "check", "library", "load", "settings"]
+
+_SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
+_WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+_FILES = "config.json, preprocessor_config.json and model.safetensors"
+_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_STAGES = {
+    "mask2former": "mask2former",
+    "eomt": "eomt",
+    "eomt_dinov3": "eomt",
+    "sam": "sam",
+    "sam2": "sam2",
+    "sam2_video": "sam2",
+}
+"""Which of our stages takes a checkpoint, by the ``model_type`` in its config.json."""
+_UNUSED = re.compile(r"criterion\.|.*\.encoder\.(swin\.)?layernorm\.|.*\.relative_position_index$")
+"""What may be missing: the training loss, a norm behind Swin's last layer that a backbone skips, and an index that
+follows from a window's size."""
+
+
+def check(name: str, value: object, ok: bool, expected: str) -> None:
+    """Hold an option against what it must be.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not ok:
+        raise ConfigError(f"{name}: expected {expected}, got {value!r}")
+
+
+def library() -> Any:
+    """The package ``transformers``, without its types, which would take mypy minutes.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module("transformers")
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        raise ConfigError(
+            "mask proposers: expected the package transformers, which is not installed. "
+            "Install it with: pip install 'knnseg[transformers]'"
+        ) from error
+
+
+def load(stage: str, model: str, kind: str) -> tuple[Any, Any]:
+    """A network in evaluation mode, and the image processor published with it.
+
+    Args:
+        stage: the stage that it is for, one of the values of our table.
+        model: a folder with config.json, preprocessor_config.json and model.safetensors; or an id of the hub.
+        kind: the class of transformers that makes the network, an ``AutoModelFor…``.
+
+    Raises:
+        ConfigError: transformers is not installed, or the checkpoint is of a model for another stage.
+        WeightsError: no such folder, the hub cannot be reached, or weights that are unreadable or incomplete.
+    """
+    names, folder = library(), _folder(model, _SETTINGS + _WEIGHTS)
+    _check_type(stage, model, folder)
+    with _readable(model), _quiet(names):
+        processor = names.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        network, report = getattr(names, kind).from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    _check_complete(model, report)
+    return network.eval(), processor
+
+
+def settings(stage: str, model: str) -> tuple[Any, Any]:
+    """The configuration and the image processor alone, with the arguments and errors of :func:`load`."""
+    names, folder = library(), _folder(model, _SETTINGS)
+    _check_type(stage, model, folder)
+    with _readable(model), _quiet(names):
+        processor = names.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        return names.AutoConfig.from_pretrained(folder, local_files_only=True), processor
+
+
+def build(kind: str, config: Any, state: Mapping[str, Any], source: str) -> Any:
+    """A network of a configuration in memory, in evaluation mode, from weights in the layout of the hub.
+
+    Raises:
+        WeightsError: weights missing, of another shape, or without a place in the network.
+    """
+    names = library()
+    with _readable(source), _quiet(names):
+        network, report = getattr(names, kind).from_pretrained(
+            None, config=config, state_dict=dict(state), output_loading_info=True
+        )
+    _check_complete(source, report)
+    if report["unexpected_keys"]:
+        raise WeightsError(f"{source}: expected weights of {kind} only, got {_some(report['unexpected_keys'])} too")
+    return network.eval()
+
+
+def _folder(model: str, files: Sequence[str]) -> Path:
+    if model and Path(model).is_dir():
+        return Path(model)
+    if not _ID.fullmatch(model):
+        raise WeightsError(f"model: expected a folder that exists or an id of the hub (owner/name), got {model!r}")
+    with _readable(model):
+        return Path(huggingface_hub.snapshot_download(model, allow_patterns=list(files)))
+
+
+@contextmanager
+def _readable(model: str) -> Iterator[None]:
+    origin = "the published checkpoint" if Path(model).exists() else f"https://huggingface.co/{model}"
+    with weights(model, f"put {_FILES} of {origin} into a folder and give its path as `model`"):
+        yield
+
+
+def _check_type(stage: str, model: str, folder: Path) -> None:
+    with _readable(model):
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    if _STAGES.get(kind) != stage:
+        expected = " or ".join(key for key, value in _STAGES.items() if value == stage)
+        hint = f'; that is for name = "{_STAGES[kind]}"' if kind in _STAGES else ""
+        raise ConfigError(f"masks stage {stage}: expected a checkpoint of type {expected}, got {kind} in {model}{hint}")
+
+
+def _check_complete(model: str, report: Mapping[str, Any]) -> None:
+    missing = [key for key in report["missing_keys"] if not _UNUSED.match(key)]
+    if missing:
+        raise WeightsError(f"{model}: expected every weight of the network, but {_some(missing)} missing")
+    if report["mismatched_keys"]:
+        raise WeightsError(f"{model}: expected weights of the configured sizes, got {_some(report['mismatched_keys'])}")
+
+
+def _some(keys: Sequence[Any]) -> str:
+    first = sorted(str(key) for key in keys)
+    return ", ".join(first[:5]) + (f" and {len(first) - 5} more" if len(first) > 5 else "")
+
+
+@contextmanager
+def _quiet(names: Any) -> Iterator[None]:
+    """Keep transformers from reporting every step on standard error; what matters is raised here instead."""
+    log = names.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
