@@ -81,7 +81,7 @@ def fuse(
     A base without any opinion on a mask (a row of zeros) has no mass to share, so there the result is P_ret.
 
     Args:
-        base: P_base, (N, C).
+        base: P_base, (N, C), at the branch of the base where retrieval comes in.
         retrieved: P_ret, (N, C).
         certainty: float32 (N,).
         supported: bool (C,), the classes that have entries in the database.
