@@ -73,7 +73,23 @@ def test_masks_of_another_size_are_refused():
 def test_one_mask_pools_the_same_alone_and_among_others():
     rng = np.random.default_rng(1)
     features = Features(rng.standard_normal((7, 6, 8), np.float32), (48, 64))
-    masks = rng.random((40, 48, 64)) < 0.2
+    masks = rng.random((40, 48, 64)) < np.resize([0.02, 0.1, 0.3, 0.9], 40)[:, None, None]  # few pixels, and many
     together = pool(features, Masks.from_dense(masks)).vectors
-    for i in (0, 17, 39):
+    for i in (0, 1, 2, 3, 17, 39):
         assert np.array_equal(pool(features, Masks.from_dense(masks[i : i + 1])).vectors[0], together[i])
+
+
+def test_soft_masks_over_everything_pool_as_brute_force_does():
+    rng = np.random.default_rng(2)
+    features = Features(rng.standard_normal((5, 3, 4), np.float32), (21, 30), (24.0, 32.0))
+    soft = rng.random((3, 21, 30), np.float32)
+    soft[1, 3:] = 0  # the second one is not over everything
+    for vector, mask in zip(pool(features, Masks.from_dense(soft)).vectors, soft, strict=True):
+        pixels = np.zeros((5,))
+        for y, x in np.argwhere(mask):
+            one = np.zeros((21, 30), bool)
+            one[y, x] = True
+            data = np.concatenate([features.data, np.ones((1, 3, 4), np.float32)])  # keeps the length of each pixel
+            raw = brute_force(Features(data, features.image_size, features.extent), one)
+            pixels += mask[y, x] * raw[:-1] / raw[-1]
+        np.testing.assert_allclose(vector, pixels / np.linalg.norm(pixels), atol=1e-5)

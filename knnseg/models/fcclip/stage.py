@@ -27,7 +27,7 @@ from knnseg.models.fcclip.text import TextClassifier
 from knnseg.models.fcclip.trained import COCO, read_classes
 from knnseg.types import ClassScores, Features, ImageArray, Masks, Vocabulary
 
-__all__ = ["FcClip", "FcClipProposer", "FcClipSession", "features_of", "load_session"]
+__all__ = ["FcClip", "FcClipProposer", "FcClipSession", "ensemble_of", "features_of", "load_session"]
 
 _CHUNK = 16
 """Masks brought to the size of the image at a time: all 250 of a photograph would take gigabytes."""
@@ -190,7 +190,7 @@ class FcClip:
         words = self._classifier(tuple(", ".join(vocabulary.words(name)) for name in vocabulary))
         if self._session.made(masks):
             _, proposals = self._session.look(image.pixels)
-            return _ensemble(self._session.model.classify(proposals, words), vocabulary.names)
+            return ensemble_of(self._session.model.classify(proposals, words), vocabulary.names)
         return ClassScores(self._by_clip(features_of(batch, dense), masks, words), vocabulary.names, self.branches)
 
     def _by_clip(self, features: Features, masks: Masks, words: TextClassifier) -> NDArray[np.float32]:
@@ -212,7 +212,7 @@ def _numpy(x: Tensor) -> NDArray[np.float32]:
     return np.ascontiguousarray(x.float().cpu().numpy(), np.float32)
 
 
-def _ensemble(scores: Scores, classes: tuple[str, ...]) -> EnsembleScores:
+def ensemble_of(scores: Scores, classes: tuple[str, ...]) -> EnsembleScores:
     """The scores of the first image."""
     return EnsembleScores(
         _numpy(scores.logits[0].softmax(-1)[:, :-1]), classes, in_vocab=_numpy(scores.in_vocab[0, :, :-1]),
