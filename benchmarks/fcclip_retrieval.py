@@ -76,8 +76,15 @@ def steps(database, extractor, masks, base, image):
         fused = fuse(base.branch(config.branch), retrieved, certainty, supported, config)
         return base.resume(config.branch, fused)
 
+    def fresh():
+        """The masks as they come from the proposer: what scipy finds out about a matrix, it keeps with it."""
+        matrix = masks.matrix
+        return Masks(
+            sparse.csr_array((matrix.data, matrix.indices, matrix.indptr), matrix.shape), masks.size, masks.scores
+        )
+
     return {
-        "pooling": lambda: pool(features, masks),
+        "pooling": lambda: pool(features, fresh()),
         "search": lambda: database.neighbours(embeddings, K, VOCABULARY),
         "votes, fusion, resuming": augment,
     }

@@ -110,9 +110,9 @@ class DinoFeatures:
     def _stretched(self, batch: torch.Tensor) -> torch.Tensor:
         """All tokens, (1, 1 + h·w, D), by a model without registers.
 
-        In the published code (dinov2, ``interpolate_offset``) the table of positions is brought to another grid by plain
-        bicubic interpolation, at a scale of (cells + 0.1) / table. With registers it goes by the number of cells, with
-        smoothing, which is what timm does for both.
+        In the published code (dinov2, ``interpolate_offset``) the table of positions is brought to another grid by
+        plain bicubic interpolation, at a scale of (cells + 0.1) / table. With registers it goes by the number of cells,
+        with smoothing, which is what timm does for both.
         """
         model: Any = self._model
         patches = model.patch_embed(batch)  # (1, h, w, D)
