@@ -73,8 +73,7 @@ def steps(database, extractor, masks, base, image):
         retrieved = vote(found, weights, VOCABULARY)
         supported = np.array([counts.get(name, 0) > 0 for name in NAMES])
         certainty = confidence(found, retrieved, config)
-        fused = fuse(base.branch(config.branch), retrieved, certainty, supported, config)
-        return base.resume(config.branch, fused)
+        return fuse(base, retrieved, certainty, supported, config)
 
     def fresh():
         """The masks as they come from the proposer: what scipy finds out about a matrix, it keeps with it."""

@@ -285,9 +285,7 @@ class Segmenter:
             retrieved = vote(found, weights, vocabulary)
             certainty = confidence(found, retrieved, config.fusion)
             supported = np.array([counts.get(name, 0) > 0 for name in vocabulary])
-            branch = config.fusion.branch
-            fused = fuse(base.branch(branch), retrieved, certainty, supported, config.fusion)
-            final = base.resume(branch, fused)
+            final = fuse(base, retrieved, certainty, supported, config.fusion)
         return final, Evidence(base, retrieved, found, weights, certainty)
 
     def _concepts(self) -> tuple[dict[str, tuple[int, bool]], str]:

@@ -23,9 +23,9 @@ _SEEN = ("short_side", "long_side", "multiple", "mean", "std")
 class FcClipFeatures:
     """CLIP's dense features in the joint space. Implements :class:`knnseg.features.FeatureExtractor`.
 
-    Each cell of the image tower goes through CLIP's own norm and projection. Cosine is what CLIP was trained by there;
-    in the tower, before the norm, a few channels are far larger than the others and would decide it alone. The
-    joint space is also half as wide.
+    Each cell of the image tower goes through CLIP's own norm and projection. Cosine is what CLIP was trained by there,
+    while nothing holds the channels of the tower to one scale before the norm; and the published joint space is half as
+    wide as the tower.
 
     Args:
         session: the model, which the other stages of the pipeline share.
