@@ -11,14 +11,18 @@ from knnseg.embeddings import pool
 from knnseg.errors import ConfigError
 from knnseg.features import EncodedImage, FeatureExtractor
 from knnseg.text import TextEncoder, ensemble, word_embeddings
-from knnseg.types import ClassScores, Masks, Vocabulary
+from knnseg.types import FINAL, ClassScores, Masks, Vocabulary
 
 __all__ = ["BasePredictor", "DenseClip", "NoBase"]
 
 
 @runtime_checkable
 class BasePredictor(Protocol):
-    """Anything with this method can be one."""
+    """Anything with this method can be one.
+
+    It may also have an attribute ``branches``, the names that :meth:`knnseg.types.ClassScores.branch` of its scores
+    knows; a configuration that names another is then refused before the first image.
+    """
 
     def predict(self, image: EncodedImage, masks: Masks, vocabulary: Vocabulary) -> ClassScores:
         """P_base, float32 (N, C); rows as :class:`~knnseg.types.ClassScores` has them, 0 where there is no opinion."""
@@ -26,6 +30,8 @@ class BasePredictor(Protocol):
 
 class NoBase:
     """No opinion about anything: predictions come from the database alone."""
+
+    branches = (FINAL,)
 
     def predict(self, image: EncodedImage, masks: Masks, vocabulary: Vocabulary) -> ClassScores:
         """Zeros, (N, C)."""
@@ -41,6 +47,8 @@ class DenseClip:
         scale: inverse temperature of the softmax over cosine similarities.
         templates: the name of a prompt ensemble, see :data:`knnseg.text.ENSEMBLES`, or prompts, each with one ``{}``.
     """
+
+    branches = (FINAL,)
 
     def __init__(
         self, features: FeatureExtractor, text: TextEncoder, scale: float, templates: Sequence[str] | str = "simple"

@@ -117,18 +117,23 @@ class FusionConfig:
         threshold: T; masks with less confidence keep the base prediction.
         confidence: what T is compared with: the cosine of the nearest neighbour (``"similarity"``) or the largest
             class share among the votes (``"vote"``).
+        branch: where in the base retrieval is fused: with its final scores (``"final"``); in FC-CLIP also with the
+            scores of CLIP before the ensemble (``"out_vocab"``), or with the ensemble before void (``"ensemble"``).
     """
 
     mode: Literal["supported", "late"] = "supported"
     weight: float = 0.7
     threshold: float = -1.0
     confidence: Literal["similarity", "vote"] = "similarity"
+    branch: Literal["out_vocab", "ensemble", "final"] = "final"
 
     def __post_init__(self) -> None:
         _require(self.mode in ("supported", "late"), "fusion.mode", "supported or late", self.mode)
         _require(_real(self.weight, 0, 1), "fusion.weight", "0 to 1", self.weight)
         _require(self.confidence in ("similarity", "vote"), "fusion.confidence", "similarity or vote", self.confidence)
         _require(_real(self.threshold, -math.inf), "fusion.threshold", "a number", self.threshold)
+        places = ("out_vocab", "ensemble", "final")
+        _require(self.branch in places, "fusion.branch", f"one of {places}", self.branch)
 
 
 @dataclass(frozen=True, slots=True)

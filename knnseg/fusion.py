@@ -80,18 +80,26 @@ def fuse(
 
     A base without any opinion on a mask (a row of zeros) has no mass to share, so there the result is P_ret.
 
+    P_base are the scores at the branch of the base that ``config`` names; what follows from the fused ones is the
+    base's own affair, see :meth:`knnseg.types.ClassScores.resume`.
+
     Args:
-        base: P_base, (N, C).
+        base: the scores of the base, (N, C).
         retrieved: P_ret, (N, C).
         certainty: float32 (N,).
         supported: bool (C,), the classes that have entries in the database.
-        config: mode, λ and T.
+        config: branch, mode, λ and T.
+
+    Returns:
+        The final scores, (N, C).
+
+    Raises:
+        ConfigError: the base has no such branch.
     """
-    fused = base.probabilities.copy()
+    start = base.branch(config.branch).probabilities
+    fused = start.copy()
     rows = np.flatnonzero((certainty >= config.threshold) & np.isfinite(certainty))
-    if not len(rows):
-        return ClassScores(fused, base.classes)
-    p_base, p_ret = base.probabilities[rows].astype(np.float64), retrieved.probabilities[rows].astype(np.float64)
+    p_base, p_ret = start[rows].astype(np.float64), retrieved.probabilities[rows].astype(np.float64)
     if config.mode == "late":
         mixed = config.weight * p_ret + (1 - config.weight) * p_base
     else:
@@ -100,4 +108,4 @@ def fuse(
     silent = ~p_base.any(axis=1)
     mixed[silent] = p_ret[silent]
     fused[rows] = mixed
-    return ClassScores(fused, base.classes)
+    return base.resume(config.branch, ClassScores(fused, base.classes))

@@ -25,7 +25,7 @@ from knnseg.images import ImageLike, load_image
 from knnseg.masks import MaskProposer
 from knnseg.painting import paint_panoptic, paint_semantic
 from knnseg.segmentation import Evidence, Segmentation
-from knnseg.types import ClassScores, Masks, Vocabulary
+from knnseg.types import ClassScores, Masks, Vocabulary, check_branch
 from knnstore import StoreURL
 from knnstore.errors import StoreConnectionError, StoreTimeoutError
 
@@ -88,6 +88,9 @@ class Segmenter:
         config: the numbers; stage names in it are not used here.
         on_store_error: when the store cannot be reached: ``"raise"``, or ``"base"`` to go on with the base prediction
             and say so in ``Segmentation.degraded``.
+
+    Raises:
+        ConfigError: an object without the methods of its stage, or a branch for fusion that the base does not have.
     """
 
     def __init__(
@@ -110,6 +113,8 @@ class Segmenter:
         self.database, self._on_store_error = database, on_store_error
         self._open: Callable[[], ConceptDatabase] | None = None
         self.config = config or Config.preset("tiny")
+        if (branches := getattr(self.base, "branches", None)) is not None:  # else its scores will tell
+            check_branch(self.config.fusion.branch, branches)
 
     @classmethod
     def from_config(
@@ -208,6 +213,7 @@ class Segmenter:
         Raises:
             ImageError: an image that cannot be read.
             MaskError: masks of another size than the image, or an empty one.
+            ConfigError: the configuration fuses at a branch that the base does not have.
             VocabularyError: no classes, or one of them twice.
             KnnStoreError: the store fails and ``on_store_error`` is ``"raise"``.
         """
@@ -243,6 +249,7 @@ class Segmenter:
             masks = _given(given, image.size) if given is not None else self.proposer.propose(image.pixels)
         with clock("base"):
             base = self.base.predict(image, masks, vocabulary)
+        check_branch(self.config.fusion.branch, base.branches)
         evidence, degraded = Evidence(base), trouble
         final = base
         try:

@@ -26,6 +26,7 @@ _GROUP = "knnseg"
 _BUILTIN: dict[tuple[Kind, str], Factory] = {
     ("features", "open_clip"): "knnseg.models.open_clip:OpenClipFeatures.load",
     ("features", "dinov2"): "knnseg.models.dinov2:DinoFeatures.load",
+    ("features", "fcclip"): "knnseg.models.fcclip.keys:FcClipFeatures.load",
     ("masks", "eomt"): "knnseg.models.proposers.queries:load_eomt",
     ("masks", "fcclip"): "knnseg.models.fcclip.stage:FcClipProposer.load",
     ("masks", "mask2former"): "knnseg.models.proposers.queries:load_mask2former",
@@ -113,18 +114,19 @@ def prepare(kind: Kind, config: StageConfig, **defaults: Any) -> Callable[[], An
 
 
 def with_checkpoint(config: Config, path: str) -> Config:
-    """The configuration, with a checkpoint for the stages ``masks`` and ``base`` that take one.
+    """The configuration, with a checkpoint for those of its stages that take one.
 
     Raises:
-        ConfigError: neither does.
+        ConfigError: none does.
     """
-    masks, base = (_given("masks", config.masks, path), _given("base", config.base, path))
-    if masks is config.masks and base is config.base:
+    stages: dict[Kind, StageConfig] = {"features": config.features, "masks": config.masks, "base": config.base}
+    given = {kind: _given(kind, stage, path) for kind, stage in stages.items()}
+    if all(given[kind] is stage for kind, stage in stages.items()):
         raise ConfigError(
             f"checkpoint: expected a configuration with a stage that takes one, such as the preset fcclip, "
-            f"got masks {config.masks.name!r} and base {config.base.name!r}"
+            f"got {', '.join(f'{kind} {stage.name!r}' for kind, stage in stages.items())}"
         )
-    return replace(config, masks=masks, base=base)
+    return replace(config, features=given["features"], masks=given["masks"], base=given["base"])
 
 
 def _given(kind: Kind, config: StageConfig, checkpoint: str) -> StageConfig:

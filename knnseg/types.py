@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from scipy import sparse
 
-from knnseg.errors import MaskError, ShapeError, VocabularyError
+from knnseg.errors import ConfigError, MaskError, ShapeError, VocabularyError
 
 __all__ = [
+    "FINAL",
     "IGNORE",
     "ClassScores",
     "Embeddings",
@@ -31,6 +32,7 @@ __all__ = [
     "Masks",
     "Neighbours",
     "Vocabulary",
+    "check_branch",
     "expect",
 ]
 
@@ -39,6 +41,10 @@ ImageArray: TypeAlias = NDArray[np.uint8]
 
 IGNORE = -1
 """The value of a pixel without a class in every semantic map of this package."""
+
+
+FINAL = "final"
+"""The branch that every base has: its scores as they are."""
 
 
 def expect(array: NDArray[np.generic], name: str, kind: type[np.generic], ndim: int) -> None:
@@ -283,14 +289,19 @@ class Neighbours:
 class ClassScores:
     """The probability of each class for each mask. A row of zeros is a mask about which nothing is known.
 
+    A base whose scores come about in steps may let retrieval in at an earlier one, a *branch*: it returns a subclass
+    that says what the scores are there (:meth:`branch`), and what follows from others (:meth:`resume`).
+
     Args:
         probabilities: float32 (N, C), rows that sum to 1, to 0, or to less than 1 where the rest is the probability
             that the mask is none of the classes.
         classes: the C class names, in order.
+        branches: the branches that the base has; to plain scores they are all the same.
     """
 
     probabilities: NDArray[np.float32]
     classes: tuple[str, ...]
+    branches: tuple[str, ...] = (FINAL,)
 
     def __post_init__(self) -> None:
         expect(self.probabilities, "ClassScores.probabilities", np.float32, 2)
@@ -302,6 +313,40 @@ class ClassScores:
 
     def __len__(self) -> int:
         return len(self.probabilities)
+
+    def branch(self, name: str) -> ClassScores:
+        """The scores at one of the branches, (N, C).
+
+        Raises:
+            ConfigError: the base has no such branch.
+        """
+        check_branch(name, self.branches)
+        return self
+
+    def resume(self, name: str, fused: ClassScores) -> ClassScores:
+        """The final scores, (N, C), after the scores at a branch were replaced by ``fused``.
+
+        A row that is as it was in ``branch(name)`` gives the row of these scores, bit for bit.
+
+        Raises:
+            ConfigError: the base has no such branch.
+        """
+        check_branch(name, self.branches)
+        return fused
+
+
+def check_branch(name: str, branches: Iterable[str]) -> None:
+    """Hold the branch that a configuration asks for against those of its base.
+
+    Raises:
+        ConfigError: the base has no such branch.
+    """
+    known = tuple(branches)
+    if name not in known:
+        raise ConfigError(
+            f"fusion.branch: expected one of {list(known)}, which this base has, got {name!r}. "
+            "The branches out_vocab and ensemble are those of the base fcclip; every base has final"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,7 @@ class IsIn(Filter):
 
     def mask(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
         column, wanted = columns[self.field], set(self.values)
-        return np.fromiter((value in wanted for value in column.tolist()), bool, len(column))
+        return np.fromiter(map(wanted.__contains__, column.tolist()), bool, len(column))
 
     def __repr__(self) -> str:
         return f"F({self.field!r}).isin({list(self.values)!r})"

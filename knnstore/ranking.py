@@ -21,6 +21,7 @@ __all__ = ["best", "error_bound", "nominated", "pair_scores"]
 _LARGEST = float(np.finfo(np.float32).max)
 _PRODUCT = 16_000_000
 """Entries of a score matrix held at once: 64 MB in float32."""
+_GROUP = 64
 
 
 def pair_scores(queries: NDArray[np.float32], vectors: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
@@ -100,10 +101,12 @@ def nominated(
         metric: the metric.
     """
     lengths = np.einsum("qd,qd->q", queries, queries, dtype=np.float64)
-    bounds = error_bound(queries, float(np.sqrt(norms.max(initial=0))), metric)
+    largest = float(np.sqrt(norms.max(initial=0)))
+    bounds = error_bound(queries, largest, metric)
+    safe = float(np.sqrt(lengths.max(initial=0))) * largest < _LARGEST / 4  # Cauchy-Schwarz: then nothing overflows
     step = max(1, _PRODUCT // max(1, len(vectors)))  # many queries against many vectors would not fit in memory
     for start in range(0, len(queries), step):
-        rough = _rough(queries[start : start + step], vectors)
+        rough = _rough(queries[start : start + step], vectors, safe=safe)
         for q, row in enumerate(rough, start):
             if len(row) <= k:
                 yield np.arange(len(row))
@@ -111,11 +114,31 @@ def nominated(
             values = 2 * row.astype(np.float64) - norms - lengths[q] if metric == "l2" else row
             if values.dtype == np.float64:  # scores are limited, so records beyond the limit tie
                 values = np.clip(values, -_LARGEST, _LARGEST)
-            yield np.flatnonzero(values >= np.partition(values, -k)[-k] - 2 * bounds[q])
+            yield _near_the_best(values, k, 2 * float(bounds[q]))
 
 
-def _rough(queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[Any]:
-    """The matrix product, in float64 where float32 overflows."""
+def _near_the_best(values: NDArray[Any], k: int, slack: float) -> NDArray[np.intp]:
+    """Positions of all values within ``slack`` of the k-th largest, rising; there are more than k.
+
+    The k-th largest of the maxima of groups is no larger than that of all values and found in a single pass, so only
+    what comes near it is looked at again.
+    """
+    count = len(values) // _GROUP
+    tops = values[: count * _GROUP].reshape(_GROUP, count).max(axis=0) if count > k else values
+    near = np.flatnonzero(values >= _below(np.partition(tops, -k)[-k], slack))
+    return near[values[near] >= _below(np.partition(values[near], -k)[-k], slack)]
+
+
+def _below(value: np.floating[Any], slack: float) -> np.floating[Any]:
+    """At most value - slack, of the type of ``value``, so that comparing an array with it makes no copy in double."""
+    kind = type(value)
+    return np.nextafter(kind(max(float(value) - slack, -_LARGEST)), kind(-np.inf))
+
+
+def _rough(queries: NDArray[np.float32], vectors: NDArray[np.float32], *, safe: bool) -> NDArray[Any]:
+    """The matrix product, in float64 where float32 overflows; ``safe`` says that it cannot."""
+    if safe:
+        return np.asarray(queries @ vectors.T)
     with np.errstate(over="ignore", invalid="ignore"):
         product = queries @ vectors.T
     if np.isfinite(product).all():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+import torch.nn.functional as F
 
 from knnseg.errors import ConfigError
 from knnseg.models._torch import existing, fingerprint, pick_device, to_batch, weights
@@ -27,6 +28,10 @@ VARIANTS = {
     for suffix, middle in (("", ""), ("-reg", "reg4_"))
 }
 """Our short names, and timm's."""
+
+
+_OFFSET = 0.1
+"""In cells, by which the positions of the models without registers are stretched; see :func:`_stretched`."""
 
 
 class DinoFeatures:
@@ -47,7 +52,9 @@ class DinoFeatures:
         self._side, self._patch = short_side, int(model.patch_embed.patch_size[0])  # type: ignore[union-attr, index]
         config: Any = model.pretrained_cfg
         self._mean, self._std = tuple(config["mean"]), tuple(config["std"])
-        settings = {"short_side": short_side, "mean": self._mean, "std": self._std}
+        # By architecture: weights of one kind in a network of the other would not load.
+        self._stretches = "patch14_dinov2" in str(config["architecture"])
+        settings = {"short_side": short_side, "mean": self._mean, "std": self._std, "stretched": self._stretches}
         note = json.dumps(settings, sort_keys=True)
         self._space = EmbeddingSpace(name, fingerprint(model, settings), note=note)
 
@@ -100,6 +107,26 @@ class DinoFeatures:
     def _extract(self, image: ImageArray) -> Features:
         batch = to_batch(image, self._side, self._patch, self._mean, self._std, self._device)
         height, width = batch.shape[2] // self._patch, batch.shape[3] // self._patch
-        tokens = self._model.forward_features(batch)[:, self._model.num_prefix_tokens :]  # type: ignore[operator]
+        tokens = self._stretched(batch) if self._stretches else self._model.forward_features(batch)  # type: ignore[operator]
+        tokens = tokens[:, self._model.num_prefix_tokens :]  # those of class and registers have no place
         grid = tokens[0].T.reshape(-1, height, width).float().cpu().numpy()
         return Features(np.ascontiguousarray(grid, np.float32), (int(image.shape[0]), int(image.shape[1])))
+
+    def _stretched(self, batch: torch.Tensor) -> torch.Tensor:
+        """All tokens, (1, 1 + h·w, D), by a model without registers.
+
+        In the published code (dinov2, ``interpolate_offset``) the table of positions is brought to another grid by
+        plain bicubic interpolation, at a scale of (cells + 0.1) / table. With registers it goes by the number of cells,
+        with smoothing, which is what timm does for both.
+        """
+        model: Any = self._model
+        patches = model.patch_embed(batch)  # (1, h, w, D)
+        first, table = model.pos_embed[:, :1], model.pos_embed[:, 1:]
+        side = round(table.shape[1] ** 0.5)
+        if tuple(patches.shape[1:3]) != (side, side):
+            scale = [(cells + _OFFSET) / side for cells in patches.shape[1:3]]
+            square = table.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+            table = F.interpolate(square, scale_factor=scale, mode="bicubic").flatten(2).transpose(1, 2)
+        tokens = torch.cat([model.cls_token + first, patches.flatten(1, 2) + table], dim=1)
+        result: torch.Tensor = model.norm(model.blocks(model.norm_pre(tokens)))
+        return result

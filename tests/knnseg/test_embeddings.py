@@ -1,9 +1,18 @@
 import numpy as np
 import pytest
+from scipy import sparse
 
+from knnseg import embeddings
 from knnseg.embeddings import pool
 from knnseg.errors import MaskError
 from knnseg.types import Features, Masks
+
+
+@pytest.fixture(params=[0, 10**9], ids=["dense", "sparse"])
+def way(request, monkeypatch):
+    """Which way masks go, whatever their size."""
+    monkeypatch.setattr(embeddings, "_MANY", request.param)
+    monkeypatch.setattr(embeddings, "_FULL", 0.0)
 
 
 def brute_force(features, mask):
@@ -32,19 +41,21 @@ def brute_force(features, mask):
         ((9, 9), (1, 1), (0.0, 0.0)),
     ],
 )
-def test_pooling_is_equation_1(size, grid, extent):
+def test_pooling_is_equation_1(size, grid, extent, way):
     rng = np.random.default_rng(0)
     features = Features(rng.standard_normal((5, *grid), np.float32), size, extent)
     masks = rng.random((6, *size)) < 0.3
     masks[0] = False
     masks[0, size[0] // 2, size[1] // 3] = True  # a single pixel, far smaller than a cell
+    masks[1] = False
+    masks[1, 2:5] = True  # whole rows of pixels
     pooled = pool(features, Masks.from_dense(masks))
     for vector, mask in zip(pooled.vectors, masks, strict=True):
         np.testing.assert_allclose(vector, brute_force(features, mask), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(pooled.vectors, axis=1), 1, atol=1e-6)
 
 
-def test_soft_masks_weigh_pixels():
+def test_soft_masks_weigh_pixels(way):
     features = Features(np.array([[[1.0, 0.0]], [[0.0, 1.0]]], np.float32), (1, 8))
     soft = np.zeros((1, 1, 8), np.float32)
     soft[0, 0, 0], soft[0, 0, 7] = 1.0, 0.5
@@ -58,7 +69,7 @@ def test_coverage_counts_cells():
     np.testing.assert_allclose(pool(features, Masks.from_dense(masks)).coverage, [2, 1 / 16])
 
 
-def test_empty_masks_and_featureless_ground_pool_to_zero():
+def test_empty_masks_and_featureless_ground_pool_to_zero(way):
     masks = np.zeros((2, 8, 8), bool)
     masks[1, 2:4] = True
     assert not pool(Features(np.ones((2, 2, 2), np.float32), (8, 8)), Masks.from_dense(masks)).vectors[0].any()
@@ -72,8 +83,21 @@ def test_masks_of_another_size_are_refused():
 
 def test_one_mask_pools_the_same_alone_and_among_others():
     rng = np.random.default_rng(1)
-    features = Features(rng.standard_normal((7, 6, 8), np.float32), (48, 64))
-    masks = rng.random((40, 48, 64)) < 0.2
+    features = Features(rng.standard_normal((7, 6, 8), np.float32), (96, 64))
+    masks = rng.random((40, 96, 64)) < np.resize([0.02, 0.1, 0.3, 0.9], 40)[:, None, None]  # few pixels, and many
+    assert (masks.sum((1, 2)) >= embeddings._MANY).tolist() == [False, False, False, True] * 10  # they go both ways
     together = pool(features, Masks.from_dense(masks)).vectors
-    for i in (0, 17, 39):
+    for i in (0, 1, 2, 3, 17, 39):
         assert np.array_equal(pool(features, Masks.from_dense(masks[i : i + 1])).vectors[0], together[i])
+
+
+def test_pixels_may_come_twice_and_in_any_order(way):
+    """As a caller may make them."""
+    features = Features(np.random.default_rng(3).standard_normal((5, 3, 4), np.float32), (12, 16))
+    pixels = np.array([40, 7, 100, 7, 3, 180])
+    given = sparse.csr_array((np.full(6, 0.25, np.float32), pixels, [0, 6]), shape=(1, 192))
+    plain = np.zeros((1, 12, 16), np.float32)
+    np.add.at(plain.reshape(-1), pixels, 0.25)
+    expected = pool(features, Masks.from_dense(plain)).vectors
+    found = pool(features, Masks(given, (12, 16), np.ones(1, np.float32))).vectors
+    np.testing.assert_allclose(found, expected, atol=1e-6)

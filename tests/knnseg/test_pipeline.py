@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knnseg import ClassScores, ConceptDatabase, Masks, NoBase, RegionProposer, Segmenter, Vocabulary, stages
+from knnseg import ClassScores, ConceptDatabase, DenseClip, Masks, NoBase, RegionProposer, Segmenter, Vocabulary, stages
 from knnseg.config import Config, StageConfig
 from knnseg.errors import ConfigError, ImageError, MaskError, UnknownStageError, VocabularyError
 from knnseg.images import load_image, load_label_map, load_panoptic_png
@@ -301,6 +301,15 @@ def test_a_misspelt_hook_is_an_error():
 
     with pytest.raises(pluggy.PluginValidationError):
         knnseg.register(Plugin())
+
+
+def test_a_branch_that_the_base_does_not_have(extractor, make_segmenter, scene):
+    for base in (NoBase(), DenseClip(extractor, None, 100.0)):  # known when the segmenter is made
+        with pytest.raises(ConfigError, match=r"expected one of \['final'\].*'ensemble'.*base fcclip"):
+            make_segmenter(base=base, branch="ensemble")
+    unknown = make_segmenter(branch="ensemble")  # a base that does not say: at the first image, without a database too
+    with pytest.raises(ConfigError, match="base fcclip"):
+        unknown.predict(scene(50).image, NAMES)
 
 
 def test_class_scores_of_the_wrong_width_are_noticed(make_segmenter, scene):

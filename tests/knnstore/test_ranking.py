@@ -64,6 +64,15 @@ def test_the_same_as_scoring_every_pair(kind: str, metric: Metric) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", ["plain", "twins", "near", "integers", "wide", "tiny", "huge"])
+def test_the_same_among_so_many_that_groups_are_looked_at_first(kind: str, metric: Metric) -> None:
+    queries, vectors = make(kind, 900, 9, 3)
+    ids = np.array([f"r{i}" for i in np.random.default_rng(3).permutation(900)], object)
+    for k in (2, 12):
+        assert search(queries, vectors, ids, k, metric) == all_pairs(queries, vectors, ids, k, metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", ["plain", "twins", "near"])
 def test_neither_order_nor_company_matters(kind: str, metric: Metric) -> None:
     queries, vectors = make(kind, 120, 33, 0)

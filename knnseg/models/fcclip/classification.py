@@ -13,9 +13,10 @@ from knnseg.models.fcclip.outputs import Proposals, Scores
 from knnseg.models.fcclip.pooling import class_logits
 from knnseg.models.fcclip.text import TextClassifier
 
-__all__ = ["classify", "geometric_ensemble", "with_void"]
+__all__ = ["EPSILON", "classify", "geometric_ensemble", "with_void"]
 
-_EPSILON = 1e-8
+EPSILON = 1e-8
+"""The least that a probability counts."""
 
 
 def geometric_ensemble(in_vocab: Tensor, out_vocab: Tensor, weight: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def with_void(ensemble: Tensor, void: Tensor) -> Tensor:
     Returns:
         float32 (B, Q, C + 1), of probabilities no smaller than 1e-8.
     """
-    return torch.log(torch.cat([ensemble.softmax(-1) * (1 - void), void], -1) + _EPSILON)
+    return torch.log(torch.cat([ensemble.softmax(-1) * (1 - void), void], -1) + EPSILON)
 
 
 def classify(
@@ -70,9 +71,9 @@ def classify(
     in_vocab = class_logits(proposals.in_vocab, full.text, full.rows, scales[0])
     out_vocab = class_logits(proposals.out_vocab, classifier.text, classifier.rows, scales[1])
     alpha, beta = weights
-    weight = torch.where(classifier.seen, alpha, beta).to(in_vocab)
+    weight = torch.where(classifier.seen, alpha, beta).to(in_vocab).expand_as(out_vocab)
     if valid_only:
         weight = weight * proposals.valid[..., None]
     ensemble = geometric_ensemble(in_vocab[..., :-1], out_vocab, weight)
     nothing = in_vocab.softmax(-1)[..., -1:]
-    return Scores(in_vocab, out_vocab, ensemble, nothing, with_void(ensemble, nothing))
+    return Scores(in_vocab, out_vocab, weight, ensemble, nothing, with_void(ensemble, nothing))

@@ -74,7 +74,7 @@ class FCCLIP(nn.Module):
         super().__init__()
         if precision not in PRECISIONS:
             raise ConfigError(f"precision: expected one of {sorted(PRECISIONS)}, got {precision!r}")
-        self.config, self._dtype = config, PRECISIONS[precision]
+        self.config, self.precision, self._dtype = config, precision, PRECISIONS[precision]
         self.backbone = Backbone(config.open_clip_name)
         self.pixel_decoder = PixelDecoder(self.backbone.channels, config)
         self.decoder = MaskDecoder(config, self.backbone.dim)

@@ -102,6 +102,7 @@ class Scores:
     Args:
         in_vocab: float32 (B, Q, C + 1), logits of the decoder.
         out_vocab: float32 (B, Q, C), logits of CLIP; void has none.
+        weight: float32 (B, Q, C), how much CLIP counts in the mean, 0 to 1.
         ensemble: float32 (B, Q, C), logarithm of the weighted geometric mean of both.
         void: float32 (B, Q, 1), probability that the mask is nothing.
         logits: float32 (B, Q, C + 1), logarithm of all of it; a softmax gives the probabilities.
@@ -109,6 +110,7 @@ class Scores:
 
     in_vocab: Tensor
     out_vocab: Tensor
+    weight: Tensor
     ensemble: Tensor
     void: Tensor
     logits: Tensor

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from threading import Lock
+from threading import RLock
 
 import numpy as np
 import torch
@@ -15,10 +16,11 @@ from knnseg.embeddings import pool
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.features import EncodedImage
 from knnseg.images import content_hash
+from knnseg.models.fcclip.branches import BRANCHES, EnsembleScores
 from knnseg.models.fcclip.config import FcClipConfig
 from knnseg.models.fcclip.inference import crop_resize
 from knnseg.models.fcclip.model import FCCLIP
-from knnseg.models.fcclip.outputs import Batch, Proposals
+from knnseg.models.fcclip.outputs import Batch, Proposals, Pyramid, Scores
 from knnseg.models.fcclip.pooling import class_logits, resize
 from knnseg.models.fcclip.preprocessing import prepare
 from knnseg.models.fcclip.text import TextClassifier
@@ -26,10 +28,21 @@ from knnseg.models.fcclip.trained import COCO, read_classes
 from knnseg.types import ClassScores, Features, ImageArray, Masks, Vocabulary
 from knnseg.weights import find, how_to_get
 
-__all__ = ["FcClip", "FcClipProposer", "FcClipSession", "load_session"]
+__all__ = ["FcClip", "FcClipProposer", "FcClipSession", "ensemble_of", "features_of", "load_session"]
 
 _CHUNK = 16
 """Masks brought to the size of the image at a time: all 250 of a photograph would take gigabytes."""
+
+
+@dataclass(slots=True, eq=False)
+class _Seen:
+    """One image, and what has been made of it so far."""
+
+    key: str
+    batch: Batch
+    dense: Tensor
+    pyramid: Pyramid | None
+    proposals: Proposals | None = None
 
 
 class FcClipSession:
@@ -41,25 +54,38 @@ class FcClipSession:
 
     def __init__(self, model: FCCLIP) -> None:
         self.model = model
-        self._lock = Lock()
-        self._seen: tuple[str, Batch, Proposals, Tensor] | None = None
+        self._lock = RLock()
+        self._last: _Seen | None = None
         self._masks: dict[float, Masks] = {}
 
     @torch.inference_mode()
-    def look(self, image: ImageArray) -> tuple[Batch, Proposals, Tensor]:
-        """The batch of this one image, its proposals and CLIP's dense features; computed once."""
+    def encode(self, image: ImageArray) -> tuple[Batch, Tensor]:
+        """The batch of this one image and CLIP's dense features; computed once."""
+        seen = self._see(image)
+        return seen.batch, seen.dense
+
+    @torch.inference_mode()
+    def look(self, image: ImageArray) -> tuple[Batch, Proposals]:
+        """The batch of this one image and its proposals; computed once, from the features of :meth:`encode`."""
+        with self._lock:
+            seen = self._see(image)
+            if seen.proposals is None:
+                assert seen.pyramid is not None  # it is kept until now
+                seen.proposals, seen.pyramid = self.model.propose(seen.pyramid), None
+            return seen.batch, seen.proposals
+
+    def _see(self, image: ImageArray) -> _Seen:
         key = content_hash(image)
         with self._lock:
-            if self._seen is None or self._seen[0] != key:
+            if self._last is None or self._last.key != key:
                 batch = prepare([image], self.model.config, self.model.device)
                 pyramid = self.model.encode(batch.pixels)
-                self._seen = (key, batch, self.model.propose(pyramid), pyramid.dense.float())
-                self._masks = {}
-            return self._seen[1:]
+                self._last, self._masks = _Seen(key, batch, pyramid.dense.float(), pyramid), {}
+            return self._last
 
     def masks(self, image: ImageArray, least: float) -> Masks:
         """Its masks as soft coverage, one for each query in order; less than ``least`` is none."""
-        batch, proposals, _ = self.look(image)
+        batch, proposals = self.look(image)
         if least not in self._masks:
             self._masks[least] = _soft_masks(batch, proposals.masks[0], least)
         return self._masks[least]
@@ -82,8 +108,8 @@ def load_session(checkpoint: str, sizes: str, precision: str, device: str) -> Fc
     if not found:
         advice = how_to_get(
             "fcclip",
-            "give its path as `--checkpoint` on the command line, or as `checkpoint` in the sections [masks] and "
-            "[base] of a TOML file",
+            "give its path as `--checkpoint` on the command line, or as `checkpoint` in the sections of a TOML file "
+            "whose stages are fcclip",
         )
         raise WeightsError(f"FC-CLIP: expected a checkpoint, got none. To have one, {advice}.")
     return _session(str(found), sizes, precision, device)
@@ -137,12 +163,14 @@ class FcClip:
     """FC-CLIP's opinion on masks. Implements :class:`knnseg.base.BasePredictor`.
 
     On its own masks it is the published ensemble; a row sums to 1 less the probability of void. On masks of others,
-    about which the decoder knows nothing, it is CLIP's opinion on the features under them.
+    about which the decoder knows nothing, it is CLIP's opinion on the features under them, and all branches are that.
 
     Args:
         session: the model.
         trained: the classes that training knew.
     """
+
+    branches = BRANCHES
 
     def __init__(self, session: FcClipSession, trained: tuple[str, ...] = COCO) -> None:
         self._session, self._trained = session, trained
@@ -167,14 +195,12 @@ class FcClip:
     @torch.inference_mode()
     def predict(self, image: EncodedImage, masks: Masks, vocabulary: Vocabulary) -> ClassScores:
         """(N, C); the words for each class are those of :meth:`knnseg.Vocabulary.words`."""
-        batch, proposals, dense = self._session.look(image.pixels)
+        batch, dense = self._session.encode(image.pixels)
         words = self._classifier(tuple(", ".join(vocabulary.words(name)) for name in vocabulary))
         if self._session.made(masks):
-            logits = self._session.model.classify(proposals, words).logits[0]
-            scores = _numpy(logits.softmax(-1)[:, :-1])
-        else:
-            scores = self._by_clip(_features(batch, dense), masks, words)
-        return ClassScores(scores, vocabulary.names)
+            _, proposals = self._session.look(image.pixels)
+            return ensemble_of(self._session.model.classify(proposals, words), vocabulary.names)
+        return ClassScores(self._by_clip(features_of(batch, dense), masks, words), vocabulary.names, self.branches)
 
     def _by_clip(self, features: Features, masks: Masks, words: TextClassifier) -> NDArray[np.float32]:
         pooled = pool(features, masks).vectors
@@ -195,8 +221,16 @@ def _numpy(x: Tensor) -> NDArray[np.float32]:
     return np.ascontiguousarray(x.float().cpu().numpy(), np.float32)
 
 
-def _features(batch: Batch, dense: Tensor) -> Features:
-    """The dense features of the first image; their grid spans the padding too."""
+def ensemble_of(scores: Scores, classes: tuple[str, ...]) -> EnsembleScores:
+    """The scores of the first image."""
+    return EnsembleScores(
+        _numpy(scores.logits[0].softmax(-1)[:, :-1]), classes, in_vocab=_numpy(scores.in_vocab[0, :, :-1]),
+        out_vocab=_numpy(scores.out_vocab[0]), weight=_numpy(scores.weight[0]), void=_numpy(scores.void[0]),
+    )  # fmt: skip
+
+
+def features_of(batch: Batch, dense: Tensor) -> Features:
+    """Dense features (1, D, h, w) of the first image; their grid spans the padding too."""
     padded, size, original = batch.pixels.shape[2:], batch.sizes[0], batch.originals[0]
     extent = (padded[0] * original[0] / size[0], padded[1] * original[1] / size[1])
     return Features(_numpy(dense[0]), original, extent)

@@ -1,5 +1,6 @@
 """Small FC-CLIPs: one with the weights of a recorded case, one with weights from a generator."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -65,6 +66,19 @@ def small_state(recipe, reference):
 @pytest.fixture(scope="session")
 def small(small_config, small_state):
     model = FCCLIP(small_config)
+    load_state(model, small_state)
+    return model
+
+
+@pytest.fixture(scope="session")
+def image(recipe):
+    return np.ascontiguousarray(recipe.images()[0].transpose(1, 2, 0))  # (70, 90, 3)
+
+
+@pytest.fixture(scope="session")
+def network(small_config, small_state):
+    """For images of about the size of the test's."""
+    model = FCCLIP(dataclasses.replace(small_config, short_side=70, long_side=200))
     load_state(model, small_state)
     return model
 

@@ -1,6 +1,5 @@
 """FC-CLIP in the pipeline: one pass for masks and classes, from the command line too."""
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -14,8 +13,7 @@ import knnseg
 from knnseg import Config, EncodedImage, Masks, Segmenter, StageConfig, Vocabulary
 from knnseg.cli import main
 from knnseg.errors import ConfigError, WeightsError
-from knnseg.models.fcclip import FCCLIP, FcClipConfig
-from knnseg.models.fcclip.checkpoint import load_state
+from knnseg.models.fcclip import FcClipConfig
 from knnseg.models.fcclip.inference import semantic
 from knnseg.models.fcclip.pooling import class_logits
 from knnseg.models.fcclip.preprocessing import prepare
@@ -23,19 +21,6 @@ from knnseg.models.fcclip.stage import FcClip, FcClipProposer, FcClipSession
 from knnseg.models.fcclip.trained import COCO, read_classes
 
 CLASSES = Vocabulary(("person, man", "bear", "sky", "grass"), frozenset({"bear"}))
-
-
-@pytest.fixture(scope="module")
-def image(recipe):
-    return np.ascontiguousarray(recipe.images()[0].transpose(1, 2, 0))  # (70, 90, 3)
-
-
-@pytest.fixture(scope="module")
-def network(small_config, small_state):
-    """For images of the size of the test's."""
-    model = FCCLIP(dataclasses.replace(small_config, short_side=70, long_side=200))
-    load_state(model, small_state)
-    return model
 
 
 @pytest.fixture
