@@ -356,9 +356,8 @@ class Vocabulary:
     Args:
         names: the C class names.
         things: the names among them that are countable objects; the rest is stuff.
-        synonyms: other words for some of the names, for text encoders; labels in a database are names only.
-        instead: all the words for some of the names, where these are not the name and its synonyms. So a class keeps
-            the name that it has in a database whatever it is called to a text encoder.
+        wording: what a text encoder reads for some of the names, where that is not the name itself: synonyms, plain
+            words for a name that is none. Labels in a database are names, whatever their wording.
 
     Raises:
         VocabularyError: no name, an empty name, a repeated name, or a thing or words of what is not among the names.
@@ -366,8 +365,7 @@ class Vocabulary:
 
     names: tuple[str, ...]
     things: frozenset[str] = field(default_factory=frozenset)
-    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
-    instead: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    wording: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -378,8 +376,7 @@ class Vocabulary:
         repeated = sorted({name for name in self.names if self.names.count(name) > 1})
         if repeated:
             raise VocabularyError(f"vocabulary: expected each name once, got {repeated[0]!r} more than once")
-        listed = (("things", self.things), ("synonyms of", {*self.synonyms}), ("words for", {*self.instead}))
-        for what, given in listed:
+        for what, given in (("things", self.things), ("wording of", frozenset(self.wording))):
             if not given <= set(self.names):
                 raise VocabularyError(f"vocabulary: {what} {sorted(given - set(self.names))} are not among the names")
 
@@ -401,19 +398,15 @@ class Vocabulary:
         return iter(self.names)
 
     def subset(self, names: Iterable[str]) -> Vocabulary:
-        """These names, in this order, with what is known here of things and synonyms."""
+        """These names, in this order, with what is known here of things and wording."""
         kept = tuple(names)
-        synonyms, instead = (
-            {name: words[name] for name in kept if name in words} for words in (self.synonyms, self.instead)
-        )
-        return Vocabulary(kept, self.things & set(kept), synonyms, instead)
+        wording = {name: self.wording[name] for name in kept if name in self.wording}
+        return Vocabulary(kept, self.things & set(kept), wording)
 
     def words(self, name: str) -> tuple[str, ...]:
-        """All words for one class, each once: the parts of its name, if commas part it, and its synonyms; or others."""
-        if name in self.instead:
-            return tuple(dict.fromkeys(self.instead[name]))
-        parts = [part.strip() for part in name.split(",")]
-        return tuple(dict.fromkeys(word for word in (*parts, *self.synonyms.get(name, ())) if word)) or (name,)
+        """All words for one class, each once: its wording, or else the parts of its name, which commas may part."""
+        words = self.wording.get(name) or [part.strip() for part in name.split(",")]
+        return tuple(dict.fromkeys(word for word in words if word)) or (name,)
 
     def index(self, names: NDArray[np.object_]) -> NDArray[np.int64]:
         """int64, the shape of ``names``: the position of each name, -1 for a name that is not of this vocabulary."""

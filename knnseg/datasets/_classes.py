@@ -49,8 +49,11 @@ def class_table(name: str) -> ClassTable:
     vocabulary = Vocabulary(
         names,
         frozenset(name for name, row in zip(names, rows, strict=True) if row["thing"] == "1"),
-        {name: listed[1:] for name, listed in zip(names, words, strict=True) if len(listed) > 1},
-        {name: _parts(row["words"]) for name, row in zip(names, rows, strict=True) if row["words"]},
+        {
+            name: wording
+            for name, own, row in zip(names, words, rows, strict=True)
+            if (wording := _parts(row["words"]) or own) != (name,)
+        },
     )
     numbers, others = (tuple(int(row[column] or 0) for row in rows) for column in ("number", "other"))
     return ClassTable(vocabulary, numbers, others)

@@ -82,8 +82,8 @@ def with_names(dataset: LabelledImages, path: str | PathLike[str]) -> LabelledIm
         rows = rows[1:]
     if len(rows) != len(known):
         raise DatasetError(f"{path}: expected a line for each of {len(known)} classes, got {len(rows)}")
-    instead = {name: words for name, (_, words) in zip(known.names, rows, strict=True)}
-    return WithVocabulary(dataset, Vocabulary(known.names, known.things, known.synonyms, instead))
+    wording = {name: words for name, (_, words) in zip(known.names, rows, strict=True)}
+    return WithVocabulary(dataset, Vocabulary(known.names, known.things, wording))
 
 
 def _read_names(path: Path) -> list[tuple[int, tuple[str, ...]]]:

@@ -215,7 +215,7 @@ def test_the_most_similar_word_speaks_for_its_class(extractor, scene):
     masks = Masks.from_partition(np.arange(image.shape[0] * image.shape[1]).reshape(image.shape[:2]) // 1000)
     base = DenseClip(extractor, Text(), 10.0, ["{}"])
     alone = base.predict(EncodedImage(image), masks, Vocabulary.of(["axis 0", "axis 1", "axis 2"])).probabilities
-    joined = Vocabulary(("axis 0", "axis 1"), synonyms={"axis 1": ("axis 2",)})
+    joined = Vocabulary(("axis 0", "axis 1"), wording={"axis 1": ("axis 1", "axis 2")})
     both = base.predict(EncodedImage(image), masks, joined).probabilities
     logits = np.log(alone)
     expected = np.exp(np.stack([logits[:, 0], logits[:, 1:].max(1)], 1))

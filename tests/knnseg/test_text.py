@@ -96,7 +96,7 @@ def test_only_words_that_are_new_are_encoded(extractor):
     image = EncodedImage(np.zeros((16, 16, 3), np.uint8))
     masks = Masks.from_dense(np.ones((1, 16, 16), bool))
     first = base.predict(
-        image, masks, Vocabulary(("car, automobile", "sky"), synonyms={"sky": ("heaven", "automobile")})
+        image, masks, Vocabulary(("car, automobile", "sky"), wording={"sky": ("sky", "heaven", "automobile")})
     )
     again = base.predict(image, masks, Vocabulary.of(["sky", "lava", "car"]))
     assert encoder.batches == [["a car.", "a automobile.", "a sky.", "a heaven."], ["a lava."]]

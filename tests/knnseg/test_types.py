@@ -13,32 +13,23 @@ def test_vocabularies_that_make_no_sense(names):
         Vocabulary.of(names)
 
 
-def test_the_words_for_a_class_are_the_parts_of_its_name_and_its_synonyms():
-    vocabulary = Vocabulary(("sofa, couch", "lamp"), synonyms={"lamp": ("light", "lamp")})
+def test_the_words_for_a_class_are_its_wording_or_the_parts_of_its_name():
+    vocabulary = Vocabulary(("sofa, couch", "tree-merged"), wording={"tree-merged": ("tree", "oak", "tree")})
     assert vocabulary.words("sofa, couch") == ("sofa", "couch")
-    assert vocabulary.words("lamp") == ("lamp", "light")
+    assert vocabulary.words("tree-merged") == ("tree", "oak")
     assert Vocabulary.of([","]).words(",") == (",",)
+    assert Vocabulary(("a",), wording={"a": ()}).words("a") == ("a",)
 
 
-def test_synonyms_must_be_of_the_names():
-    with pytest.raises(VocabularyError, match=r"synonyms of \['zebra'\]"):
-        Vocabulary(("a",), synonyms={"zebra": ("striped horse",)})
+def test_wording_must_be_of_the_names():
+    with pytest.raises(VocabularyError, match=r"wording of \['zebra'\]"):
+        Vocabulary(("a",), wording={"zebra": ("striped horse",)})
 
 
 def test_a_subset_keeps_what_is_known_of_its_names():
     whole = Vocabulary(("sky", "kettle", "cup"), frozenset({"kettle", "cup"}), {"cup": ("mug",), "sky": ("heaven",)})
-    part = whole.subset(["cup", "sky", "zebra"])
-    assert part == Vocabulary(("cup", "sky", "zebra"), frozenset({"cup"}), {"cup": ("mug",), "sky": ("heaven",)})
-
-
-def test_other_words_take_the_place_of_a_name_and_its_synonyms():
-    vocabulary = Vocabulary(
-        ("tree-merged", "sky"), synonyms={"sky": ("air",)}, instead={"tree-merged": ("tree", "oak", "tree")}
-    )
-    assert vocabulary.words("tree-merged") == ("tree", "oak") and vocabulary.words("sky") == ("sky", "air")
-    assert vocabulary.subset(["tree-merged"]).words("tree-merged") == ("tree", "oak")
-    with pytest.raises(VocabularyError, match=r"words for \['zebra'\]"):
-        Vocabulary(("a",), instead={"zebra": ("striped horse",)})
+    part = whole.subset(["cup", "zebra"])
+    assert part == Vocabulary(("cup", "zebra"), frozenset({"cup"}), {"cup": ("mug",)})
 
 
 def test_a_class_map_knows_more_than_the_segments():

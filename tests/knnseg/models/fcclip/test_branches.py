@@ -313,9 +313,9 @@ def test_a_probability_too_small_for_float32_is_not_lost():
 # -- words, and mistakes -----------------------------------------------------------------------------------------------
 
 
-def test_synonyms_of_the_vocabulary_are_as_good_as_commas(session, image):
+def test_the_wording_of_the_vocabulary_is_as_good_as_commas(session, image):
     base, masks = FcClip(session, TRAINED), session.masks(image, 0.05)
-    apart = Vocabulary(("person", "bear"), synonyms={"person": ("man", "sky")})
+    apart = Vocabulary(("person", "bear"), wording={"person": ("person", "man", "sky")})
     joined = base.predict(EncodedImage(image), masks, Vocabulary(("person, man, sky", "bear")))
     found = base.predict(EncodedImage(image), masks, apart)
     assert found.classes == ("person", "bear") and np.array_equal(found.probabilities, joined.probabilities)
