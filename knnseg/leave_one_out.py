@@ -116,8 +116,7 @@ class Asker(ABC):
         if self._silent or pixels is None or masks is None or not len(rows):
             zeros = np.zeros((len(rows), len(self._vocabulary)), np.float32)
             return ClassScores(zeros, self._vocabulary.names)
-        scores = self._segmenter.base.predict(pixels, masks, self._vocabulary)
-        return ClassScores(scores.probabilities[rows], scores.classes)
+        return self._segmenter.base.predict(pixels, masks, self._vocabulary).select(rows)
 
     def _queries(
         self, image: StoredImage, labels: NDArray[np.object_], size: NDArray[np.float64], vectors: NDArray[np.float32],
@@ -180,7 +179,7 @@ def _joined(parts: list[Queries]) -> Queries:
         np.concatenate([part.truth for part in parts]),
         np.concatenate([part.size for part in parts]),
         Neighbours(*(np.concatenate([getattr(n, name) for n in found]) for name in ("ids", "scores", "labels"))),
-        ClassScores(np.concatenate([part.base.probabilities for part in parts]), parts[0].base.classes),
+        ClassScores.concatenate([part.base for part in parts if len(part.base)]),
         sum(part.alone for part in parts),
         sum(part.missing for part in parts),
     )

@@ -12,8 +12,8 @@ The letters of every shape in this package:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -313,6 +313,30 @@ class ClassScores:
 
     def __len__(self) -> int:
         return len(self.probabilities)
+
+    def select(self, rows: NDArray[np.integer]) -> Self:
+        """The scores of some masks, in the order given, with all that a subclass knows of them."""
+        return replace(self, **{name: array[rows] for name, array in self._columns()})
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[ClassScores]) -> ClassScores:
+        """The scores of several sets of masks, one after another.
+
+        Raises:
+            ShapeError: no part, or parts of different kinds or classes.
+        """
+        if len({(type(part), part.classes, part.branches) for part in parts}) != 1:
+            raise ShapeError("ClassScores: expected parts of one kind over the same classes")
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name, _ in parts[0]._columns()
+        }
+        return replace(parts[0], **joined)
+
+    def _columns(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The arrays, which have a row for each mask."""
+        for field_ in fields(self):
+            if isinstance(value := getattr(self, field_.name), np.ndarray):
+                yield field_.name, value
 
     def branch(self, name: str) -> ClassScores:
         """The scores at one of the branches, (N, C).

@@ -103,3 +103,25 @@ def test_positions():
     values = np.array([[4, 9], [2, 5]])
     np.testing.assert_array_equal(positions(values, [5, 2, 4]), [[2, -1], [1, 0]])
     np.testing.assert_array_equal(positions(values, []), [[-1, -1], [-1, -1]])
+
+
+def test_scores_are_selected_and_joined_with_all_that_a_subclass_knows():
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+    class More(ClassScores):
+        void: np.ndarray
+
+    whole = More(probabilities=np.eye(3, dtype=np.float32), classes=("a", "b", "c"), void=np.arange(3))
+    part = whole.select(np.array([2, 0]))
+    assert (
+        isinstance(part, More)
+        and part.void.tolist() == [2, 0]
+        and np.array_equal(part.probabilities, np.eye(3)[[2, 0]])
+    )
+    both = ClassScores.concatenate([part, whole])
+    assert isinstance(both, More) and both.void.tolist() == [2, 0, 0, 1, 2] and both.classes == whole.classes
+    with pytest.raises(ShapeError, match="one kind"):
+        ClassScores.concatenate([whole, ClassScores(np.eye(3, dtype=np.float32), ("a", "b", "c"))])
+    with pytest.raises(ShapeError, match="one kind"):
+        ClassScores.concatenate([])

@@ -5,12 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from knnseg import ClassScores, ConceptDatabase, Config, EncodedImage, FusionConfig, Segmenter, StageConfig, Vocabulary
+from knnseg.calibration import calibrate
 from knnseg.errors import ConfigError
+from knnseg.leave_one_out import what_is_there
 from knnseg.models.fcclip.branches import BRANCHES, EnsembleScores
 from knnseg.models.fcclip.classification import geometric_ensemble, with_void
 from knnseg.models.fcclip.stage import FcClip, FcClipProposer, FcClipSession
+from knnseg.originals import Originals, stored_images
 
 CLASSES = Vocabulary(("sky", "grass", "sand", "ball", "kettle"), frozenset({"ball", "kettle"}))
 TRAINED = ("sky", "ball")
@@ -308,6 +312,29 @@ def test_a_probability_too_small_for_float32_is_not_lost():
     fused = start.copy()
     fused[0, 2] = 1e-3
     assert base.resume("out_vocab", ClassScores(fused, base.classes)).probabilities[0, 0] == pytest.approx(1, abs=1e-6)
+
+
+def test_calibration_fuses_where_the_pipeline_does(database, segmenter, scene, tmp_path):
+    """The loss that it reports, from predictions with the examples of the own image left out."""
+    examples = []
+    for i in range(4):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(scene(i).image).save(path)
+        examples.append(dataclasses.replace(scene(i), uri=path.as_uri()))
+    database.add(examples)
+    made = segmenter(database)
+    found, cost = calibrate(made), {}
+    for images in stored_images(database.store, sorted(database.store.count_by("image_hash"))):
+        for image in images:
+            result = made.predict(Originals().find(image), made.vocabulary(), exclude_image=image.image_hash)
+            labels, areas = what_is_there(image, result.masks)
+            for label, area, row in zip(labels, areas, result.scores.probabilities, strict=True):
+                if label:
+                    own = -np.log(max(row[result.scores.classes.index(label)], 1e-3))
+                    cost.setdefault(label, []).append((own, area))
+    assert cost and found.asked == sum(len(pairs) for pairs in cost.values())
+    means = [np.average([p[0] for p in pairs], weights=[p[1] for p in pairs]) for pairs in cost.values()]
+    assert found.before.loss == pytest.approx(np.mean(means), rel=1e-4)
 
 
 # -- words, and mistakes -----------------------------------------------------------------------------------------------
