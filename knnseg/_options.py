@@ -15,7 +15,7 @@ Preset = Annotated[
     str, typer.Option("--preset", "-p", help="A preset (`tiny`, `base`, `fcclip`) or the path of a TOML configuration.")
 ]
 Device = Annotated[str, typer.Option(help="Where models run: auto, cpu, cuda, cuda:1.")]
-Checkpoint = Annotated[Path | None, typer.Option(help="Weights for the mask and base stages that take a checkpoint.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="Weights for the stages that take a checkpoint.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

@@ -140,6 +140,26 @@ def test_segmenting_from_the_command_line(files, run, capsys):
     assert np.asarray(Image.open(files / "out/photo.semantic.png")).shape == (70, 90)
 
 
+def test_one_checkpoint_for_keys_masks_and_base_from_the_command_line(files, run, capsys, tmp_path):
+    """The whole way of the paper without a second model: an example is added, and then moves the prediction."""
+    section = f'name = "fcclip"\nsizes = "{files}/sizes.toml"\n'
+    kinds = "".join(f"[{kind}]\n{section}" for kind in ("features", "masks", "base"))
+    (tmp_path / "own.toml").write_text(f'preset = "fcclip"\n{kinds}[fusion]\nmode = "late"\n')
+    mask = np.zeros((70, 90), np.uint8)
+    mask[:40] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    common = ["-p", f"{tmp_path}/own.toml", "--checkpoint", f"{files}/small.pth", "--device", "cpu", "--json"]
+    segment = ["segment", f"{files}/photo.png", *common, "-c", "bear, sky, kettle", "-o"]
+    store = ["-s", f"faiss://{tmp_path}/db"]
+    assert run(*segment, f"{tmp_path}/without") == 0
+    added = ["add", *store, f"{files}/photo.png", "--mask", f"{tmp_path}/mask.png", "--label", "kettle", "--stuff"]
+    assert run(*added, *common) == 0
+    capsys.readouterr()
+    assert run(*segment, f"{tmp_path}/with", *store) == 0
+    before, after = (np.asarray(Image.open(tmp_path / f"{name}/photo.semantic.png")) for name in ("without", "with"))
+    assert (before != after).any() and json.loads(capsys.readouterr().out)["images"][0]["segments"]
+
+
 def test_without_a_checkpoint_the_message_says_which_to_fetch(files, run, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("KNNSEG_WEIGHTS", str(tmp_path))
     assert run("segment", f"{files}/photo.png", "-p", "fcclip", "-c", "sky") == 1
