@@ -24,7 +24,7 @@ __all__ = ["QueryProposer", "load_eomt", "load_mask2former"]
 
 _KIND = "AutoModelForUniversalSegmentation"
 _VALUES = 1 << 25
-"""Mask values at the size of the image that exist at a time: 128 MB, beside a few copies."""
+"""Mask values at full size that exist at a time: 128 MB, beside a few copies."""
 _MULTIPLE = 32
 """What the input of Mask2Former is padded to multiples of, the stride of its coarsest features."""
 _OUTSIDE = -20.0
@@ -97,20 +97,21 @@ class QueryProposer:
         rows, scores = [sparse.csr_array((0, size[0] * size[1]), dtype=np.float32)], [np.empty(0, np.float32)]
         for logits, objects, window in zip(outputs.masks_queries_logits, certain, view.windows, strict=True):
             likely = objects >= self._min_score  # the score can only be lower
-            for chunk, sure in _chunks(logits[likely].float(), objects[likely], size):
+            for chunk, sure in _chunks(logits[likely].float(), objects[likely], view, size):
                 coverage = _coverage(chunk, view, window, size)
-                scores.append(_numpy(sure * _quality(coverage)))
-                rows.append(sparse.csr_array(_numpy((coverage * (coverage >= self._least)).flatten(1))))
+                score = sure * _quality(coverage)
+                kept = (score >= self._min_score) & (score > 0)
+                scores.append(_numpy(score[kept]))
+                rows.append(sparse.csr_array(_numpy(_cut(coverage[kept], self._least).flatten(1))))
         matrix, quality = sparse.csr_array(sparse.vstack(rows, format="csr")), np.concatenate(scores)
         best = np.argsort(-quality, kind="stable")[: self._most]
-        best = best[(quality[best] >= self._min_score) & (quality[best] > 0)]
         # Masks of windows may end where the window ends, so that they are no whole objects.
         return Masks(matrix[best], size, quality[best], instances=len(view.windows) == 1)
 
 
-def _chunks(logits: Tensor, sure: Tensor, size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """As many masks at a time as may exist at the size of the image."""
-    step = max(1, _VALUES // (size[0] * size[1]))
+def _chunks(logits: Tensor, sure: Tensor, view: _View, size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """As many masks at a time as may exist at the larger of the sizes of the image and of the input."""
+    step = max(1, _VALUES // max(size[0] * size[1], view.pixels[0, 0].numel()))
     for start in range(0, len(logits), step):
         yield logits[start : start + step], sure[start : start + step]
 
@@ -129,6 +130,10 @@ def _quality(coverage: Tensor) -> Tensor:
     """Mean probability over the pixels that a mask covers by half at least, (n,); 0 where it covers none."""
     inside = (coverage >= 0.5).flatten(1)
     return (coverage.flatten(1) * inside).sum(1) / inside.sum(1).clamp(min=1)
+
+
+def _cut(coverage: Tensor, least: float) -> Tensor:
+    return coverage * (coverage >= least)
 
 
 def _mask2former_view(processor: Any, image: ImageArray) -> _View:

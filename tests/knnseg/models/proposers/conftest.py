@@ -139,10 +139,12 @@ def sam_folder(saved):
 def sam2_folder(saved):
     """As published: the weights of the video model, of which the image model takes its part."""
     torch.manual_seed(0)
-    network = spread(transformers.Sam2VideoModel(transformers.Sam2VideoConfig(**SAM2, **VIDEO)), 15)
-    # the name of older versions
-    kind = getattr(transformers, "Sam2ImageProcessor", None) or transformers.Sam2ImageProcessorFast
-    return saved("sam2", network, kind(size={"height": 64, "width": 64}))
+    parts = {
+        "prompt_encoder_config": transformers.Sam2VideoPromptEncoderConfig(**SAM2["prompt_encoder_config"]),
+        "mask_decoder_config": transformers.Sam2VideoMaskDecoderConfig(**SAM2["mask_decoder_config"]),
+    }
+    network = spread(transformers.Sam2VideoModel(transformers.Sam2VideoConfig(**SAM2 | parts, **VIDEO)), 15)
+    return saved("sam2", network, transformers.Sam2ImageProcessor(size={"height": 64, "width": 64}))
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from knnseg import Config, Segmenter, stages
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models.proposers import detectron2
 from knnseg.models.proposers.queries import load_mask2former
@@ -217,6 +218,14 @@ def test_sizes_of_the_released_models_are_read_right():
 def test_as_a_stage(state, tmp_path, image):
     masks = load_mask2former(checkpoint=write(tmp_path / "a.pth", state), min_score=0.0, device="cpu").propose(image)
     assert masks.size == (45, 71) and len(masks) > 0 and masks.instances
+
+
+def test_the_checkpoint_of_the_command_line_reaches_it(state, tmp_path, image):
+    path = write(tmp_path / "a.pth", state)
+    config = Config.from_dict({"preset": "tiny", "masks": {"name": "mask2former", "min_score": 0.0}})
+    with Segmenter.from_config(stages.with_checkpoint(config, path), device="cpu") as segmenter:
+        result = segmenter.predict(image, ["kettle", "grass"])
+    assert len(result.masks) > 0 and (result.semantic >= 0).any()
 
 
 def test_a_folder_gives_sizes_and_preprocessing(m2f_folder, network, state, tmp_path, image, saved):

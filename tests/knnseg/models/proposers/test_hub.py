@@ -83,6 +83,18 @@ def test_without_a_hub_the_message_says_what_to_fetch_and_where_to_put_it(monkey
         LOADERS[stage]("some/where", device="cpu")
 
 
+def test_what_was_fetched_before_is_found_without_a_network(monkeypatch, tmp_path, m2f_folder, image):
+    """The cache of the hub's client, as it lays it out."""
+    cache = tmp_path / "models--some--where"
+    shutil.copytree(m2f_folder, cache / "snapshots" / "0123abc")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0123abc")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    one, other = (load_mask2former(model, device="cpu") for model in ("some/where", str(m2f_folder)))
+    assert (one.propose(image).matrix != other.propose(image).matrix).nnz == 0
+
+
 def test_a_path_that_does_not_exist_is_no_id(tmp_path):
     for path in (str(tmp_path / "nothing"), "nothing", ""):
         with pytest.raises(WeightsError, match="expected a folder that exists or an id of the hub"):

@@ -8,13 +8,24 @@ from PIL import Image
 from knnseg.errors import ConfigError
 from knnseg.masks import MaskProposer, resolve_overlaps
 from knnseg.models.proposers import points
-from knnseg.models.proposers.points import _without_specks, load_sam, load_sam2
+from knnseg.models.proposers.points import PointProposer, _without_specks, load_sam, load_sam2
 
 EVERYTHING = {
     "points_per_side": 6, "points_per_batch": 7, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0,
     "box_nms_thresh": 1.0, "overlaps": "keep", "remainder": False, "device": "cpu",
 }  # fmt: skip
 THRESHOLDS = {"pred_iou_thresh": 0.1, "stability_score_thresh": 0.5}
+
+
+_LOADED = {}
+
+
+def made(load, folder, **options):
+    """A proposer of a network that is loaded once for all tests."""
+    if (load, folder) not in _LOADED:
+        first = load(str(folder), device="cpu")
+        _LOADED[load, folder] = first._model, first._processor
+    return PointProposer(*_LOADED[load, folder], **options)
 
 
 def dense(masks):
@@ -42,7 +53,7 @@ def generated(folder, image, **options):
     ids=["everything", "near duplicates", "thresholds", "crops"],
 )
 def test_sam_agrees_with_transformers_own_generator(sam_folder, image, ours, theirs):
-    masks = load_sam(str(sam_folder), **EVERYTHING | ours).propose(image)
+    masks = made(load_sam, sam_folder, **EVERYTHING | ours).propose(image)
     expected, scores = generated(sam_folder, image, **theirs)
     assert len(masks) == len(expected) > 0 and not masks.instances
     np.testing.assert_allclose(masks.scores, scores, atol=1e-4)
@@ -52,7 +63,7 @@ def test_sam_agrees_with_transformers_own_generator(sam_folder, image, ours, the
 
 def test_sam2_agrees_with_it_on_a_square(sam2_folder, image):
     square = np.ascontiguousarray(image[:, :45])
-    masks = load_sam2(str(sam2_folder), **EVERYTHING).propose(square)
+    masks = made(load_sam2, sam2_folder, **EVERYTHING).propose(square)
     expected, scores = generated(sam2_folder, square)
     assert len(masks) == len(expected) > 1
     np.testing.assert_allclose(masks.scores, scores, atol=1e-4)
@@ -62,7 +73,7 @@ def test_sam2_agrees_with_it_on_a_square(sam2_folder, image):
 @pytest.mark.parametrize(("load", "reach"), [(load_sam, (64, 41)), (load_sam2, (64, 64))])
 def test_points_reach_all_of_an_image_that_is_no_square(sam_folder, sam2_folder, image, load, reach):
     """SAM pads 45×71 to a square after scaling it to 41×64; SAM 2 stretches it to 64×64."""
-    proposer = load(str(sam_folder if load is load_sam else sam2_folder), **EVERYTHING)
+    proposer = made(load, sam_folder if load is load_sam else sam2_folder, **EVERYTHING)
     seen = []
     hook = proposer._model.prompt_encoder.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs.get("input_points", args[0] if args else None)), with_kwargs=True
@@ -77,7 +88,7 @@ def test_points_reach_all_of_an_image_that_is_no_square(sam_folder, sam2_folder,
 
 
 def test_memory_is_bounded_without_a_trace_in_the_result(sam_folder, image, monkeypatch):
-    proposer = load_sam(str(sam_folder), **EVERYTHING)
+    proposer = made(load_sam, sam_folder, **EVERYTHING)
     together = proposer.propose(image)
     monkeypatch.setattr(points, "_VALUES", 2 * 45 * 71)
     apart = proposer.propose(image)
@@ -86,23 +97,23 @@ def test_memory_is_bounded_without_a_trace_in_the_result(sam_folder, image, monk
 
 @pytest.mark.parametrize("load", [load_sam, load_sam2])
 def test_overlaps_and_remainder(sam_folder, sam2_folder, image, load):
-    folder = str(sam_folder if load is load_sam else sam2_folder)
-    kept = load(folder, **EVERYTHING).propose(image)
+    folder = sam_folder if load is load_sam else sam2_folder
+    kept = made(load, folder, **EVERYTHING).propose(image)
     assert (dense(kept).sum(0) > 1).any()  # there is something to resolve
-    resolved = load(folder, **EVERYTHING | {"overlaps": "resolve"}).propose(image)
+    resolved = made(load, folder, **EVERYTHING | {"overlaps": "resolve"}).propose(image)
     assert (dense(resolved).sum(0) == (dense(kept).max(0) > 0)).all()
     assert (resolved.matrix != resolve_overlaps(kept).matrix).nnz == 0
     for overlaps in ("keep", "resolve"):
-        whole = load(folder, **EVERYTHING | {"overlaps": overlaps, "remainder": True}).propose(image)
+        whole = made(load, folder, **EVERYTHING | {"overlaps": overlaps, "remainder": True}).propose(image)
         assert (dense(whole).sum(0) >= 1).all()
     uncovered = bool((dense(kept).max(0) == 0).any())
     assert (dense(whole).sum(0) == 1).all() and len(whole) == len(resolved) + uncovered
 
 
 def test_nothing_found(sam_folder, image):
-    none = load_sam(str(sam_folder), **EVERYTHING | {"stability_score_thresh": 1.0}).propose(image)
+    none = made(load_sam, sam_folder, **EVERYTHING | {"stability_score_thresh": 1.0}).propose(image)
     assert len(none) == 0 and none.size == (45, 71)
-    rest = load_sam(str(sam_folder), **EVERYTHING | {"stability_score_thresh": 1.0, "remainder": True}).propose(image)
+    rest = made(load_sam, sam_folder, **EVERYTHING | {"stability_score_thresh": 1.0, "remainder": True}).propose(image)
     assert len(rest) == 1 and rest.areas[0] == 45 * 71 and rest.scores[0] == 1
 
 
@@ -110,12 +121,12 @@ def test_nothing_found(sam_folder, image):
 def test_any_size(sam_folder, sam2_folder, size):
     picture = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
     for load, folder in ((load_sam, sam_folder), (load_sam2, sam2_folder)):
-        masks = load(str(folder), **EVERYTHING | {"overlaps": "resolve", "remainder": True}).propose(picture)
+        masks = made(load, folder, **EVERYTHING | {"overlaps": "resolve", "remainder": True}).propose(picture)
         assert masks.size == size and (dense(masks).sum(0) == 1).all()
 
 
 def test_proposals_repeat(sam2_folder, image):
-    one, other = (load_sam2(str(sam2_folder), **EVERYTHING).propose(image) for _ in range(2))
+    one, other = (made(load_sam2, sam2_folder, **EVERYTHING).propose(image) for _ in range(2))
     assert (one.matrix != other.matrix).nnz == 0 and (one.scores == other.scores).all()
 
 
@@ -140,8 +151,8 @@ def test_specks_and_holes():
 
 
 def test_small_regions_are_removed_from_proposals(sam2_folder, image):
-    before = load_sam2(str(sam2_folder), **EVERYTHING).propose(image)
-    after = load_sam2(str(sam2_folder), **EVERYTHING | {"min_mask_region_area": 20}).propose(image)
+    before = made(load_sam2, sam2_folder, **EVERYTHING).propose(image)
+    after = made(load_sam2, sam2_folder, **EVERYTHING | {"min_mask_region_area": 20}).propose(image)
     cleaned = np.stack([_without_specks(mask > 0, 20) for mask in dense(before)])
     assert (cleaned == (dense(after) > 0)).all() and (cleaned != (dense(before) > 0)).any()
 
@@ -156,4 +167,4 @@ def test_small_regions_are_removed_from_proposals(sam2_folder, image):
 )  # fmt: skip
 def test_options_out_of_range(sam_folder, wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        load_sam(str(sam_folder), **{"device": "cpu"} | wrong)
+        made(load_sam, sam_folder, **{"device": "cpu"} | wrong)

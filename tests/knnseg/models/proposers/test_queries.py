@@ -151,22 +151,27 @@ def test_any_size(m2f_folder, eomt_folder, eomt_windows_folder, size):
 def test_memory_is_bounded_without_a_trace_in_the_result(m2f_folder, image, monkeypatch):
     proposer = load_mask2former(str(m2f_folder), **ALL)
     together = proposer.propose(image)
-    monkeypatch.setattr(queries, "_VALUES", 2 * 45 * 71)
+    monkeypatch.setattr(queries, "_VALUES", 2 * 64 * 96)
     apart = proposer.propose(image)
     np.testing.assert_allclose(dense(together), dense(apart), atol=1e-6)
     np.testing.assert_allclose(together.scores, apart.scores, rtol=1e-6)
 
 
 def test_options_choose_among_the_masks(m2f_folder, image):
-    every = load_mask2former(str(m2f_folder), **ALL).propose(image)
+    first = load_mask2former(str(m2f_folder), **ALL)
+
+    def again(**options):
+        return QueryProposer(first._model, first._processor, **options)
+
+    every = again(**ALL).propose(image)
     middle = float(np.sort(every.scores)[4])
-    some = load_mask2former(str(m2f_folder), **ALL | {"min_score": middle}).propose(image)
+    some = again(**ALL | {"min_score": middle}).propose(image)
     assert (some.scores == every.scores[every.scores >= middle]).all() and len(some) < len(every)
-    best = load_mask2former(str(m2f_folder), max_masks=2, **ALL).propose(image)
+    best = again(max_masks=2, **ALL).propose(image)
     assert (best.matrix != every.matrix[:2]).nnz == 0
-    cut = load_mask2former(str(m2f_folder), **ALL | {"min_coverage": 0.3}).propose(image)
+    cut = again(**ALL | {"min_coverage": 0.3}).propose(image)
     np.testing.assert_array_equal(dense(cut), np.where(dense(every) >= 0.3, dense(every), 0))
-    none = load_mask2former(str(m2f_folder), **ALL | {"min_score": 1.0}).propose(image)
+    none = again(**ALL | {"min_score": 1.0}).propose(image)
     assert len(none) == 0 and none.size == (45, 71) and none.instances
 
 
