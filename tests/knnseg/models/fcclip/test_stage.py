@@ -12,6 +12,7 @@ from PIL import Image
 import knnseg
 from knnseg import Config, EncodedImage, Masks, Segmenter, StageConfig, Vocabulary
 from knnseg.cli import main
+from knnseg.datasets import benchmarks
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models.fcclip import FcClipConfig
 from knnseg.models.fcclip.inference import semantic
@@ -158,6 +159,34 @@ def test_one_checkpoint_for_keys_masks_and_base_from_the_command_line(files, run
     assert run(*segment, f"{tmp_path}/with", *store) == 0
     before, after = (np.asarray(Image.open(tmp_path / f"{name}/photo.semantic.png")) for name in ("without", "with"))
     assert (before != after).any() and json.loads(capsys.readouterr().out)["images"][0]["segments"]
+
+
+def test_the_papers_way_on_a_small_tree_of_ade20k(files, run, capsys, tmp_path, scene):
+    """The database from the training split, then base and retrieval measured on the validation split."""
+    numbers = {"sky": 3, "grass": 10, "ball": 120}
+    names = benchmarks()["ade20k"].vocabulary().names
+    for split, seeds in (("training", range(4)), ("validation", range(4, 6))):
+        for seed in seeds:
+            example, labels = scene(seed), np.zeros((48, 64), np.uint8)
+            for segment in example.info:
+                labels[example.segments == segment.id] = numbers[segment.label]
+            for kind, ending, pixels in (("images", "jpg", example.image), ("annotations", "png", labels)):
+                path = tmp_path / "ADEChallengeData2016" / kind / split / f"ADE_{split}_{seed:08d}.{ending}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    section = f'name = "fcclip"\nsizes = "{files}/sizes.toml"\n'
+    kinds = "".join(f"[{kind}]\n{section}" for kind in ("features", "masks", "base"))
+    (tmp_path / "own.toml").write_text(f'preset = "fcclip"\n{kinds}')
+    common = ["--dataset", "ade20k", "--root", f"{tmp_path}", "-s", f"faiss://{tmp_path}/db"]
+    common += ["-p", f"{tmp_path}/own.toml", "--checkpoint", f"{files}/small.pth", "--device", "cpu", "--json"]
+    assert run("add", *common, "--split", "training") == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 4
+    listed = ", ".join(names[number - 1] for number in (3, 10, 120))
+    assert run("eval", *common, "--classes", listed, "--out", f"{tmp_path}/report") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["images"] == 2 and set(result["base"]["per_class"]) == {"sky", "grass", "ball"}
+    assert result["final"]["miou"] > result["base"]["miou"]  # random weights know no words, but colours apart
+    assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
 
 
 def test_without_a_checkpoint_the_message_says_which_to_fetch(files, run, capsys, monkeypatch, tmp_path):
