@@ -15,7 +15,7 @@ import huggingface_hub
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models._torch import weights
 
-__all__ = ["build", "check", "library", "load", "settings"]
+__all__ = ["build", "check", "library", "load", "settings", "share", "whole"]
 
 _SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 _WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
@@ -43,6 +43,18 @@ def check(name: str, value: object, ok: bool, expected: str) -> None:
     """
     if not ok:
         raise ConfigError(f"{name}: expected {expected}, got {value!r}")
+
+
+def whole(name: str, value: object, least: int) -> None:
+    """Hold an option against a whole number of at least ``least``; see :func:`check`."""
+    ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    check(name, value, ok, f"a whole number of at least {least}")
+
+
+def share(name: str, value: object) -> None:
+    """Hold an option against a number from 0 to 1; see :func:`check`."""
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    check(name, value, ok, "a number from 0 to 1")
 
 
 def library() -> Any:

@@ -18,14 +18,14 @@ from torchvision.ops import nms
 
 from knnseg.masks import add_remainder, resolve_overlaps
 from knnseg.models._torch import pick_device
-from knnseg.models.proposers.hub import check, load
+from knnseg.models.proposers.hub import check, load, share, whole
 from knnseg.types import ImageArray, Masks
 
 __all__ = ["PointProposer", "load_sam", "load_sam2"]
 
 _KIND = "AutoModelForMaskGeneration"
 _VALUES = 1 << 25
-"""Mask values at the size of the image that exist at a time: 128 MB, beside a few copies."""
+"""Mask values at full size that exist at a time: 128 MB, beside a few copies."""
 _STABILITY_OFFSET = 1.0
 """How far the threshold of a mask's logits is moved to see whether the mask is stable, as published."""
 _EIGHT = np.ones((3, 3), int)
@@ -88,15 +88,14 @@ class PointProposer:
         remainder: bool = True,
         device: str = "auto",
     ) -> None:
-        numbers = {"points_per_side": points_per_side, "points_per_batch": points_per_batch}
-        for name, value in numbers.items():
-            check(name, value, isinstance(value, int) and value >= 1, "a whole number of at least 1")
-        numbers = {"crop_n_layers": crop_n_layers, "min_mask_region_area": min_mask_region_area}
-        for name, value in numbers.items():
-            check(name, value, isinstance(value, int) and value >= 0, "a whole number of at least 0")
-        shares = {"pred_iou_thresh": pred_iou_thresh, "stability_score_thresh": stability_score_thresh}
-        for name, share in {**shares, "box_nms_thresh": box_nms_thresh}.items():
-            check(name, share, 0 <= share <= 1, "0 to 1")
+        for name, number, least in (
+            ("points_per_side", points_per_side, 1), ("points_per_batch", points_per_batch, 1),
+            ("crop_n_layers", crop_n_layers, 0), ("min_mask_region_area", min_mask_region_area, 0),
+        ):  # fmt: skip
+            whole(name, number, least)
+        share("pred_iou_thresh", pred_iou_thresh)
+        share("stability_score_thresh", stability_score_thresh)
+        share("box_nms_thresh", box_nms_thresh)
         check("overlaps", overlaps, overlaps in ("keep", "resolve"), "keep or resolve")
         check("remainder", remainder, isinstance(remainder, bool), "true or false")
         self._device = pick_device(device)
@@ -143,7 +142,7 @@ class PointProposer:
     ) -> Iterator[_Found]:
         """Bring masks to the size of the image, a few at a time, and keep the stable ones."""
         own = (int(crop.pixels.shape[1]), int(crop.pixels.shape[2]))
-        step = max(1, _VALUES // (size[0] * size[1]))
+        step = max(1, _VALUES // max(size[0] * size[1], max(reshaped) ** 2))
         for start in range(0, len(logits), step):
             some = slice(start, start + step)
             full = self._processor.post_process_masks(

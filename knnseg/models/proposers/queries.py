@@ -17,7 +17,7 @@ from knnseg.errors import ConfigError
 from knnseg.models._torch import pick_device
 from knnseg.models.fcclip.pooling import resize
 from knnseg.models.proposers import detectron2
-from knnseg.models.proposers.hub import check, library, load
+from knnseg.models.proposers.hub import check, library, load, share, whole
 from knnseg.types import ImageArray, Masks
 
 __all__ = ["QueryProposer", "load_eomt", "load_mask2former"]
@@ -79,8 +79,9 @@ class QueryProposer:
         min_coverage: float = 0.05,
         device: str = "auto",
     ) -> None:
-        check("min_score", min_score, 0 <= min_score <= 1, "0 to 1")
-        check("max_masks", max_masks, isinstance(max_masks, int) and max_masks >= 1, "a whole number of at least 1")
+        share("min_score", min_score)
+        whole("max_masks", max_masks, 1)
+        share("min_coverage", min_coverage)
         check("min_coverage", min_coverage, 0 < min_coverage <= 0.5, "above 0 and at most 0.5")
         self._device = pick_device(device)
         self._model, self._processor = model.eval().to(self._device), processor

@@ -90,7 +90,7 @@ def test_points_reach_all_of_an_image_that_is_no_square(sam_folder, sam2_folder,
 def test_memory_is_bounded_without_a_trace_in_the_result(sam_folder, image, monkeypatch):
     proposer = made(load_sam, sam_folder, **EVERYTHING)
     together = proposer.propose(image)
-    monkeypatch.setattr(points, "_VALUES", 2 * 45 * 71)
+    monkeypatch.setattr(points, "_VALUES", 2 * 64 * 64)
     apart = proposer.propose(image)
     assert (together.matrix != apart.matrix).nnz == 0 and (together.scores == apart.scores).all()
 
@@ -162,7 +162,7 @@ def test_small_regions_are_removed_from_proposals(sam2_folder, image):
     [
         {"points_per_side": 0}, {"points_per_batch": 0}, {"pred_iou_thresh": 1.1}, {"stability_score_thresh": -0.1},
         {"box_nms_thresh": 2.0}, {"crop_n_layers": -1}, {"min_mask_region_area": -1}, {"overlaps": "merge"},
-        {"remainder": 1},
+        {"remainder": 1}, {"pred_iou_thresh": "high"}, {"points_per_side": 3.0}, {"crop_n_layers": True},
     ],
 )  # fmt: skip
 def test_options_out_of_range(sam_folder, wrong):

@@ -181,7 +181,16 @@ def test_proposals_repeat(m2f_folder, image):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"min_score": 1.5}, {"max_masks": 0}, {"min_coverage": 0.0}, {"min_coverage": 0.6}, {"device": "quantum"}]
+    "wrong",
+    [
+        {"min_score": 1.5},
+        {"max_masks": 0},
+        {"min_coverage": 0.0},
+        {"min_coverage": 0.6},
+        {"min_score": "high"},
+        {"max_masks": True},
+        {"device": "quantum"},
+    ],
 )
 def test_options_out_of_range(m2f_folder, wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
