@@ -142,7 +142,8 @@ class PaintingConfig:
 
     Args:
         min_area: panoptic segments with fewer pixels are dropped.
-        min_visible: a mask of an instance is dropped where less than this share of it remains visible.
+        min_visible: a mask of an instance is dropped where it gets fewer pixels than this share of those that it
+            covers.
         min_score: panoptic segments with a lower class probability are dropped.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,10 @@ _WHOLE = 1 << 24
 sorted by pixel."""
 _STRIPE = 1 << 22
 """Sums of one stripe: 16 MB."""
+
+
+_HALF = 0.5
+"""A mask that covers this much of a pixel has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +97,11 @@ def paint_panoptic(
 ) -> tuple[NDArray[np.int32], tuple[Segment, ...]]:
     """Number the segments: each stuff class is one, each object of a thing class another.
 
-    Where the masks are whole instances, each pixel goes to the mask of highest q_n · max_c P_n(c) over it (Cheng et
-    al., MaskFormer, 2021, arXiv 2107.06278, section 3.4); where they are regions, an object is a connected component of
-    the semantic map. A mask that is more likely none of the classes than its best one is no segment.
+    Where the masks are whole instances, each pixel goes to the mask of highest q_n · max_c P_n(c) · m_n(p), if that
+    covers at least half of it (Cheng et al., MaskFormer, 2021, arXiv 2107.06278, section 3.4). A mask is dropped where
+    the pixels that it gets are fewer than ``min_visible`` times those that it covers by half, and where it is more
+    likely none of the classes than its best one. Where the masks are regions, an object is a connected component of the
+    semantic map.
 
     Args:
         masks: N masks.
@@ -132,21 +139,37 @@ def _by_mask(
     best = scores.probabilities.max(axis=1, initial=0)
     classes = scores.probabilities.argmax(axis=1).astype(np.int64) if len(masks) else np.empty(0, np.int64)
     nothing = 1 - scores.probabilities.sum(axis=1)
-    owner, certainty = np.full(masks.matrix.shape[1], -1, np.int64), np.zeros(masks.matrix.shape[1], np.float32)
-    rank = best * masks.scores
-    for n in np.argsort(rank, kind="stable").tolist():  # the most certain is painted last, over the others
-        if best[n] > nothing[n]:
-            pixels = masks.matrix.indices[masks.matrix.indptr[n] : masks.matrix.indptr[n + 1]]
-            covered = masks.matrix.data[masks.matrix.indptr[n] : masks.matrix.indptr[n + 1]] >= 0.5
-            owner[pixels[covered]], certainty[pixels[covered]] = n, best[n]
+    owner, covered = _owners(masks, np.where(best > nothing, best * masks.scores, 0))
     visible = np.bincount(owner[owner >= 0], minlength=len(masks))
-    hidden = np.append(visible < config.min_visible * masks.areas, False)  # the last is for pixels of no mask, -1
-    owner[hidden[owner]] = -1
+    half = np.array([np.count_nonzero(masks.matrix.data[row] >= _HALF) for row in _rows(masks)])
+    hidden = np.append(visible < config.min_visible * half, True)  # the last is for pixels of no mask, -1
+    owner[hidden[owner] | (covered < _HALF)] = -1
+    certainty = np.append(best, 0)[owner].astype(np.float32)
     things = np.array([name in vocabulary.things for name in vocabulary.names])
     first: dict[int, int] = {}
     merged = [n if things[c] else first.setdefault(c, n) for n, c in enumerate(classes.tolist())]
     owner = np.where(owner >= 0, np.array([*merged, -1])[owner], -1)
     return owner.reshape(masks.size), classes, certainty.reshape(masks.size)
+
+
+def _owners(masks: Masks, rank: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The mask of highest rank times coverage at each pixel, -1 for none, of equal ones the first; and its coverage."""
+    pixels = masks.matrix.shape[1]
+    owner, covered, top = np.full(pixels, -1, np.int64), np.zeros(pixels, np.float32), np.zeros(pixels, np.float32)
+    for n, row in enumerate(_rows(masks)):
+        if rank[n] > 0:
+            places, coverage = masks.matrix.indices[row], masks.matrix.data[row]
+            weighted = coverage * np.float32(rank[n])
+            better = weighted > top[places]
+            won = places[better]
+            owner[won], covered[won], top[won] = n, coverage[better], weighted[better]
+    return owner, covered
+
+
+def _rows(masks: Masks) -> list[slice]:
+    """Where each mask is in the arrays of its matrix."""
+    ends = masks.matrix.indptr.tolist()
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def _numbered(

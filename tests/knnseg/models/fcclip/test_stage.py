@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 import knnseg
-from knnseg import Config, EncodedImage, Masks, Segmenter, StageConfig, Vocabulary
+from knnseg import Config, EncodedImage, Masks, PaintingConfig, Segmenter, StageConfig, Vocabulary
 from knnseg.cli import main
 from knnseg.datasets import benchmarks
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models.fcclip import FcClipConfig
-from knnseg.models.fcclip.inference import semantic
+from knnseg.models.fcclip.inference import panoptic, semantic
 from knnseg.models.fcclip.pooling import class_logits
 from knnseg.models.fcclip.preprocessing import prepare
 from knnseg.models.fcclip.stage import FcClip, FcClipProposer, FcClipSession
@@ -58,6 +58,23 @@ def test_the_painted_semantic_map_is_the_models_own(stages, network, image):
     # A mask that is more likely void than anything makes no segment.
     sure = expected.logits[:, :-1].max(1).values > expected.logits[:, -1]
     assert 0 < len(result.segments_info) <= int(sure.sum()) < 20
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5])
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_painted_panoptic_map_is_the_models_own(stages, network, image, overlap, flip):
+    picture = image[:, ::-1].copy() if flip else image
+    painting = PaintingConfig(min_area=0, min_visible=overlap)
+    config = Config(StageConfig("none"), StageConfig("none"), painting=painting)
+    result = Segmenter(None, *stages, config=config).predict(picture, CLASSES)
+    own = network.predict([picture], network.classifier(CLASSES.names, ("sky", "person")))[0]
+    things = torch.tensor([name in CLASSES.things for name in CLASSES])
+    expected = panoptic(own.logits, own.masks, things, 0.0, overlap)
+    ids, labels = expected.ids.numpy(), {s.id: CLASSES.names[s.label] for s in expected.segments}
+    assert {(s.label, s.thing) for s in result.segments_info} == {(labels[i], labels[i] == "bear") for i in labels}
+    pairs = {tuple(pair) for pair in np.stack([ids, result.panoptic], -1).reshape(-1, 2).tolist()}
+    assert len(pairs) == len(np.unique(ids)) == len(np.unique(result.panoptic)) > 1  # the same parts, numbered anew
+    assert all(labels.get(i, "") == (result.segment(j).label if j else "") for i, j in pairs)
 
 
 def test_one_pass_for_both_stages(stages, network, image):
