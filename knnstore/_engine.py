@@ -73,8 +73,8 @@ class Backend(ABC):
         """
         return False
 
-    def map_error(self, error: Exception) -> KnnStoreError | None:  # for those who override it
-        """Turn what the engine raises in :meth:`open` or :meth:`collections` into one of ours.
+    def map_error(self, error: Exception, url: StoreURL) -> KnnStoreError | None:  # for those who override it
+        """Turn what the engine raises before there is a store, at ``url``, into one of ours.
 
         None makes it a :class:`BackendUnavailableError` if it is an ImportError, a :class:`BackendError` otherwise.
         """

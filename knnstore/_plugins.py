@@ -261,7 +261,9 @@ def _mapped(backend: Backend, url: StoreURL, operation: str) -> Iterator[None]:
     except KnnStoreError:
         raise
     except Exception as error:
-        raise mapped_error(error, lambda e: backend.map_error(e) or _missing(backend, e), operation, url) from error
+        raise mapped_error(
+            error, lambda e: backend.map_error(e, url) or _missing(backend, e), operation, url
+        ) from error
 
 
 def _missing(backend: Backend, error: Exception) -> BackendUnavailableError | None:

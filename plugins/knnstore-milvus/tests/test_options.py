@@ -245,7 +245,7 @@ def test_what_is_too_large_is_told_from_what_is_wrong():
 
 def test_an_unknown_exception_is_left_to_the_front():
     assert map_error(KeyError("x"), "here") is None
-    assert MilvusBackend().map_error(ImportError("pymilvus")) is None
+    assert MilvusBackend().map_error(ImportError("pymilvus"), StoreURL.parse("milvus://db/default/x")) is None
 
 
 # -- importing --------------------------------------------------------------------------------------------------------

@@ -31,10 +31,10 @@ class FaissBackend(Backend):
 
         return remove_empty(url)
 
-    def map_error(self, error: Exception) -> KnnStoreError | None:
+    def map_error(self, error: Exception, url: StoreURL) -> KnnStoreError | None:
         from knnstore_faiss.errors import map_error
 
-        return map_error(error, self.name)
+        return map_error(error, str(url))
 
 
 @hookimpl

@@ -31,13 +31,13 @@ class MilvusBackend(Backend):
 
         return remove_empty(url)
 
-    def map_error(self, error: Exception) -> KnnStoreError | None:
+    def map_error(self, error: Exception, url: StoreURL) -> KnnStoreError | None:
         if isinstance(error, ImportError):
             return None  # the client is missing, which the next line would only find out again
 
         from knnstore_milvus.errors import map_error
 
-        return map_error(error, self.name)
+        return map_error(error, str(url))
 
 
 @hookimpl

@@ -10,11 +10,11 @@ from pymilvus.exceptions import MilvusException
 from pymilvus.grpc_gen import milvus_pb2
 
 from knnstore.abc import OpenRequest
-from knnstore.errors import InvalidURLError, KnnStoreError, StoreCorruptError, StoreNotFoundError
+from knnstore.errors import InvalidURLError, StoreCorruptError, StoreNotFoundError
 from knnstore.url import StoreURL
 from knnstore_milvus import admin, lite
 from knnstore_milvus.connection import Connection
-from knnstore_milvus.errors import is_missing, map_error
+from knnstore_milvus.errors import is_missing
 from knnstore_milvus.indexes import Index
 from knnstore_milvus.names import Place, collection_name, may_hold, place_of
 from knnstore_milvus.options import CREATING, Options
@@ -38,13 +38,12 @@ def open_collection(request: OpenRequest) -> MilvusStore:
     """
     url = request.url
     place, options = _collection_place(url), Options.parse(url)
-    with _mapped(url):
-        connection = _connect(url, place, options)
-        try:
-            return _opened(request, place, options, connection)
-        except BaseException:
-            connection.close()
-            raise
+    connection = _connect(url, place, options)
+    try:
+        return _opened(request, place, options, connection)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _opened(request: OpenRequest, place: Place, options: Options, connection: Connection) -> MilvusStore:
@@ -111,7 +110,7 @@ def collections_at(url: StoreURL) -> list[StoreURL]:
     place, options = place_of(url), Options.parse(url)
     if place.file and not lite.exists(place.file):
         return []
-    with _mapped(url), _connected(url, place, options) as connection:
+    with _connected(url, place, options) as connection:
         names = [name for name in admin.names(connection) if may_hold(name, place.path)]
         found = (_unless_missing(lambda name=name: admin.describe(connection, name)) for name in names)  # type: ignore[misc]
         paths = {path for described in found if described is not None for path in _path_of(description(described))}
@@ -131,7 +130,7 @@ def remove_empty(url: StoreURL) -> bool:
     """Drop a collection of ours without records; see :class:`knnstore.Backend`."""
     place, options = _collection_place(url), Options.parse(url)
     name = collection_name(place.path)
-    with _mapped(url), _connected(url, place, options) as connection:
+    with _connected(url, place, options) as connection:
         meta = _described(connection, name, str(url))
         if meta is None or meta.path != place.path:
             return False
@@ -168,17 +167,3 @@ def _connected(url: StoreURL, place: Place, options: Options) -> Iterator[Connec
         yield connection
     finally:
         connection.close()
-
-
-@contextmanager
-def _mapped(url: StoreURL) -> Iterator[None]:
-    try:
-        yield
-    except KnnStoreError:
-        raise
-    except Exception as error:
-        mapped = map_error(error, str(url))
-        if mapped is None:
-            raise
-        mapped.args = tuple(url.redact(str(part)) for part in mapped.args)
-        raise mapped from error

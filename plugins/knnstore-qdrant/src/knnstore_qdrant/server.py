@@ -13,7 +13,6 @@ from knnstore.abc import OpenRequest
 from knnstore.errors import (
     BackendError,
     InvalidURLError,
-    KnnStoreError,
     SpecMismatchError,
     StoreCorruptError,
     StoreNotFoundError,
@@ -74,18 +73,14 @@ def _path_of_one(url: StoreURL) -> str:
 
 @contextmanager
 def _connected(url: StoreURL, options: ServerOptions, *, keep: bool = False) -> Iterator[Connection]:
-    """A connection to a server that is recent enough, closed afterwards unless told to ``keep``; errors are mapped."""
+    """A connection to a server that is recent enough, closed afterwards unless told to ``keep`` it."""
     connection = Connection(url, options)
     try:
         _check_version(connection)
         yield connection
-    except BaseException as error:
+    except BaseException:
         connection.close()
-        mapped = map_error(error, str(url)) if isinstance(error, Exception) else None
-        if mapped is None or isinstance(error, KnnStoreError):
-            raise
-        mapped.args = tuple(url.redact(str(part)) for part in mapped.args)
-        raise mapped from error
+        raise
     if not keep:
         connection.close()
 
