@@ -33,10 +33,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(concepts_app)
-app.command(name="datasets")(datasets_command)
-app.command(name="models")(models_command)
-app.command()(calibrate)
 
 Vocabulary = Annotated[
     str | None, typer.Option("--classes", "-c", help="Class names separated by commas; all of the database by default.")
@@ -276,3 +272,10 @@ def demo(
     console.print(f"picture:  {result['picture']}", soft_wrap=True)
     console.print(f"store:    {result['store']}", soft_wrap=True)
     console.print(f"try next: {result['try_next']}", soft_wrap=True, highlight=False)
+
+
+# Those of other modules, in the order in which --help lists them.
+app.command()(calibrate)
+app.add_typer(concepts_app)
+app.command(name="datasets")(datasets_command)
+app.command(name="models")(models_command)
