@@ -102,9 +102,9 @@ class LabelMaps(LabelledImages):
             if array is not None:
                 check_size(path, array, image.shape[:2], Path(entry.image).name)
         segments, info = self._segments(truth)
-        known = (None, ()) if truth.objects is None else (truth.classes, self._vocabulary.names)
+        class_map, names = (None, ()) if truth.objects is None else (truth.classes, self._vocabulary.names)
         uri = Path(entry.image).absolute().as_uri()
-        return LabelledImage(image, segments, info, uri, entry.image_id, *known, crowds=truth.crowds)
+        return LabelledImage(image, segments, info, uri, entry.image_id, class_map, names, truth.crowds)
 
     def _segments(self, truth: Truth) -> tuple[NDArray[np.int32], tuple[LabelledSegment, ...]]:
         """Classes are numbered by their position from 1, objects after them."""
