@@ -95,7 +95,7 @@ def _show(result: Calibration, out: Path | None) -> None:
         table.add_row("base alone", *[""] * 4, f"{result.base:.1%}", "")
     for name, trial in (("before", result.before), ("fitted", result.best)):
         table.add_row(name, *_cells(trial))
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     if result.alone:
         console.print(f"left out: {result.alone} masks whose class has no example in another image", soft_wrap=True)

@@ -198,7 +198,7 @@ def _show_segments(path: Path, result: Any, files: list[str]) -> None:
     for s in result.segments_info:
         kind = "thing" if s.thing else "stuff"
         table.add_row(str(s.id), s.label, kind, f"{s.score:.2f}", f"{s.area / result.semantic.size:.1%}", str(s.box))
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print(f"picture: {files[0]}", soft_wrap=True)
 
@@ -247,7 +247,7 @@ def evaluate_command(
         return
     print_report(result, per_class=per_class)
     if out is not None:
-        Console().print(f"report: {out / 'report.html'}", soft_wrap=True, highlight=False)
+        Console(markup=False).print(f"report: {out / 'report.html'}", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -267,7 +267,7 @@ def demo(
         print_json(result)
         return
     print_report(result["report"], result["groups"])
-    console = Console()
+    console = Console(markup=False)
     console.print(
         f"{result['added']} examples of {len(result['groups']['new concepts'])} new concepts and their "
         f"surroundings added in {result['seconds_adding']:.1f} s, no training",

@@ -108,6 +108,15 @@ def test_eval_of_many_classes_prints_a_few_and_all_when_asked(folder, store):
     assert "2 images, 3 classes" in alone and "gain" not in alone
 
 
+def test_names_and_paths_with_brackets_are_printed_as_they_are(folder, store, tmp_path):
+    out, entries = tmp_path / "[b] report", json.loads((folder / "classes.json").read_text())
+    renamed = [entry | {"name": f"[/i] {entry['name']} [x]"} for entry in entries]
+    (tmp_path / "classes.json").write_text(json.dumps(renamed))
+    pairs = ["--pairs", folder / "images", folder / "labels", "--class-file", tmp_path / "classes.json"]
+    output = run("eval", *pairs, "--per-class", "--limit", "1", "--out", out).stdout
+    assert "[/i] " in output and " [x]" in output and f"report: {out / 'report.html'}" in output
+
+
 def test_eval_leaves_a_report_and_goes_on_there(folder, store, tmp_path):
     pairs = ["--pairs", folder / "images", folder / "labels", "--class-file", folder / "classes.json"]
     arguments = ["eval", "-s", store, *pairs, "--out", tmp_path / "out", "--pictures", 1, "--json"]
