@@ -46,6 +46,8 @@ def calibrate(
     if on not in ("proposals", "examples"):
         raise typer.BadParameter("--on takes proposals or examples")
     kind: Literal["proposals", "examples"] = "examples" if on == "examples" else "proposals"
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)  # now, not when the work is done and would be lost
     originals, config = Originals(images), read_config(preset)
     config = config if checkpoint is None else with_checkpoint(config, str(checkpoint))
     with Segmenter.from_config(config, store, device=device, create=False) as segmenter:
@@ -93,7 +95,7 @@ def _show(result: Calibration, out: Path | None) -> None:
         table.add_row("base alone", *[""] * 4, f"{result.base:.1%}", "")
     for name, trial in (("before", result.before), ("fitted", result.best)):
         table.add_row(name, *_cells(trial))
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     if result.alone:
         console.print(f"left out: {result.alone} masks whose class has no example in another image", soft_wrap=True)

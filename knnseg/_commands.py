@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +19,11 @@ from knnseg._evaluate import print_report, run_eval, source_of, split_of
 from knnseg._models_command import models_command
 from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json
 from knnseg._sources import ClassFile, Coco, Dataset, Ignore, Names, Pairs, Root, Split, datasets_command, examples
+from knnseg.errors import VocabularyError
 
 if TYPE_CHECKING:
     from knnseg.concepts import ConceptDatabase
+    from knnseg.datasets import LabelledImages
     from knnseg.pipeline import Segmenter
 
 __all__ = ["app"]
@@ -105,9 +108,7 @@ def add(
             report = _add_one(database, image, mask, label, thing, writer)
         else:
             labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split)
-            report = database.add(
-                labelled, classes=_names(classes), min_area=min_area, writer=writer, progress=sys.stderr.isatty()
-            )
+            report = _add_labelled(database, labelled, _names(classes), min_area, writer)
     if as_json:
         print_json({name: getattr(report, name) for name in ("images", "added", "present", "skipped")})
     else:
@@ -115,6 +116,19 @@ def add(
             f"images read: {report.images}; examples added: {report.added}, there already: {report.present}, "
             f"too small or featureless: {report.skipped}"
         )
+
+
+def _add_labelled(
+    database: ConceptDatabase, labelled: LabelledImages, names: list[str] | None, min_area: int, writer: str
+) -> Any:
+    known = labelled.vocabulary.names
+    unknown = [name for name in names or () if name not in known]
+    if unknown:  # nothing would ever be added of it, without a word
+        near = ", ".join(map(repr, difflib.get_close_matches(unknown[0], known) or known[:5]))
+        raise VocabularyError(
+            f"classes: expected some of the {len(known)} of the data set, such as {near}, got {unknown[0]!r}"
+        )
+    return database.add(labelled, classes=names, min_area=min_area, writer=writer, progress=sys.stderr.isatty())
 
 
 def _add_one(
@@ -194,7 +208,7 @@ def _show_segments(path: Path, result: Any, files: list[str]) -> None:
     for s in result.segments_info:
         kind = "thing" if s.thing else "stuff"
         table.add_row(str(s.id), s.label, kind, f"{s.score:.2f}", f"{s.area / result.semantic.size:.1%}", str(s.box))
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print(f"picture: {files[0]}", soft_wrap=True)
 
@@ -243,7 +257,7 @@ def evaluate_command(
         return
     print_report(result, per_class=per_class)
     if out is not None:
-        Console().print(f"report: {out / 'report.html'}", soft_wrap=True, highlight=False)
+        Console(markup=False).print(f"report: {out / 'report.html'}", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -263,7 +277,7 @@ def demo(
         print_json(result)
         return
     print_report(result["report"], result["groups"])
-    console = Console()
+    console = Console(markup=False)
     console.print(
         f"{result['added']} examples of {len(result['groups']['new concepts'])} new concepts and their "
         f"surroundings added in {result['seconds_adding']:.1f} s, no training",

@@ -49,7 +49,7 @@ def list_concepts(store: Store, preset: Preset = "tiny", device: Device = "auto"
     table = Table("concept", "examples", "kind")
     for concept in concepts:
         table.add_row(concept.label, str(concept.count), "thing" if concept.thing else "stuff")
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 @concepts_app.command()

@@ -106,7 +106,7 @@ def print_report(
         for title, listed in kinds.items():
             if listed:
                 _headed(table, title, listed)
-    console = Console()
+    console = Console(markup=False)  # names and paths may have brackets
     # Not the title of the table, which would be broken to its width.
     console.print(f"{result['images']} images, {result['classes']} classes: IoU", soft_wrap=True, highlight=False)
     console.print(table)
@@ -128,7 +128,7 @@ def _section(table: Table, result: Mapping[str, Any], names: list[str]) -> None:
 
 
 def _headed(table: Table, title: str, listed: tuple[Standing, ...]) -> None:
-    table.add_row(f"[bold]{title}[/bold]")
+    table.add_row(title, style="bold")
     for standing in listed:
         _row(table, f"  {standing.name}", standing.base, standing.final)
     table.add_section()

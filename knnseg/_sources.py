@@ -121,4 +121,4 @@ def datasets_command(
     for b in listed:
         splits = ", ".join(f"{split} (measured)" if split == b.evaluation else split for split in b.splits)
         table.add_row(b.name, str(b.classes), str(b.things or "–"), splits, b.source)
-    Console().print(table)
+    Console(markup=False).print(table)

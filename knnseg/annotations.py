@@ -41,6 +41,8 @@ class LabelledImage:
             data sets that know the class of more pixels than they have segments for, such as crowds. None: the
             segments say all that is known.
         class_names: what the positions of ``class_map`` mean.
+        crowds: pixels that have a class and no segment are crowds, whose objects are not told apart; false where the
+            annotation of objects says nothing of them, so that they are void for panoptic quality.
 
     Raises:
         MaskError: a map has another size than the image, or numbers in ``info`` repeat or are below 1.
@@ -53,6 +55,7 @@ class LabelledImage:
     image_id: str = ""
     class_map: NDArray[np.int32] | None = None
     class_names: tuple[str, ...] = ()
+    crowds: bool = True
 
     def __post_init__(self) -> None:
         expect(self.image, "LabelledImage.image", np.uint8, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,9 +35,9 @@ class StoredImage:
     records: Records
 
     @property
-    def uri(self) -> str:
-        """Where it was when it was added; "" if nobody said."""
-        return str(self.records.fields["image"][0])
+    def uris(self) -> tuple[str, ...]:
+        """Where it was when its examples were added, each place once; none where nobody said."""
+        return tuple(uri for uri in dict.fromkeys(map(str, self.records.fields["image"].tolist())) if uri)
 
     @property
     def with_mask(self) -> NDArray[np.int64]:
@@ -105,7 +106,7 @@ class Originals:
 
     def find(self, image: StoredImage) -> ImageArray | None:
         """uint8 (H, W, 3), or None where no file of these pixels is found."""
-        for path in self._candidates(image.uri):
+        for path in itertools.chain.from_iterable(map(self._candidates, image.uris)):
             try:
                 pixels = load_image(path)
             except ImageError:
@@ -117,7 +118,7 @@ class Originals:
     def _candidates(self, uri: str) -> Iterator[Path]:
         parts = urlsplit(uri)
         path = Path(url2pathname(parts.path) if parts.scheme == "file" else uri)
-        if uri and parts.scheme in ("file", "") and path.is_file():
+        if parts.scheme in ("file", "") and path.is_file():
             yield path
         yield from self._by_name.get(path.name, ())
 

@@ -112,7 +112,8 @@ def _write(target: ConceptDatabase, group: list[StoredImage], originals: Origina
         if len(rows):
             embedded = _embed(image, rows, target.extractor, originals)
             if embedded is None:
-                report += ReembedReport(missing=len(rows), lost=(image.uri or f"an image of hash {image.image_hash}",))
+                lost = next(iter(image.uris), f"an image of hash {image.image_hash}")
+                report += ReembedReport(missing=len(rows), lost=(lost,))
                 continue
             made.append(embedded)
             report += ReembedReport(images=1, featureless=len(rows) - len(embedded.rows))

@@ -63,4 +63,4 @@ def _read(table: ClassTable, entry: Entry) -> Truth:
     objects, names = read_map(entry.objects), table.vocabulary.names
     place = {number: i for i, number in enumerate(table.numbers) if names[i] in table.vocabulary.things}
     owners = {number: place[number // 1000] for number in present(objects) if number // 1000 in place}
-    return Truth(classes, objects, owners)
+    return Truth(classes, objects, owners, crowds=True)

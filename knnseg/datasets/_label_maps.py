@@ -56,11 +56,13 @@ class Truth:
         classes: int32 (H, W), position of each pixel's class, ``IGNORE`` without.
         objects: integer (H, W), number of the object that a pixel belongs to; None where objects are not told apart.
         owners: position of the class of each object number; other numbers are no object.
+        crowds: see :class:`knnseg.annotations.LabelledImage`.
     """
 
     classes: NDArray[np.int32]
     objects: NDArray[np.int32] | None = None
     owners: Mapping[int, int] = field(default_factory=dict)
+    crowds: bool = False
 
 
 class LabelMaps(LabelledImages):
@@ -100,8 +102,9 @@ class LabelMaps(LabelledImages):
             if array is not None:
                 check_size(path, array, image.shape[:2], Path(entry.image).name)
         segments, info = self._segments(truth)
-        known = (None, ()) if truth.objects is None else (truth.classes, self._vocabulary.names)
-        return LabelledImage(image, segments, info, Path(entry.image).absolute().as_uri(), entry.image_id, *known)
+        class_map, names = (None, ()) if truth.objects is None else (truth.classes, self._vocabulary.names)
+        uri = Path(entry.image).absolute().as_uri()
+        return LabelledImage(image, segments, info, uri, entry.image_id, class_map, names, truth.crowds)
 
     def _segments(self, truth: Truth) -> tuple[NDArray[np.int32], tuple[LabelledSegment, ...]]:
         """Classes are numbered by their position from 1, objects after them."""

@@ -128,7 +128,7 @@ class Scores:
 
 
 def _crowd(example: LabelledImage, truth: NDArray[np.int32], known: Mapping[int, int]) -> NDArray[np.int32] | None:
-    """The class of pixels that have one and are in no segment; None where there are none."""
-    if example.class_map is None:
+    """The class of pixels that are of a crowd: they have one and are in no segment; None where there are none."""
+    if example.class_map is None or not example.crowds:
         return None
     return np.where(positions(example.segments, list(known)) < 0, truth, np.int32(IGNORE))

@@ -62,6 +62,7 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leave.close()
+        self._file = None
 
     def __len__(self) -> int:
         """Images that are done."""
@@ -72,8 +73,15 @@ class Journal:
         return iter(self._done)
 
     def append(self, counts: ImageCounts) -> None:
-        """Write the next image; when this returns, it is on the disk."""
-        assert self._file is not None  # only inside `with`
+        """Write the next image; when this returns, it is on the disk.
+
+        Raises:
+            ConfigError: outside of ``with``.
+        """
+        if self._file is None:
+            raise ConfigError(
+                f"{self._path}: expected to write inside `with Journal(…) as journal:`, got a closed journal"
+            )
         _write(self._file, {"n": len(self._done), **counts.to_json()})
         self._done.append(counts)
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from knnseg._commands import app
 from knnseg.cli import main
 from knnseg.datasets import RenderedScenes
+from knnseg.errors import VocabularyError
 
 runner = CliRunner()
 
@@ -106,6 +107,22 @@ def test_eval_of_many_classes_prints_a_few_and_all_when_asked(folder, store):
     assert every.count("\n") > few.count("\n")
     alone = run(*arguments[:1], *arguments[3:], "--classes", "grass,sand,lava", "--limit", 2).stdout
     assert "2 images, 3 classes" in alone and "gain" not in alone
+
+
+def test_adding_a_class_that_the_data_set_has_not_is_an_error(folder, tmp_path):
+    arguments = ["add", "-s", f"faiss://{tmp_path}/s", "--pairs", folder / "images", folder / "labels"]
+    arguments += ["--class-file", folder / "classes.json", "--classes", "lava,kettel"]
+    with pytest.raises(VocabularyError, match=r"such as 'kettle'.*got 'kettel'"):
+        runner.invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def test_names_and_paths_with_brackets_are_printed_as_they_are(folder, store, tmp_path):
+    out, entries = tmp_path / "[b] report", json.loads((folder / "classes.json").read_text())
+    renamed = [entry | {"name": f"[/i] {entry['name']} [x]"} for entry in entries]
+    (tmp_path / "classes.json").write_text(json.dumps(renamed))
+    pairs = ["--pairs", folder / "images", folder / "labels", "--class-file", tmp_path / "classes.json"]
+    output = run("eval", *pairs, "--per-class", "--limit", "1", "--out", out).stdout
+    assert "[/i] " in output and " [x]" in output and f"report: {out / 'report.html'}" in output
 
 
 def test_eval_leaves_a_report_and_goes_on_there(folder, store, tmp_path):

@@ -54,7 +54,6 @@ def test_a_configuration_of_ones_own_keeps_its_comments_and_other_keys(store, tm
     mine = tmp_path / "mine.toml"
     mine.write_text('preset = "tiny" # bundled\n\n[retrieval]\nk = 3 # few\nclass_balance = 0.5\n', encoding="utf-8")
     out = tmp_path / "elsewhere" / "fitted.toml"
-    out.parent.mkdir()
     output = run("calibrate", "-s", store, "--preset", mine, "--on", "examples", "--out", out).stdout
     assert "base alone" in output and "fitted" in output and "accuracy" in output
     text = out.read_text(encoding="utf-8")

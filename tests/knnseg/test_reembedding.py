@@ -118,6 +118,17 @@ def test_an_image_that_was_changed_is_not_taken(database, other, files, tmp_path
     assert report.images == 1 and report.missing == len(files[1].info)
 
 
+def test_one_of_several_places_of_an_image_is_enough(database, other, files, tmp_path):
+    """The same picture, added without a place, from a place that is gone, and from where it is."""
+    database.add_masks(files[2].image, np.ones((1, *files[2].image.shape[:2]), bool), ["all of it"])
+    gone = tmp_path / "gone.png"
+    for i, place in enumerate([gone.as_uri(), files[2].uri, gone.as_uri()]):
+        mask = np.zeros((1, *files[2].image.shape[:2]), bool)
+        mask[0, i : i + 5] = True
+        database.add_masks(files[2].image, mask, [f"strip {i}"], uri=place)
+    assert reembed(database.store, other) == ReembedReport(images=1, added=4)
+
+
 def test_nothing_to_do(database, other):
     assert reembed(database.store, other) == ReembedReport()
 
@@ -144,7 +155,7 @@ def test_stored_images_come_whole_whatever_the_batches_of_the_store(database, fi
     by_hash = {content_hash(example.image): example for example in files}
     for image in (image for group in groups for image in group):
         example = by_hash[image.image_hash]
-        assert image.uri == example.uri and len(image.records) == len(example.info)
+        assert image.uris == (example.uri,) and len(image.records) == len(example.info)
         masks = image.masks(image.with_mask.tolist(), example.segments.shape)
         expected = pool(extractor.extract([example.image])[0], Masks.from_dense(masks.dense())).vectors
         np.testing.assert_allclose(image.records.vectors, expected, atol=1e-6)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import RLock
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -43,6 +44,18 @@ class _Seen:
     dense: Tensor
     pyramid: Pyramid | None
     proposals: Proposals | None = None
+    masks: dict[float, QueryMasks] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QueryMasks(Masks):
+    """One mask for each query, in order; what is made of them otherwise, by ``select`` say, is plain masks.
+
+    Args:
+        origin: the session and the image that they are of, see :meth:`FcClipSession.made`.
+    """
+
+    origin: str = ""
 
 
 class FcClipSession:
@@ -56,7 +69,7 @@ class FcClipSession:
         self.model = model
         self._lock = RLock()
         self._last: _Seen | None = None
-        self._masks: dict[float, Masks] = {}
+        self._mark = uuid4().hex  # and no reference, since results are kept, and pickled, without the model
 
     @torch.inference_mode()
     def encode(self, image: ImageArray) -> tuple[Batch, Tensor]:
@@ -80,19 +93,21 @@ class FcClipSession:
             if self._last is None or self._last.key != key:
                 batch = prepare([image], self.model.config, self.model.device)
                 pyramid = self.model.encode(batch.pixels)
-                self._last, self._masks = _Seen(key, batch, pyramid.dense.float(), pyramid), {}
+                self._last = _Seen(key, batch, pyramid.dense.float(), pyramid)
             return self._last
 
-    def masks(self, image: ImageArray, least: float) -> Masks:
+    def masks(self, image: ImageArray, least: float) -> QueryMasks:
         """Its masks as soft coverage, one for each query in order; less than ``least`` is none."""
-        batch, proposals = self.look(image)
-        if least not in self._masks:
-            self._masks[least] = _soft_masks(batch, proposals.masks[0], least)
-        return self._masks[least]
+        with self._lock:  # all the way, or another thread's image comes between
+            batch, proposals = self.look(image)
+            seen = self._see(image)
+            if least not in seen.masks:
+                seen.masks[least] = _soft_masks(batch, proposals.masks[0], least, f"{self._mark} {seen.key}")
+            return seen.masks[least]
 
-    def made(self, masks: Masks) -> bool:
-        """Whether these are masks of the image that was seen last."""
-        return any(masks is own for own in self._masks.values())
+    def made(self, masks: Masks, image: ImageArray) -> bool:
+        """Whether these are this session's own masks of the image, however long ago it was seen."""
+        return isinstance(masks, QueryMasks) and masks.origin == f"{self._mark} {content_hash(image)}"
 
 
 def load_session(checkpoint: str, sizes: str, precision: str, device: str) -> FcClipSession:
@@ -197,7 +212,7 @@ class FcClip:
         """(N, C); the words for each class are those of :meth:`knnseg.Vocabulary.words`."""
         batch, dense = self._session.encode(image.pixels)
         words = self._classifier(tuple(", ".join(vocabulary.words(name)) for name in vocabulary))
-        if self._session.made(masks):
+        if self._session.made(masks, image.pixels):
             _, proposals = self._session.look(image.pixels)
             return ensemble_of(self._session.model.classify(proposals, words), vocabulary.names)
         return ClassScores(self._by_clip(features_of(batch, dense), masks, words), vocabulary.names, self.branches)
@@ -236,7 +251,7 @@ def features_of(batch: Batch, dense: Tensor) -> Features:
     return Features(_numpy(dense[0]), original, extent)
 
 
-def _soft_masks(batch: Batch, logits: Tensor, least: float) -> Masks:
+def _soft_masks(batch: Batch, logits: Tensor, least: float, origin: str) -> QueryMasks:
     """Mask probabilities at the size of the first image, from (Q, h, w) logits."""
     padded = (int(batch.pixels.shape[2]), int(batch.pixels.shape[3]))
     original = batch.originals[0]
@@ -246,4 +261,4 @@ def _soft_masks(batch: Batch, logits: Tensor, least: float) -> Masks:
         coverage = full.sigmoid().flatten(1)
         parts.append(sparse.csr_array(_numpy(coverage * (coverage >= least))))
     matrix = sparse.csr_array(sparse.vstack(parts, format="csr"))
-    return Masks(matrix, original, np.ones(len(logits), np.float32), instances=True)
+    return QueryMasks(matrix, original, np.ones(len(logits), np.float32), instances=True, origin=origin)

@@ -87,6 +87,7 @@ def check_objects(trees, root, maps, numbers):
             assert len(np.unique(example.segments[numbers[key] == number])) == 1, "an object is one segment"
         assert len({s.id for s in example.info}) == len(example.info) == len(set(np.unique(example.segments)) - {0})
         assert [s.label for s in example.info if s.thing] == ["person", "person", "door"]
+        assert not example.crowds, "what the annotation of objects leaves out is void"
 
 
 def test_objects_of_the_instance_release(objects, trees):

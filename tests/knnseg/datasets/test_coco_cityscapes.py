@@ -121,6 +121,7 @@ def test_cityscapes_pixel_by_pixel(cityscapes, trees):
         assert (trees.classes_of(example, dataset.vocabulary) == semantic).all(), "groups have a class"
         grouped = np.isin(ids, [24, 26])
         assert (trees.names_of(example) == np.where(grouped, "", semantic)).all(), "groups are no object"
+        assert example.crowds
         labels = [(s.label, s.thing) for s in example.info]
         assert labels == [("road", False), ("person", True), ("person", True), ("car", True)]
         for number in (24000, 24001, 26000):

@@ -191,3 +191,12 @@ def test_differences_of_lists():
     assert differences({"a": [1, 2]}, {"a": [2, 1]}) == ["a: 2 and 2 of the same, in another order or number"]
     assert differences({"a": list("abcde")}, {"a": []}) == ['a: 5 before, 0 now, without "a", "b", "c" …']
     assert differences({"a": 1}, {"a": 1}) == []
+
+
+def test_a_closed_journal_says_so(counted, tmp_path):
+    journal = Journal(tmp_path / "progress.jsonl", {})
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="inside `with Journal"):
+            journal.append(counted[0])
+        with journal:
+            pass

@@ -73,8 +73,12 @@ def test_share_of_classes_at_zero():
     assert result["pq"] == 0 and result["ap"] == 0
 
 
-def test_a_class_map_is_a_crowd_where_there_is_no_segment():
-    """Three objects that nobody has told apart: they count for IoU, and excuse what is found there."""
+@pytest.mark.parametrize("crowds", [True, False])
+def test_a_class_map_is_a_crowd_or_void_where_there_is_no_segment(crowds):
+    """Three objects that nobody has told apart: they count for IoU, and excuse what is found there.
+
+    A crowd excuses only its own class.
+    """
     from knnseg.evaluation import ImageCounts, Scores
     from knnseg.instances import mask_instances
     from knnseg.painting import Segment
@@ -84,8 +88,9 @@ def test_a_class_map_is_a_crowd_where_there_is_no_segment():
     class_map = np.array([[0, 0, 1, 1, 1, -1]], np.int32)
     image = np.zeros((1, 6, 3), np.uint8)
     example = LabelledImage(
-        image, segments, (LabelledSegment(1, "ball", True),), class_map=class_map, class_names=("ball", "kettle")
-    )
+        image, segments, (LabelledSegment(1, "ball", True),), class_map=class_map, class_names=("ball", "kettle"),
+        crowds=crowds,
+    )  # fmt: skip
     masks = Masks.from_dense(np.array([[[1, 1, 0, 0, 0, 0]], [[0, 0, 1, 1, 1, 0]]], bool), instances=True)
     result = {}
     for label in ("kettle", "unicorn"):
@@ -99,8 +104,9 @@ def test_a_class_map_is_a_crowd_where_there_is_no_segment():
         counts = scores.measure(example, np.array([[2, 2, c, c, c, -1]], np.int32), (panoptic, found), instances)
         result[label] = Report.of(VOCABULARY, [ImageCounts("", counts, counts)]).to_dict()["final"]
     assert result["kettle"]["miou"] == 1 and result["unicorn"]["miou"] == 0.5
-    assert result["kettle"]["pq"] == 1 and result["unicorn"]["pq"] == 0.5
-    assert result["kettle"]["ap"] == pytest.approx(1) and result["unicorn"]["per_class"]["unicorn"]["pq"] == 0
+    assert result["kettle"]["pq"] == 1 and result["unicorn"]["pq"] == (0.5 if crowds else 1)
+    assert result["unicorn"]["per_class"]["unicorn"]["pq"] == (0 if crowds else None)
+    assert result["kettle"]["ap"] == pytest.approx(1)
 
 
 def test_nothing_to_measure_on_is_no_figure(small):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from knnseg.cli import main
 from knnseg.datasets import benchmarks
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models.fcclip import FcClipConfig
+from knnseg.models.fcclip.branches import EnsembleScores
 from knnseg.models.fcclip.inference import panoptic, semantic
 from knnseg.models.fcclip.pooling import class_logits
 from knnseg.models.fcclip.preprocessing import prepare
@@ -44,6 +46,34 @@ def test_masks_and_scores_are_the_models_own(stages, network, image):
     probability = expected.logits.softmax(-1)
     np.testing.assert_allclose(scores.probabilities, probability[:, :-1], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(1 - scores.probabilities.sum(1), probability[:, -1], rtol=1e-3, atol=1e-5)
+
+
+def test_own_masks_are_known_after_another_image_was_seen(stages, network, image):
+    """As when several threads share a model; and masks of another image or model are not taken for own ones."""
+    proposer, base = stages
+    masks, other = proposer.propose(image), np.ascontiguousarray(image[::-1])
+    expected = base.predict(EncodedImage(image), masks, CLASSES)
+    others = proposer.propose(other)
+    again = base.predict(EncodedImage(image), masks, CLASSES)
+    assert isinstance(again, EnsembleScores) and np.array_equal(again.probabilities, expected.probabilities)
+    assert not isinstance(base.predict(EncodedImage(image), others, CLASSES), EnsembleScores)
+    second = FcClipProposer(FcClipSession(network), min_coverage=1e-6).propose(image)
+    assert not isinstance(base.predict(EncodedImage(image), second, CLASSES), EnsembleScores)
+    some = masks.select(np.arange(3))
+    assert type(some) is Masks and not isinstance(base.predict(EncodedImage(image), some, CLASSES), EnsembleScores)
+
+
+def test_threads_share_a_model(session, image):
+    """Each image gets its own masks and the ensemble, however the threads' steps fall together."""
+    config = Config(StageConfig("none"), StageConfig("none"))
+    segmenter = Segmenter(None, FcClipProposer(session), FcClip(session, ("sky", "person")), config=config)
+    images = [np.ascontiguousarray(np.roll(image, 7 * i, axis=1)) for i in range(4)]
+    expected = [segmenter.predict(one, CLASSES).scores.probabilities for one in images]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda one: segmenter.predict(one, CLASSES), images * 4))
+    for i, result in enumerate(results):
+        assert isinstance(result.scores, EnsembleScores)
+        np.testing.assert_allclose(result.scores.probabilities, expected[i % 4], atol=1e-6)
 
 
 def test_the_painted_semantic_map_is_the_models_own(stages, network, image):
