@@ -248,7 +248,7 @@ def evaluate_command(
     active = vocabulary if names is None else vocabulary.subset(names)
     source = source_of(
         dataset=dataset, root=root, split=split_of(dataset, split), names=words,
-        pairs=pairs, coco_panoptic=coco_panoptic, ignore=ignore if pairs else None, device=device,
+        pairs=pairs, class_file=class_file, coco_panoptic=coco_panoptic, ignore=ignore if pairs else None, device=device,
     )  # fmt: skip
     with _segmenter(preset, checkpoint, store, device, create=False) as segmenter:
         result = run_eval(segmenter, labelled, active, source, out=out, restart=restart, limit=limit, pictures=pictures)

@@ -23,7 +23,7 @@ def main() -> None:
     except (KnnSegError, KnnStoreError, OSError) as error:  # the last for files that cannot be written
         _fail(str(error))
     except ModuleNotFoundError as error:
-        extra = "cli" if error.name in ("typer", "click", "rich") else "torch"
+        extra = "cli" if error.name in ("typer", "click", "rich", "tomlkit", "jinja2", "filelock") else "torch"
         _fail(f"{error}. Install it with: pip install 'knnseg[{extra}]'")
 
 

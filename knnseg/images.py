@@ -107,9 +107,17 @@ def fit(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int
 
     Rounding each side by itself changes the aspect ratio by less than one multiple, and keeps the feature grid over the
     image exactly, with no padding to keep track of.
+
+    Raises:
+        ImageError: an image so long and narrow that it would have more than :data:`MAX_PIXELS`.
     """
     scale = short_side / min(size)
     height, width = (max(1, round(side * scale / multiple)) * multiple for side in size)
+    if height * width > MAX_PIXELS:
+        raise ImageError(
+            f"image of {size[1]}×{size[0]}: expected sides of a more usual ratio, got {width}×{height} pixels once the "
+            f"shorter side is {short_side}. Cut it into parts, or take a smaller short_side."
+        )
     return height, width
 
 

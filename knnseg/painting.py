@@ -139,7 +139,8 @@ def _by_mask(
     best = scores.probabilities.max(axis=1, initial=0)
     classes = scores.probabilities.argmax(axis=1).astype(np.int64) if len(masks) else np.empty(0, np.int64)
     nothing = 1 - scores.probabilities.sum(axis=1)
-    owner, covered = _owners(masks, np.where(best > nothing, best * masks.scores, 0))
+    likely = (best > nothing) & (best >= config.min_score)
+    owner, covered = _owners(masks, np.where(likely, best * masks.scores, 0))
     visible = np.bincount(owner[owner >= 0], minlength=len(masks))
     half = np.array([np.count_nonzero(masks.matrix.data[row] >= _HALF) for row in _rows(masks)])
     hidden = np.append(visible < config.min_visible * half, True)  # the last is for pixels of no mask, -1

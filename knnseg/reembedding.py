@@ -61,7 +61,8 @@ def reembed(
 
     The source's encoder is not needed. Nothing of the source changes. Memory is bounded by ``batch`` images; each batch
     is written for good, so an interrupted run can be run again and computes only what is missing. So can a run after
-    examples were added to the source.
+    examples were added to the source. Examples that are there already are left as they are: what was renamed or removed
+    in the source meanwhile has to be renamed or removed in the target too.
 
     Args:
         source: the store of another space, with the fields of a concept database.

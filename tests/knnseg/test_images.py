@@ -147,3 +147,9 @@ def test_images_in_unusual_modes_from_memory():
     buffer = io.BytesIO()
     Image.new("1", (4, 4), 1).save(buffer, "PNG")
     assert (load_image(buffer.getvalue()) == 255).all()
+
+
+def test_an_image_too_narrow_to_be_resized_is_refused():
+    assert fit((100, 300), 224, 14) == (224, 672)
+    with pytest.raises(ImageError, match=r"300000×1.*more usual ratio.*short_side"):
+        fit((1, 300_000), 224, 14)

@@ -120,3 +120,13 @@ def test_of_soft_masks_the_likeliest_over_a_pixel_gets_it():
     # The first covers three pixels by half and gets two; the second covers two and gets three, one of them by less.
     _, _, panoptic, segments = paint(masks, given, PaintingConfig(min_area=0, min_visible=0.7))
     assert panoptic.tolist() == [[0, 0, 1, 1, 0]] and len(segments) == 1
+
+
+def test_a_mask_below_the_least_score_hides_nothing():
+    masks = boxes((4, 8), (0, 4, 0, 8), (0, 4, 0, 4), instances=True)
+    given = ClassScores(np.array([[0, 0.6], [0.55, 0]], np.float32), VOCABULARY.names)
+    _, _, panoptic, segments = paint(masks, given, PaintingConfig(min_area=0, min_score=0.58))
+    assert [s.label for s in segments] == ["ball"] and (panoptic == 1).all()
+    weighed = Masks(masks.matrix, masks.size, np.array([0.5, 1], np.float32), instances=True)
+    _, _, panoptic, segments = paint(weighed, given, PaintingConfig(min_area=0, min_score=0.58))
+    assert (panoptic == 1).all()  # the second ranks higher, but is no segment
