@@ -116,9 +116,9 @@ def datasets_command(
     table.add_column("name", no_wrap=True)
     for heading in ("classes", "things"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("splits", "source"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("splits", overflow="fold")
     for b in listed:
         splits = ", ".join(f"{split} (measured)" if split == b.evaluation else split for split in b.splits)
-        table.add_row(b.name, str(b.classes), str(b.things or "–"), splits, b.source)
+        table.add_row(b.name, str(b.classes), str(b.things or "–"), splits)
     Console().print(table)
+    print("The tree and the source of one: knnseg datasets --layout NAME")
