@@ -17,10 +17,23 @@ from knnseg._concept_commands import concepts_app
 from knnseg._evaluate import print_report, run_eval, source_of, split_of
 from knnseg._models_command import models_command
 from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json
-from knnseg._sources import ClassFile, Coco, Dataset, Ignore, Names, Pairs, Root, Split, datasets_command, examples
+from knnseg._sources import (
+    ClassFile,
+    Coco,
+    Dataset,
+    Ignore,
+    Names,
+    Pairs,
+    Root,
+    Split,
+    datasets_command,
+    examples,
+    say_unlabelled,
+)
 
 if TYPE_CHECKING:
     from knnseg.concepts import ConceptDatabase
+    from knnseg.datasets import LabelledImages
     from knnseg.pipeline import Segmenter
 
 __all__ = ["app"]
@@ -109,9 +122,7 @@ def add(
             report = _add_one(database, image, mask, label, thing, writer)
         else:
             labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split)
-            report = database.add(
-                labelled, classes=_names(classes), min_area=min_area, writer=writer, progress=sys.stderr.isatty()
-            )
+            report = _add_all(database, labelled, _names(classes), min_area, writer)
     if as_json:
         print_json({name: getattr(report, name) for name in ("images", "added", "present", "skipped")})
     else:
@@ -131,6 +142,14 @@ def _add_one(
     pixels, stack = load_image(image), load_label_map(mask)[None] != 0
     things = [label] if thing else []
     return database.add_masks(pixels, stack, [label], things=things, uri=image.absolute().as_uri(), writer=writer)
+
+
+def _add_all(
+    database: ConceptDatabase, labelled: LabelledImages, names: list[str] | None, min_area: int, writer: str
+) -> Any:
+    say_unlabelled(names, labelled)
+    shown = sys.stderr.isatty()
+    return database.add(labelled, classes=names, min_area=min_area, writer=writer, progress=shown)
 
 
 @app.command()
@@ -235,6 +254,7 @@ def evaluate_command(
     """
     labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split, words)
     names, vocabulary = _names(classes), labelled.vocabulary
+    say_unlabelled(names, labelled)
     active = vocabulary if names is None else vocabulary.subset(names)
     source = source_of(
         dataset=dataset, root=root, split=split_of(dataset, split), names=words,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +18,19 @@ from knnseg.errors import DatasetError
 if TYPE_CHECKING:
     from knnseg.datasets import LabelledImages
 
-__all__ = ["ClassFile", "Coco", "Dataset", "Ignore", "Names", "Pairs", "Root", "Split", "datasets_command", "examples"]
+__all__ = [
+    "ClassFile",
+    "Coco",
+    "Dataset",
+    "Ignore",
+    "Names",
+    "Pairs",
+    "Root",
+    "Split",
+    "datasets_command",
+    "examples",
+    "say_unlabelled",
+]
 
 Pairs = Annotated[
     tuple[Path, Path] | None,
@@ -87,6 +102,16 @@ def _pairs(pairs: tuple[Path, Path] | None, class_file: Path | None, ignore: str
     except ValueError:
         raise typer.BadParameter(f"--ignore: expected numbers separated by commas, got {ignore!r}") from None
     return ImageLabelPairs(*pairs, class_file, ignore=numbers)
+
+
+def say_unlabelled(names: Iterable[str] | None, labelled: LabelledImages) -> None:
+    """Name on standard error the chosen classes that no image can have: one may be wanted, but most are misspelt."""
+    known = list(labelled.vocabulary)
+    for name in names or ():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            print(f"knnseg: {name!r} is no class of these labels.{hint}", file=sys.stderr)
 
 
 def datasets_command(

@@ -106,6 +106,8 @@ def test_eval_of_many_classes_prints_a_few_and_all_when_asked(folder, store):
     assert every.count("\n") > few.count("\n")
     alone = run(*arguments[:1], *arguments[3:], "--classes", "grass,sand,lava", "--limit", 2).stdout
     assert "2 images, 3 classes" in alone and "gain" not in alone
+    said = run(*arguments[:1], *arguments[3:], "--classes", "grass, lav", "--limit", 1).stderr
+    assert "'lav' is no class of these labels. Did you mean 'lava'?" in said and "grass" not in said
 
 
 def test_eval_leaves_a_report_and_goes_on_there(folder, store, tmp_path):
