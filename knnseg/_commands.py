@@ -18,7 +18,19 @@ from knnseg._concept_commands import concepts_app
 from knnseg._evaluate import print_report, run_eval, source_of, split_of
 from knnseg._models_command import models_command
 from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json
-from knnseg._sources import ClassFile, Coco, Dataset, Ignore, Names, Pairs, Root, Split, datasets_command, examples
+from knnseg._sources import (
+    ClassFile,
+    Coco,
+    Dataset,
+    Ignore,
+    Names,
+    Pairs,
+    Root,
+    Split,
+    datasets_command,
+    examples,
+    say_unlabelled,
+)
 from knnseg.errors import VocabularyError
 
 if TYPE_CHECKING:
@@ -245,10 +257,12 @@ def evaluate_command(
     """
     labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split, words)
     names, vocabulary = _names(classes), labelled.vocabulary
+    say_unlabelled(names, labelled)
     active = vocabulary if names is None else vocabulary.subset(names)
     source = source_of(
         dataset=dataset, root=root, split=split_of(dataset, split), names=words,
-        pairs=pairs, class_file=class_file, coco_panoptic=coco_panoptic, ignore=ignore if pairs else None, device=device,
+        pairs=pairs, class_file=class_file, coco_panoptic=coco_panoptic, ignore=ignore if pairs else None,
+        device=device,
     )  # fmt: skip
     with _segmenter(preset, checkpoint, store, device, create=False) as segmenter:
         result = run_eval(segmenter, labelled, active, source, out=out, restart=restart, limit=limit, pictures=pictures)

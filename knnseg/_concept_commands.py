@@ -13,10 +13,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from knnseg._options import AsJson, Device, Preset, Store, print_json
+from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json
 
 if TYPE_CHECKING:
     from knnseg.concepts import ConceptDatabase
+    from knnseg.features import FeatureExtractor
     from knnseg.reembedding import ReembedReport
     from knnstore import EmbeddingSpace, StoreURL
 
@@ -28,20 +29,35 @@ concepts_app = typer.Typer(
 
 
 @contextmanager
-def _database(store: str, preset: str, device: str, *, read_only: bool) -> Iterator[ConceptDatabase]:
-    from knnseg import stages
+def _database(
+    store: str, preset: str, checkpoint: Path | None, device: str, *, read_only: bool
+) -> Iterator[ConceptDatabase]:
     from knnseg.concepts import ConceptDatabase
-    from knnseg.pipeline import read_config
 
-    extractor = stages.make_extractor(read_config(preset), device=device)
+    extractor = _extractor(preset, checkpoint, device)
     with ConceptDatabase.open(store, extractor, create=False, read_only=read_only) as database:
         yield database
 
 
+def _extractor(preset: str, checkpoint: Path | None, device: str) -> FeatureExtractor:
+    from knnseg import stages
+    from knnseg.pipeline import read_config
+
+    config = read_config(preset)
+    config = config if checkpoint is None else stages.with_checkpoint(config, str(checkpoint))
+    return stages.make_extractor(config, device=device)
+
+
 @concepts_app.command(name="list")
-def list_concepts(store: Store, preset: Preset = "tiny", device: Device = "auto", as_json: AsJson = False) -> None:
+def list_concepts(
+    store: Store,
+    preset: Preset = "tiny",
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
     """List the concepts with their numbers of examples."""
-    with _database(store, preset, device, read_only=True) as database:
+    with _database(store, preset, checkpoint, device, read_only=True) as database:
         concepts = database.concepts()
     if as_json:
         print_json([{"label": c.label, "count": c.count, "thing": c.thing} for c in concepts])
@@ -54,10 +70,16 @@ def list_concepts(store: Store, preset: Preset = "tiny", device: Device = "auto"
 
 @concepts_app.command()
 def rename(
-    old: str, new: str, store: Store, preset: Preset = "tiny", device: Device = "auto", as_json: AsJson = False
+    old: str,
+    new: str,
+    store: Store,
+    preset: Preset = "tiny",
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Give a concept another name; merges where the new name exists."""
-    with _database(store, preset, device, read_only=False) as database:
+    with _database(store, preset, checkpoint, device, read_only=False) as database:
         moved = database.rename(old, new)
     print_json({"renamed": moved}) if as_json else print(f"{moved} examples of {old!r} are now {new!r}")
 
@@ -68,11 +90,12 @@ def merge(
     into: Annotated[str, typer.Option(help="The concept that they become.")],
     store: Store,
     preset: Preset = "tiny",
+    checkpoint: Checkpoint = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Make one concept of several."""
-    with _database(store, preset, device, read_only=False) as database:
+    with _database(store, preset, checkpoint, device, read_only=False) as database:
         moved = database.merge(labels, into)
     print_json({"merged": moved}) if as_json else print(f"{moved} examples are now {into!r}")
 
@@ -83,11 +106,12 @@ def remove(
     store: Store,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     preset: Preset = "tiny",
+    checkpoint: Checkpoint = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Forget a concept and all its examples."""
-    with _database(store, preset, device, read_only=False) as database:
+    with _database(store, preset, checkpoint, device, read_only=False) as database:
         counts = {concept.label: concept.count for concept in database.concepts()}
         if not yes and label in counts:
             typer.confirm(f"Remove {counts[label]} examples of {label!r} from {store}?", abort=True, err=True)
@@ -102,6 +126,7 @@ def reembed(
     source: Annotated[str, typer.Option(help="The embedding space to read, where the store has several.")] = "",
     into: Annotated[str | None, typer.Option(help="URL of the store to write; the same one by default.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder to look in for images that have moved.")] = None,
+    checkpoint: Checkpoint = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -111,15 +136,13 @@ def reembed(
 
     The examples keep their ids, and the space that they came from stays as it is. Safe to interrupt and to run again.
     """
-    from knnseg import stages
     from knnseg.concepts import ConceptDatabase
     from knnseg.originals import Originals
-    from knnseg.pipeline import read_config
     from knnseg.reembedding import reembed as embed_again
     from knnstore import open_store
 
     originals = Originals(images)
-    extractor = stages.make_extractor(read_config(preset), device=device)
+    extractor = _extractor(preset, checkpoint, device)
     with (
         open_store(_other_space(store, extractor.space, source), read_only=True) as original,
         ConceptDatabase.open(into or store, extractor) as database,

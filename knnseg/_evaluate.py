@@ -27,12 +27,18 @@ _FEW = 5
 
 
 def source_of(**given: object) -> dict[str, Any]:
-    """What the options for labelled images say, as JSON has it; paths in full, options that are not given left out."""
+    """What the options for labelled images say, as JSON has it; options that are not given are left out.
+
+    Paths are in full, and those of files with a digest: a list of classes that has changed is another setting.
+    """
+    from knnseg.evaluation.settings import digest
 
     def plain(value: object) -> Any:
         if isinstance(value, tuple):
             return [plain(entry) for entry in value]
-        return str(value.absolute()) if isinstance(value, Path) else value
+        if isinstance(value, Path):
+            return f"{value.absolute()} {digest(value)}" if value.is_file() else str(value.absolute())
+        return value
 
     return {name: plain(value) for name, value in given.items() if value not in (None, "")}
 

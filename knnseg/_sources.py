@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +18,19 @@ from knnseg.errors import DatasetError
 if TYPE_CHECKING:
     from knnseg.datasets import LabelledImages
 
-__all__ = ["ClassFile", "Coco", "Dataset", "Ignore", "Names", "Pairs", "Root", "Split", "datasets_command", "examples"]
+__all__ = [
+    "ClassFile",
+    "Coco",
+    "Dataset",
+    "Ignore",
+    "Names",
+    "Pairs",
+    "Root",
+    "Split",
+    "datasets_command",
+    "examples",
+    "say_unlabelled",
+]
 
 Pairs = Annotated[
     tuple[Path, Path] | None,
@@ -89,6 +104,16 @@ def _pairs(pairs: tuple[Path, Path] | None, class_file: Path | None, ignore: str
     return ImageLabelPairs(*pairs, class_file, ignore=numbers)
 
 
+def say_unlabelled(names: Iterable[str] | None, labelled: LabelledImages) -> None:
+    """Name on standard error the chosen classes that no image can have: one may be wanted, but most are misspelt."""
+    known = list(labelled.vocabulary)
+    for name in names or ():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            print(f"knnseg: {name!r} is no class of these labels.{hint}", file=sys.stderr)
+
+
 def datasets_command(
     layout: Annotated[
         str | None, typer.Option("--layout", metavar="NAME", help="Print the tree that this data set must have.")
@@ -116,9 +141,9 @@ def datasets_command(
     table.add_column("name", no_wrap=True)
     for heading in ("classes", "things"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("splits", "source"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("splits", overflow="fold")
     for b in listed:
         splits = ", ".join(f"{split} (measured)" if split == b.evaluation else split for split in b.splits)
-        table.add_row(b.name, str(b.classes), str(b.things or "–"), splits, b.source)
+        table.add_row(b.name, str(b.classes), str(b.things or "–"), splits)
     Console(markup=False).print(table)
+    print("The tree and the source of one: knnseg datasets --layout NAME")

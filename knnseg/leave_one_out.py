@@ -96,9 +96,10 @@ class Asker(ABC):
                     break
         if not taken:
             raise ConfigError(
-                "calibrate: expected masks of classes that have examples in other images, got "
-                f"{sum(p.alone for p in parts)} without, and {sum(p.missing for p in parts)} examples whose image or "
-                "mask was not found"
+                "calibrate: expected masks whose class has an example in another image, got none. "
+                f"{sum(p.alone for p in parts)} masks have no such example: add more images. Of "
+                f"{sum(p.missing for p in parts)} examples the image or the mask was not found: give the folder where "
+                "the images are now (--images)."
             )
         return _joined(parts)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from knnseg import stages
 from knnseg.base import BasePredictor, NoBase
 from knnseg.concepts import ConceptDatabase
-from knnseg.config import Config
+from knnseg.config import Config, presets
 from knnseg.embeddings import pool
 from knnseg.errors import ConfigError, MaskError
 from knnseg.features import EncodedImage, FeatureExtractor
@@ -348,6 +348,10 @@ class Segmenter:
 def read_config(source: str | PathLike[str]) -> Config:
     """A preset by name, or a TOML file by path."""
     text = str(source)
+    if not text.endswith(".toml") and text not in presets():
+        raise ConfigError(
+            f"preset: expected one of {presets()}, or the path of a file that ends in .toml, got {text!r}"
+        )
     return Config.from_toml(text) if text.endswith(".toml") else Config.preset(text)
 
 

@@ -106,7 +106,8 @@ class _Reader:
         owners = {number: place.get(other, -1) for number, other in pairs}
         if len(owners) != len(pairs) or -1 in owners.values():
             raise DatasetError(
-                f"{path}: expected the number of a thing, 1 to {len(place)}, in R and one for each object in G, "
+                f"{path}: expected the number of a thing, 1 to {len(place)}, in R and another number in G "
+                "for each object of the image, whatever its class, "
                 f"got (R, G) {[(r, g) for g, r in pairs][:5]}"
             )
         return owners

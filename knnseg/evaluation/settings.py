@@ -12,7 +12,7 @@ from typing import Any
 from knnseg.pipeline import Segmenter
 from knnseg.types import Vocabulary
 
-__all__ = ["settings_of", "versions"]
+__all__ = ["digest", "settings_of", "versions"]
 
 _PACKAGES = (
     "knnseg",
@@ -47,7 +47,7 @@ def settings_of(
         "things": sorted(vocabulary.things),
         "words": {name: list(words) for name in vocabulary if (words := vocabulary.words(name)) != (name,)},
         "configuration": config,
-        "files": {path: _digest(Path(path)) for path in sorted(_files(config))},
+        "files": {path: digest(Path(path)) for path in sorted(_files(config))},
         "store": _store(segmenter),
         "versions": versions(),
     }
@@ -86,6 +86,7 @@ def _files(value: Any) -> set[str]:
         return set()
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """``"sha256:…"`` of a file's content."""
     with path.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

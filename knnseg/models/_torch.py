@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,7 @@ def weights(what: str, where: str) -> Iterator[None]:
     except (ImportError, ConfigError, WeightsError):
         raise
     except Exception as error:  # hub clients raise their own and their HTTP library's exceptions
-        first = (str(error).strip().splitlines() or [""])[0][:300].rstrip(". ")
+        first = textwrap.shorten((str(error).strip().splitlines() or [""])[0], 300, placeholder=" …").rstrip(". ")
         raise WeightsError(
             f"{what}: expected readable weights, got {type(error).__name__}: {first}. Without network access, {where}."
         ) from error

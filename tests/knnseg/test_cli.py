@@ -107,6 +107,8 @@ def test_eval_of_many_classes_prints_a_few_and_all_when_asked(folder, store):
     assert every.count("\n") > few.count("\n")
     alone = run(*arguments[:1], *arguments[3:], "--classes", "grass,sand,lava", "--limit", 2).stdout
     assert "2 images, 3 classes" in alone and "gain" not in alone
+    said = run(*arguments[:1], *arguments[3:], "--classes", "grass, lav", "--limit", 1).stderr
+    assert "'lav' is no class of these labels. Did you mean 'lava'?" in said and "grass" not in said
 
 
 def test_adding_a_class_that_the_data_set_has_not_is_an_error(folder, tmp_path):
@@ -165,10 +167,11 @@ USER_ERRORS = [
     (["segment", "missing.png", "-s", "fais:///x", "-c", "a"], "Did you mean 'faiss'"),
     (["segment", "missing.png", "-s", "faiss:///nowhere/at/all", "-c", "a"], "nowhere"),
     (["segment", "missing.png", "-s", "not a url", "-c", "a"], "store URL: expected"),
-    (["segment", "missing.png", "-c", "a", "--preset", "huge"], "huge"),
+    (["segment", "missing.png", "-c", "a", "--preset", "huge"], "ends in .toml, got 'huge'"),
     (["segment", "missing.png", "-c", "a", "--preset", "wrong.toml"], "wrong.toml"),
     (["segment", "missing.png", "-c", "a", "--device", "quantum"], "quantum"),
     (["concepts", "list", "-s", "faiss:///nowhere/at/all"], "nowhere"),
+    (["concepts", "list", "-s", "memory:///x", "--checkpoint", "a.pth"], "such as the preset fcclip"),
     (["concepts", "list", "-s", "faiss:///proc/knnseg"], "/proc/knnseg"),
     (["demo", "-o", "/proc/knnseg"], "/proc/knnseg"),
     (["eval", "--pairs", "no", "where", "--class-file", "none.json"], "none.json"),

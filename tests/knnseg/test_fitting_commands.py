@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -66,6 +67,16 @@ def test_calibrate_mistakes(store, tmp_path):
     run("calibrate", "-s", store, "--on", "masks", code=2)
     with pytest.raises(ConfigError, match="preset"):
         CliRunner().invoke(app, ["calibrate", "-s", store, "-p", "nonsense"], catch_exceptions=False)
+
+
+def test_calibrating_without_the_images_says_how_to_give_them(store, tmp_path):
+    images = Path(store.removeprefix("faiss://")).parent / "images"
+    images.rename(tmp_path / "moved")
+    try:
+        with pytest.raises(ConfigError, match=r"not found: give the folder .*--images"):
+            CliRunner().invoke(app, ["calibrate", "-s", store], catch_exceptions=False)
+    finally:
+        (tmp_path / "moved").rename(images)
 
 
 @pytest.fixture

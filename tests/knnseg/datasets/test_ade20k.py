@@ -127,7 +127,7 @@ def test_objects_of_the_prepared_panoptic_annotations(objects, trees):
 
 @pytest.mark.parametrize(
     ("red", "green", "message"),
-    [(101, 1, r"\(R, G\) \[\(101, 1\)\]"), (0, 9, r"\[\(0, 9\)\]"), ("two", 9, "one for each object")],
+    [(101, 1, r"\(R, G\) \[\(101, 1\)\]"), (0, 9, r"\[\(0, 9\)\]"), ("two", 9, "for each object of the image")],
 )
 def test_instance_maps_that_make_no_sense(ade, trees, red, green, message):
     root, maps = ade

@@ -207,7 +207,7 @@ def test_options_that_do_not_go_together(options):
 
 def test_datasets_are_listed_and_their_trees_shown():
     output = run("datasets").stdout
-    assert all(name in output for name in COUNTS)
+    assert all(name in output for name in COUNTS) and "--layout NAME" in output
     listed = json.loads(run("datasets", "--json").stdout)
     assert {b["name"]: (b["classes"], b["things"]) for b in listed} == COUNTS
     for name, benchmark in benchmarks().items():

@@ -203,6 +203,8 @@ def test_one_checkpoint_for_keys_masks_and_base_from_the_command_line(files, run
     added = ["add", *store, f"{files}/photo.png", "--mask", f"{tmp_path}/mask.png", "--label", "kettle", "--stuff"]
     assert run(*added, *common) == 0
     capsys.readouterr()
+    assert run("concepts", "list", *store, *common) == 0
+    assert json.loads(capsys.readouterr().out) == [{"label": "kettle", "count": 1, "thing": False}]
     assert run(*segment, f"{tmp_path}/with", *store) == 0
     before, after = (np.asarray(Image.open(tmp_path / f"{name}/photo.semantic.png")) for name in ("without", "with"))
     assert (before != after).any() and json.loads(capsys.readouterr().out)["images"][0]["segments"]
