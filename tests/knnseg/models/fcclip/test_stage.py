@@ -107,6 +107,14 @@ def test_the_painted_panoptic_map_is_the_models_own(stages, network, image, over
     assert all(labels.get(i, "") == (result.segment(j).label if j else "") for i, j in pairs)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (90, 2)])
+def test_images_of_a_few_pixels(stages, size):
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    config = Config(StageConfig("none"), StageConfig("none"))
+    result = Segmenter(None, *stages, config=config).predict(picture, CLASSES)
+    assert result.semantic.shape == result.panoptic.shape == size and np.isfinite(result.scores.probabilities).all()
+
+
 def test_one_pass_for_both_stages(stages, network, image):
     passes = []
     handle = network.backbone.register_forward_hook(lambda *_: passes.append(1))
