@@ -35,7 +35,7 @@ MAX_PIXELS = 64_000_000
 """Images with more pixels are refused before they are decoded: a few kilobytes of PNG can claim gigabytes."""
 
 
-def load_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
+def load_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS, upright: bool = True) -> ImageArray:
     """Read an image as a person would see it.
 
     EXIF rotation is applied; grey, palette, CMYK and 16-bit images are converted to 8-bit RGB; transparency is laid on
@@ -44,6 +44,7 @@ def load_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> ImageArray
     Args:
         source: a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3), (H, W) or (H, W, 4).
         max_pixels: refuse larger images.
+        upright: turn the image as its EXIF data say; some data sets annotate the pixels as they are stored.
 
     Returns:
         uint8 (H, W, 3), RGB, C-contiguous, not shared with ``source``.
@@ -62,7 +63,7 @@ def load_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> ImageArray
                 f"{name}: expected at most {max_pixels:,} pixels, got {image.width}×{image.height}. "
                 "Pass max_pixels to load it all the same."
             )
-        return np.array(_as_rgb(ImageOps.exif_transpose(image)), np.uint8)
+        return np.array(_as_rgb(ImageOps.exif_transpose(image) if upright else image), np.uint8)
 
 
 def load_label_map(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.int32]:

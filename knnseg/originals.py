@@ -106,9 +106,10 @@ class Originals:
 
     def find(self, image: StoredImage) -> ImageArray | None:
         """uint8 (H, W, 3), or None where no file of these pixels is found."""
-        for path in itertools.chain.from_iterable(map(self._candidates, image.uris)):
+        paths = itertools.chain.from_iterable(map(self._candidates, image.uris))
+        for path, upright in itertools.product(dict.fromkeys(paths), (True, False)):  # some are annotated as stored
             try:
-                pixels = load_image(path)
+                pixels = load_image(path, upright=upright)
             except ImageError:
                 continue  # another file of that name may be readable
             if content_hash(pixels) == image.image_hash:

@@ -139,7 +139,9 @@ def _factory(kind: Kind, config: StageConfig) -> Callable[..., Any]:
     factory = _registry().factories.get((kind, config.name))
     if factory is None:
         broken = "".join(f" Plugin {name!r} failed to load: {why}." for name, why in _registry().broken.items())
-        raise UnknownStageError(f"{kind} stage: expected one of {names(kind)}, got {config.name!r}.{broken}")
+        near = difflib.get_close_matches(config.name, names(kind), 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UnknownStageError(f"{kind} stage: expected one of {names(kind)}, got {config.name!r}.{hint}{broken}")
     call: Callable[..., Any] = pkgutil.resolve_name(factory) if isinstance(factory, str) else factory
     return call
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from knnseg.annotations import LabelledImage, LabelledSegment, positions
 from knnseg.datasets.folders import LabelledImages
@@ -136,8 +135,7 @@ def read_image(path: str, size: tuple[int, ...]) -> ImageArray:
     try:
         image = load_image(path)
         if image.shape[:2] != size and image.shape[1::-1] == size:
-            with Image.open(path) as stored:
-                image = np.array(stored.convert("RGB"), np.uint8)
+            image = load_image(path, upright=False)
     except ImageError as error:
         raise DatasetError(str(error)) from error
     return image

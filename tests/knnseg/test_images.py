@@ -35,7 +35,9 @@ def test_arrays_are_copied():
 def test_exif_rotation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to show
-    loaded = load_image(saved(Image.fromarray(RGB), tmp_path / "a.png", exif=exif))
+    path = saved(Image.fromarray(RGB), tmp_path / "a.png", exif=exif)
+    loaded = load_image(path)
+    assert np.array_equal(load_image(path, upright=False), RGB)
     assert np.array_equal(loaded, np.rot90(RGB, -1))
 
 

@@ -129,6 +129,15 @@ def test_one_of_several_places_of_an_image_is_enough(database, other, files, tmp
     assert reembed(database.store, other) == ReembedReport(images=1, added=4)
 
 
+def test_a_photograph_that_was_added_as_it_is_stored_is_found(database, other, files, tmp_path):
+    path, exif = tmp_path / "images" / "1.png", Image.Exif()
+    exif[0x0112] = 6  # viewers turn it
+    Image.fromarray(files[1].image).save(path, exif=exif)
+    database.add(files[1])
+    report = reembed(database.store, other)
+    assert report.images == 1 and not report.missing and set(rows(other)) == set(rows(database))
+
+
 def test_nothing_to_do(database, other):
     assert reembed(database.store, other) == ReembedReport()
 
