@@ -95,12 +95,7 @@ class Asker(ABC):
                 if taken >= most:
                     break
         if not taken:
-            raise ConfigError(
-                "calibrate: expected masks whose class has an example in another image, got none. "
-                f"{sum(p.alone for p in parts)} masks have no such example: add more images. Of "
-                f"{sum(p.missing for p in parts)} examples the image or the mask was not found: give the folder where "
-                "the images are now (--images)."
-            )
+            raise _nothing(sum(p.alone for p in parts), sum(p.missing for p in parts))
         return _joined(parts)
 
     def _elsewhere(self, image: StoredImage, labels: NDArray[np.object_]) -> NDArray[np.bool_]:
@@ -172,6 +167,15 @@ def what_is_there(image: StoredImage, masks: Masks) -> tuple[NDArray[np.object_]
     areas = masks.areas.astype(np.float64)
     shares = (masks.matrix @ stored.matrix.T @ one_hot).toarray() / np.maximum(areas, 1e-12)[:, None]
     return np.where(shares.max(axis=1) > _MAJORITY, names.astype(object)[shares.argmax(axis=1)], ""), areas
+
+
+def _nothing(alone: int, missing: int) -> ConfigError:
+    reasons = [f"{alone} masks have no such example: add more images."] if alone else []
+    if missing:
+        where = "give the folder where the images are now (--images)"
+        reasons.append(f"Of {missing} examples the image or the mask was not found: {where}.")
+    said = " ".join(reasons) or "The database has no images."
+    return ConfigError(f"calibrate: expected masks whose class has an example in another image, got none. {said}")
 
 
 def _joined(parts: list[Queries]) -> Queries:
