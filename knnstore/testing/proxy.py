@@ -124,8 +124,8 @@ class FaultProxy:
         client, server = pair
         with contextlib.suppress(OSError):
             while data := client.recv(65_536):
+                self.requests += len(data)  # before the answer can come
                 server.sendall(data)
-                self.requests += len(data)
         self._end(pair)
 
     def _answer(self, pair: tuple[socket.socket, socket.socket]) -> None:
