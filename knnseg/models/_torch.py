@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.images import fit, resize
 from knnseg.types import ImageArray
 
-__all__ = ["fingerprint", "pick_device", "to_batch", "weights"]
+__all__ = ["fingerprint", "pick_device", "to_batch", "to_numpy", "weights"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -51,6 +52,11 @@ def to_batch(
     pixels = resize(image, size).astype(np.float32) / 255
     pixels = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return torch.from_numpy(pixels.transpose(2, 0, 1)[None]).contiguous().to(device)
+
+
+def to_numpy(x: torch.Tensor) -> NDArray[np.float32]:
+    """float32, C-contiguous, from any device and precision."""
+    return np.ascontiguousarray(x.float().cpu().numpy(), np.float32)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from knnseg.embeddings import pool
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.features import EncodedImage
 from knnseg.images import content_hash
+from knnseg.models._torch import to_numpy
 from knnseg.models.fcclip.branches import BRANCHES, EnsembleScores
 from knnseg.models.fcclip.config import FcClipConfig
 from knnseg.models.fcclip.inference import crop_resize
@@ -80,12 +81,17 @@ class FcClipSession:
     @torch.inference_mode()
     def look(self, image: ImageArray) -> tuple[Batch, Proposals]:
         """The batch of this one image and its proposals; computed once, from the features of :meth:`encode`."""
+        seen = self._proposed(image)
+        assert seen.proposals is not None  # made just now
+        return seen.batch, seen.proposals
+
+    def _proposed(self, image: ImageArray) -> _Seen:
         with self._lock:
             seen = self._see(image)
             if seen.proposals is None:
                 assert seen.pyramid is not None  # it is kept until now
                 seen.proposals, seen.pyramid = self.model.propose(seen.pyramid), None
-            return seen.batch, seen.proposals
+            return seen
 
     def _see(self, image: ImageArray) -> _Seen:
         key = content_hash(image)
@@ -96,13 +102,15 @@ class FcClipSession:
                 self._last = _Seen(key, batch, pyramid.dense.float(), pyramid)
             return self._last
 
+    @torch.inference_mode()
     def masks(self, image: ImageArray, least: float) -> QueryMasks:
         """Its masks as soft coverage, one for each query in order; less than ``least`` is none."""
-        with self._lock:  # all the way, or another thread's image comes between
-            batch, proposals = self.look(image)
-            seen = self._see(image)
+        with self._lock:  # so that two threads do not make them both
+            seen = self._proposed(image)
+            assert seen.proposals is not None  # made just now
             if least not in seen.masks:
-                seen.masks[least] = _soft_masks(batch, proposals.masks[0], least, f"{self._mark} {seen.key}")
+                origin = f"{self._mark} {seen.key}"
+                seen.masks[least] = _soft_masks(seen.batch, seen.proposals.masks[0], least, origin)
             return seen.masks[least]
 
     def made(self, masks: Masks, image: ImageArray) -> bool:
@@ -224,7 +232,7 @@ class FcClip:
         cells = torch.from_numpy(pooled * np.float32(features.dim**0.5)).to(words.text.device)
         seen = backbone.project(cells[None])
         scores = class_logits(seen, words.text, words.rows, backbone.logit_scale)[0].softmax(-1)
-        return np.where(pooled.any(axis=1, keepdims=True), _numpy(scores), np.float32(0))
+        return np.where(pooled.any(axis=1, keepdims=True), to_numpy(scores), np.float32(0))
 
     def _classifier(self, names: tuple[str, ...]) -> TextClassifier:
         if self._words is None or self._words[0] != names:
@@ -232,15 +240,11 @@ class FcClip:
         return self._words[1]
 
 
-def _numpy(x: Tensor) -> NDArray[np.float32]:
-    return np.ascontiguousarray(x.float().cpu().numpy(), np.float32)
-
-
 def ensemble_of(scores: Scores, classes: tuple[str, ...]) -> EnsembleScores:
     """The scores of the first image."""
     return EnsembleScores(
-        _numpy(scores.logits[0].softmax(-1)[:, :-1]), classes, in_vocab=_numpy(scores.in_vocab[0, :, :-1]),
-        out_vocab=_numpy(scores.out_vocab[0]), weight=_numpy(scores.weight[0]), void=_numpy(scores.void[0]),
+        to_numpy(scores.logits[0].softmax(-1)[:, :-1]), classes, in_vocab=to_numpy(scores.in_vocab[0, :, :-1]),
+        out_vocab=to_numpy(scores.out_vocab[0]), weight=to_numpy(scores.weight[0]), void=to_numpy(scores.void[0]),
     )  # fmt: skip
 
 
@@ -248,7 +252,7 @@ def features_of(batch: Batch, dense: Tensor) -> Features:
     """Dense features (1, D, h, w) of the first image; their grid spans the padding too."""
     padded, size, original = batch.pixels.shape[2:], batch.sizes[0], batch.originals[0]
     extent = (padded[0] * original[0] / size[0], padded[1] * original[1] / size[1])
-    return Features(_numpy(dense[0]), original, extent)
+    return Features(to_numpy(dense[0]), original, extent)
 
 
 def _soft_masks(batch: Batch, logits: Tensor, least: float, origin: str) -> QueryMasks:
@@ -259,6 +263,6 @@ def _soft_masks(batch: Batch, logits: Tensor, least: float, origin: str) -> Quer
     for chunk in logits.split(_CHUNK):  # type: ignore[no-untyped-call]  # torch has no type for it
         full = crop_resize(resize(chunk[None], padded)[0], batch.sizes[0], original)
         coverage = full.sigmoid().flatten(1)
-        parts.append(sparse.csr_array(_numpy(coverage * (coverage >= least))))
+        parts.append(sparse.csr_array(to_numpy(coverage * (coverage >= least))))
     matrix = sparse.csr_array(sparse.vstack(parts, format="csr"))
     return QueryMasks(matrix, original, np.ones(len(logits), np.float32), instances=True, origin=origin)

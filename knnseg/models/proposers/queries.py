@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
 from knnseg.errors import ConfigError
-from knnseg.models._torch import pick_device
+from knnseg.models._torch import pick_device, to_numpy
 from knnseg.models.fcclip.pooling import resize
 from knnseg.models.proposers import detectron2
 from knnseg.models.proposers.hub import check, library, load, share, whole
@@ -102,8 +101,8 @@ class QueryProposer:
                 coverage = _coverage(chunk, view, window, size)
                 score = sure * _quality(coverage)
                 kept = (score >= self._min_score) & (score > 0)
-                scores.append(_numpy(score[kept]))
-                rows.append(sparse.csr_array(_numpy(_cut(coverage[kept], self._least).flatten(1))))
+                scores.append(to_numpy(score[kept]))
+                rows.append(sparse.csr_array(to_numpy(_cut(coverage[kept], self._least).flatten(1))))
         matrix, quality = sparse.csr_array(sparse.vstack(rows, format="csr")), np.concatenate(scores)
         best = np.argsort(-quality, kind="stable")[: self._most]
         # Masks of windows may end where the window ends, so that they are no whole objects.
@@ -164,10 +163,6 @@ def _eomt_view(processor: Any, image: ImageArray) -> _View:
     else:
         windows = (_Window(0, 0, height, width),)
     return _View(pixels, windows, (height, width))
-
-
-def _numpy(x: Tensor) -> NDArray[np.float32]:
-    return np.ascontiguousarray(x.cpu().numpy(), np.float32)
 
 
 def load_mask2former(
