@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +18,17 @@ __all__ = ["pool"]
 _MANY, _FULL = 4096, 0.1
 """A mask of at least so many pixels, and of this share of the rows of pixels that it touches, is pooled as a dense
 array: about where both ways take equally long."""
+_KEPT = 1 << 19
+"""Interpolation weights are kept for masks of at most so many cells: 8 MB for each size of image."""
 
 
 def pool(features: Features, masks: Masks) -> Embeddings:
     """One unit vector for each mask.
 
     Equation 1: e = normalise( Σ_p m(p) f(p) / Σ_p m(p) ), where f(p) is the feature grid interpolated bilinearly at
-    pixel p. Interpolation is linear, so the N pooled vectors are (M·B)·F: masks (N, H·W) times interpolation weights
-    (H·W, h·w), both sparse, times features (h·w, D). A mask smaller than a cell still weighs the cells around it.
+    pixel p. Interpolation is linear, so the N pooled vectors are (M·B)·F: masks (N, P) times interpolation weights
+    (P, h·w), both sparse, times features (h·w, D); P counts the cells of the mask grid, mostly pixels. A mask smaller
+    than a cell of the features still weighs the cells around it.
 
     Where the features carry a context c, the vector is normalise(e ⊕ c), so that the cosine of two masks is the mean of
     their own cosine and that of their images' contexts, the latter weighing ‖c‖². This extends equation 1.
@@ -62,18 +67,20 @@ def _cell_weights(masks: Masks, features: Features) -> sparse.csr_array:
     if not matrix.has_canonical_format:  # each pixel once and in order is what the dense way counts on
         matrix = matrix.copy()
         matrix.sum_duplicates()
-    places = (masks.size, features.grid, features.extent)
-    large = _large(matrix, masks.size[1])
+    places = (masks.grid, masks.size, features.grid, features.extent)
+    large = _large(matrix, masks.grid[1])
     if not len(large):
-        return sparse.csr_array(matrix @ _interpolation(*places))
-    down, across = (_linear(*axis).toarray().astype(np.float32) for axis in zip(*places, strict=True))
-    rows = np.empty((len(large), features.grid[0] * features.grid[1]), np.float32)
+        return _listed(matrix, places)
+    (up, left), rows = _axes(places), np.empty((len(large), features.grid[0] * features.grid[1]), np.float32)
+    down, across = up.dense(), left.dense()
     buffer = np.empty(matrix.shape[1], np.float32)
     for row, n in zip(rows, large.tolist(), strict=True):
-        first, block = _block(matrix, n, masks.size[1], buffer)
+        first, block = _block(matrix, n, masks.grid[1], buffer)
         row[:] = (down[first : first + len(block)].T @ (block @ across)).reshape(-1)
+    if len(large) == len(masks):
+        return sparse.csr_array(rows)
     others = np.setdiff1d(np.arange(len(masks)), large)
-    parts = [matrix[others] @ _interpolation(*places), sparse.csr_array(rows)]
+    parts = [_listed(matrix[others], places), sparse.csr_array(rows)]
     order = np.argsort(np.concatenate([others, large]))
     return sparse.csr_array(sparse.vstack(parts, format="csr")[order])
 
@@ -109,20 +116,73 @@ def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
 
 
-@lru_cache(maxsize=32)
-def _interpolation(size: tuple[int, int], grid: tuple[int, int], extent: tuple[float, float]) -> sparse.csr_array:
-    """float32 CSR (H·W, h·w): the bilinear weights of the cells at each pixel; rows sum to 1."""
-    down, across = (_linear(*axis) for axis in zip(size, grid, extent, strict=True))
-    return sparse.csr_array(sparse.kron(down, across, format="csr"), dtype=np.float32)
+_Places: TypeAlias = tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[float, float]]
+"""Where masks lie over features: grid of the masks, size of the image, grid of the features, and their extent."""
 
 
-def _linear(pixels: int, cells: int, extent: float) -> sparse.csr_array:
-    """CSR (pixels, cells): linear interpolation between cell centres, constant beyond the outermost."""
-    centre = np.clip((np.arange(pixels) + 0.5) * cells / extent - 0.5, 0, cells - 1)
-    left = np.minimum(centre.astype(np.int64), max(cells - 2, 0))
-    right = np.minimum(left + 1, cells - 1)
-    share = centre - left
-    rows = np.repeat(np.arange(pixels), 2)
-    columns = np.stack([left, right], 1).reshape(-1)
-    values = np.stack([1 - share, share], 1).reshape(-1)
-    return sparse.csr_array((values, (rows, columns)), shape=(pixels, cells))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Axis:
+    """Linear interpolation along one side of an image, between the centres of cells, constant beyond the outermost.
+
+    Args:
+        near: int64 (places,), the cell before each place of the masks.
+        far: int64 (places,), the cell after it.
+        share: float64 (places,), the weight of the cell after it.
+        cells: how many cells there are.
+    """
+
+    near: NDArray[np.int64]
+    far: NDArray[np.int64]
+    share: NDArray[np.float64]
+    cells: int
+
+    @classmethod
+    def of(cls, places: int, pixels: int, cells: int, extent: float) -> _Axis:
+        """``places`` spread evenly over ``pixels``; masks as fine as the image have one at each."""
+        centre = (np.arange(places) + 0.5) * (pixels / places) * cells / extent - 0.5
+        centre = np.clip(centre, 0, cells - 1)
+        near = np.minimum(centre.astype(np.int64), max(cells - 2, 0))
+        return cls(near, np.minimum(near + 1, cells - 1), centre - near, cells)
+
+    def dense(self) -> NDArray[np.float32]:
+        """float32 (places, cells)."""
+        weights = np.zeros((len(self.near), self.cells))
+        places = np.arange(len(self.near))
+        np.add.at(weights, (places, self.near), 1 - self.share)
+        np.add.at(weights, (places, self.far), self.share)
+        return weights.astype(np.float32)
+
+
+def _axes(places: _Places) -> tuple[_Axis, _Axis]:
+    """Down and across."""
+    down, across = (_Axis.of(*axis) for axis in zip(*places, strict=True))
+    return down, across
+
+
+def _listed(matrix: sparse.csr_array, places: _Places) -> sparse.csr_array:
+    """M·B for masks that are lists of pixels."""
+    if matrix.shape[1] <= _KEPT:
+        return sparse.csr_array(matrix @ _everywhere(places))
+    used, columns = np.unique(matrix.indices, return_inverse=True)
+    narrow = sparse.csr_array((matrix.data, columns, matrix.indptr), shape=(matrix.shape[0], len(used)))
+    return sparse.csr_array(narrow @ _bilinear(used.astype(np.int64), places))
+
+
+@lru_cache(maxsize=8)
+def _everywhere(places: _Places) -> sparse.csr_array:
+    """B at every place of the masks, kept for the next image of this size."""
+    return _bilinear(np.arange(places[0][0] * places[0][1]), places)
+
+
+def _bilinear(pixels: NDArray[np.int64], places: _Places) -> sparse.csr_array:
+    """float32 CSR (pixels, h·w): the bilinear weights of the cells at some places of the masks; rows sum to 1."""
+    down, across = _axes(places)
+    y, x = np.divmod(pixels, places[0][1])
+    rows = ((1 - down.share[y], down.near[y]), (down.share[y], down.far[y]))
+    columns = ((1 - across.share[x], across.near[x]), (across.share[x], across.far[x]))
+    weights = np.stack([one * other for one, _ in rows for other, _ in columns], 1).astype(np.float32)
+    cells = np.stack([row * across.cells + column for _, row in rows for _, column in columns], 1)
+    starts = np.arange(0, 4 * len(pixels) + 1, 4)
+    return sparse.csr_array(
+        (weights.reshape(-1), cells.reshape(-1), starts), shape=(len(pixels), down.cells * across.cells)
+    )

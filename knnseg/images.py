@@ -27,6 +27,7 @@ __all__ = [
     "load_label_map",
     "load_panoptic_png",
     "resize",
+    "within",
 ]
 
 ImageLike: TypeAlias = "str | PathLike[str] | bytes | Image.Image | NDArray[np.uint8]"
@@ -122,10 +123,16 @@ def fit(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int
     return height, width
 
 
+def within(size: tuple[int, int], long_side: int) -> tuple[int, int]:
+    """(H, W) scaled down so that the longer side is ``long_side``; as it is where it is no longer."""
+    scale = min(1.0, long_side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def content_hash(image: ImageArray) -> str:
     """Hexadecimal SHA-256 of the shape and the pixels; the same for the same picture in another file format."""
     digest = hashlib.sha256(repr(image.shape).encode())
-    digest.update(np.ascontiguousarray(image).tobytes())
+    digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from knnseg.painting import Segment
-from knnseg.types import ClassScores, Masks, Vocabulary
+from knnseg.types import ClassScores, Masks, Vocabulary, nearest
 
 __all__ = ["MOST", "Instance", "encode", "find_instances", "mask_instances", "segment_instances"]
 
@@ -122,8 +122,9 @@ def _inside(masks: Masks, n: int) -> tuple[str, int, float]:
     """Where mask ``n`` covers at least half of a pixel: encoded, its pixels, and its mean coverage there."""
     row = slice(masks.matrix.indptr[n], masks.matrix.indptr[n + 1])
     covered = masks.matrix.data[row] >= 0.5
-    mask = np.zeros(masks.matrix.shape[1], np.uint8)
-    mask[masks.matrix.indices[row][covered]] = 1
-    area = int(covered.sum())
+    cells = np.zeros(masks.matrix.shape[1], bool)
+    cells[masks.matrix.indices[row][covered]] = True
+    mask = nearest(cells.reshape(masks.grid), masks.size)
+    area = int(np.count_nonzero(mask))
     coverage = float(masks.matrix.data[row][covered].mean(dtype=np.float64)) if area else 0.0
-    return encode(mask.reshape(masks.size).view(bool)), area, coverage
+    return encode(mask), area, coverage

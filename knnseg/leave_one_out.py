@@ -161,12 +161,13 @@ class Proposals(Asker):
 
 def what_is_there(image: StoredImage, masks: Masks) -> tuple[NDArray[np.object_], NDArray[np.float64]]:
     """The class that has more than half of each mask, object (N,), "" for none; and the areas, float64 (N,)."""
-    stored = image.masks(image.with_mask.tolist(), masks.size)
+    stored = image.masks(image.with_mask.tolist(), masks.size).on_grid(masks.grid)
     names, column = np.unique(image.records.fields["label"][image.with_mask].astype(str), return_inverse=True)
     one_hot = sparse.csr_array((np.ones(len(column), np.float32), (np.arange(len(column)), column)))
-    areas = masks.areas.astype(np.float64)
-    shares = (masks.matrix @ stored.matrix.T @ one_hot).toarray() / np.maximum(areas, 1e-12)[:, None]
-    return np.where(shares.max(axis=1) > _MAJORITY, names.astype(object)[shares.argmax(axis=1)], ""), areas
+    covered = np.asarray(masks.matrix.sum(axis=1), np.float64).reshape(-1)
+    shares = (masks.matrix @ stored.matrix.T @ one_hot).toarray() / np.maximum(covered, 1e-12)[:, None]
+    classes = np.where(shares.max(axis=1) > _MAJORITY, names.astype(object)[shares.argmax(axis=1)], "")
+    return classes, masks.areas.astype(np.float64)
 
 
 def _nothing(alone: int, missing: int) -> ConfigError:

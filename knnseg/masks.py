@@ -11,6 +11,7 @@ from scipy import sparse
 from skimage.segmentation import felzenszwalb, slic
 
 from knnseg.errors import ConfigError
+from knnseg.images import resize, within
 from knnseg.types import ImageArray, Masks
 
 __all__ = ["MaskProposer", "RegionProposer", "add_remainder", "resolve_overlaps"]
@@ -32,12 +33,16 @@ class RegionProposer:
     its ground look alike. Each scale of each kind is a partition of the image, so that every pixel lies in one region
     of each; painting adds up their votes.
 
+    A larger image is cut on a smaller copy, so that neither the time nor the regions depend on how many pixels a camera
+    has. The masks then have the copy's grid.
+
     Args:
         scales: Felzenszwalb's k, larger for larger regions; may be empty.
         sigma: Gaussian smoothing beforehand, pixels.
         min_area: smallest region of the first kind, pixels.
         superpixels: about how many superpixels cut the image, one number for each partition; may be empty.
         compactness: of superpixels; larger is closer to squares.
+        long_side: pixels of the longer side of the copy; the other numbers in pixels are of the copy.
 
     Raises:
         ConfigError: no partition at all, or a number out of range.
@@ -50,6 +55,7 @@ class RegionProposer:
         min_area: int = 60,
         superpixels: Sequence[int] = (150,),
         compactness: float = 10.0,
+        long_side: int = 480,
     ) -> None:
         _check("scales", scales, all(_number(scale) and scale > 0 for scale in _listed("scales", scales)), "above 0")
         counts = _listed("superpixels", superpixels)
@@ -57,17 +63,21 @@ class RegionProposer:
         _check("sigma", sigma, _number(sigma) and sigma >= 0, "a number of at least 0")
         _check("min_area", min_area, _number(min_area) and min_area >= 1, "a number of at least 1")
         _check("compactness", compactness, _number(compactness) and compactness > 0, "a number above 0")
+        whole = isinstance(long_side, int) and not isinstance(long_side, bool)
+        _check("long_side", long_side, whole and long_side >= 16, "a whole number of at least 16")
         if not len(scales) + len(superpixels):
             raise ConfigError("regions: expected at least one of scales and superpixels, got neither")
-        self._scales, self._superpixels = tuple(scales), tuple(superpixels)
+        self._scales, self._superpixels, self._long_side = tuple(scales), tuple(superpixels), long_side
         self._sigma, self._min_area, self._compactness = sigma, min_area, compactness
 
     def propose(self, image: ImageArray) -> Masks:
         """See :meth:`MaskProposer.propose`; Felzenszwalb's partitions first, each in the order given."""
-        return Masks.concatenate([Masks.from_partition(regions) for regions in self._partitions(image)])
+        size = (int(image.shape[0]), int(image.shape[1]))
+        copy = resize(image, within(size, self._long_side))
+        return Masks.concatenate([Masks.from_partition(regions, size=size) for regions in self._partitions(copy)])
 
     def _partitions(self, image: ImageArray) -> Iterator[NDArray[np.int32]]:
-        """int32 (H, W), regions from 0, for each scale and then for each number of superpixels."""
+        """int32 (h, w), regions from 0, for each scale and then for each number of superpixels."""
         for scale in self._scales:
             regions = felzenszwalb(image, scale=scale, sigma=self._sigma, min_size=self._min_area)
             yield np.asarray(regions, np.int32)
@@ -98,7 +108,7 @@ def resolve_overlaps(masks: Masks) -> Masks:
     rows = np.repeat(np.arange(len(masks)), areas)
     own = owner[covers.indices] == rows
     data = (covers.data[own], (rows[own], covers.indices[own]))
-    left = Masks(sparse.csr_array(data, shape=covers.shape), masks.size, masks.scores, masks.instances)
+    left = Masks(sparse.csr_array(data, shape=covers.shape), masks.size, masks.scores, masks.instances, masks.grid)
     return left.select(np.diff(left.matrix.indptr) > 0)
 
 
@@ -112,7 +122,7 @@ def add_remainder(masks: Masks) -> Masks:
     if covered.all():
         return masks
     score = np.array([masks.scores.min(initial=1)], np.float32)
-    rest = Masks(sparse.csr_array(~covered[None], dtype=np.float32), masks.size, score, masks.instances)
+    rest = Masks(sparse.csr_array(~covered[None], dtype=np.float32), masks.size, score, masks.instances, masks.grid)
     return Masks.concatenate([masks, rest])
 
 

@@ -23,7 +23,7 @@ from knnseg.features import EncodedImage, FeatureExtractor
 from knnseg.fusion import confidence, fuse, vote, vote_weights
 from knnseg.images import ImageLike, load_image
 from knnseg.masks import MaskProposer
-from knnseg.painting import paint_panoptic, paint_semantic
+from knnseg.painting import paint
 from knnseg.segmentation import Evidence, Segmentation
 from knnseg.types import ClassScores, Masks, Vocabulary, check_branch
 from knnstore import StoreURL
@@ -261,11 +261,11 @@ class Segmenter:
                 raise
             degraded = str(error)
         with clock("painting"):
-            semantic = paint_semantic(masks, final)
-            panoptic, segments = paint_panoptic(masks, final, semantic, vocabulary, self.config.painting)
+            maps = paint(image.pixels, masks, final, vocabulary, self.config.painting)
         return Segmentation(
-            image.pixels, vocabulary, semantic[0], panoptic, segments, masks, final, evidence, degraded, clock.seconds
-        )
+            image.pixels, vocabulary, maps.semantic, maps.panoptic, maps.segments, masks, final, evidence, degraded,
+            clock.seconds,
+        )  # fmt: skip
 
     def _augment(
         self, database: ConceptDatabase, image: EncodedImage, masks: Masks, base: ClassScores, vocabulary: Vocabulary,
@@ -309,8 +309,7 @@ class Segmenter:
             most: how many votes to list.
         """
         label = result.segment(segment).label
-        pixels = np.flatnonzero(result.panoptic.reshape(-1) == segment)
-        shared = np.asarray(result.masks.matrix[:, pixels].sum(axis=1)).reshape(-1) * result.masks.scores
+        shared = result.masks.inside(result.panoptic == segment) * result.masks.scores
         shared = (shared / max(float(shared.sum()), 1e-12)).astype(np.float64)
         evidence = result.evidence
 

@@ -17,7 +17,7 @@ from knnseg.annotations import LabelledImage
 from knnseg.drawing import colours, overlay
 from knnseg.evaluation.counts import Counts
 from knnseg.evaluation.report import Report
-from knnseg.evaluation.run import base_semantic
+from knnseg.evaluation.run import base_painting
 from knnseg.pipeline import Segmenter
 from knnseg.types import IGNORE, ImageArray
 
@@ -87,7 +87,7 @@ def draw(segmenter: Segmenter, example: LabelledImage, report: Report, name: str
     """Segment the image again and draw the four panels, in colours of their own that are far apart."""
     vocabulary = report.vocabulary
     result = segmenter.predict(example.image, vocabulary)
-    maps = [example.semantic(vocabulary.names), base_semantic(result)[0], result.semantic]
+    maps = [example.semantic(vocabulary.names), base_painting(result, segmenter).semantic, result.semantic]
     shown, shares = _by_area(maps, vocabulary.names.index(name), len(vocabulary))
     photograph, small = _shrunk(example.image, maps)
     place = np.full(len(vocabulary) + 1, IGNORE, np.int32)  # the last is for IGNORE

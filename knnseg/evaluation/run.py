@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
-from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from knnseg.annotations import LabelledImage
@@ -15,12 +13,12 @@ from knnseg.evaluation.counts import Counts, ImageCounts, Scores
 from knnseg.evaluation.journal import Journal
 from knnseg.evaluation.report import Report
 from knnseg.instances import find_instances
-from knnseg.painting import paint_panoptic, paint_semantic
+from knnseg.painting import Painting, paint
 from knnseg.pipeline import Segmenter
 from knnseg.segmentation import Segmentation
 from knnseg.types import Vocabulary
 
-__all__ = ["base_semantic", "evaluate"]
+__all__ = ["base_painting", "evaluate"]
 
 
 def evaluate(
@@ -64,11 +62,9 @@ def evaluate(
     return Report.of(vocabulary, done)
 
 
-def base_semantic(
-    result: Segmentation,
-) -> tuple[np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.dtype[np.float32]]]:
-    """The semantic map of the base alone, as :func:`knnseg.painting.paint_semantic` makes it."""
-    return paint_semantic(result.masks, result.evidence.base)
+def base_painting(result: Segmentation, segmenter: Segmenter) -> Painting:
+    """The maps of the base alone."""
+    return paint(result.image, result.masks, result.evidence.base, result.vocabulary, segmenter.config.painting)
 
 
 def _total(examples: Iterable[LabelledImage], limit: int | None) -> int | None:
@@ -92,7 +88,7 @@ def _count(segmenter: Segmenter, example: LabelledImage, scores: Scores, vocabul
 
 
 def _base(result: Segmentation, example: LabelledImage, scores: Scores, segmenter: Segmenter) -> Counts:
-    masks, opinion, vocabulary = result.masks, result.evidence.base, result.vocabulary
-    semantic = base_semantic(result)
-    panoptic = paint_panoptic(masks, opinion, semantic, vocabulary, segmenter.config.painting)
-    return scores.measure(example, semantic[0], panoptic, find_instances(masks, opinion, vocabulary, panoptic))
+    maps = base_painting(result, segmenter)
+    panoptic = (maps.panoptic, maps.segments)
+    objects = find_instances(result.masks, result.evidence.base, result.vocabulary, panoptic)
+    return scores.measure(example, maps.semantic, panoptic, objects)

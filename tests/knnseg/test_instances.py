@@ -8,7 +8,7 @@ from scipy import sparse
 from knnseg import ClassScores, Masks, PaintingConfig, Vocabulary
 from knnseg.instances import Instance, find_instances, mask_instances, segment_instances
 from knnseg.models.fcclip.inference import instances as reference
-from knnseg.painting import paint_panoptic, paint_semantic
+from knnseg.painting import paint
 
 VOCABULARY = Vocabulary(("grass", "ball", "kettle"), frozenset({"ball", "kettle"}))
 
@@ -65,8 +65,8 @@ def test_things_of_a_panoptic_map_where_masks_are_regions():
     dense = np.zeros((3, 4, 9), bool)
     dense[0, :, :3], dense[1, :, 3:6], dense[2, :, 6:] = True, True, True
     masks, given = Masks.from_dense(dense), scores([[0, 0.6, 0], [1, 0, 0], [0, 0.9, 0]])
-    semantic = paint_semantic(masks, given)
-    panoptic = paint_panoptic(masks, given, semantic, VOCABULARY, PaintingConfig(min_area=1))
+    maps = paint(np.zeros((*masks.size, 3), np.uint8), masks, given, VOCABULARY, PaintingConfig(min_area=1))
+    panoptic = (maps.panoptic, maps.segments)
     found = find_instances(masks, given, VOCABULARY, panoptic)
     assert [(one.label, one.area) for one in found] == [("ball", 12), ("ball", 12)]
     assert np.array_equal(found[0].mask | found[1].mask, dense[0] | dense[2])

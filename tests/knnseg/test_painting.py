@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from knnseg import ClassScores, Masks, PaintingConfig, Vocabulary
-from knnseg.painting import paint_panoptic, paint_semantic
+from knnseg import ClassScores, Masks, PaintingConfig, Vocabulary, painting
+from knnseg.painting import paint_semantic
 
 VOCABULARY = Vocabulary(("grass", "ball"), frozenset({"ball"}))
 CONFIG = PaintingConfig(min_area=1)
@@ -13,8 +13,8 @@ def scores(*rows):
 
 
 def paint(masks, given, config=CONFIG):
-    semantic = paint_semantic(masks, given)
-    return (*semantic, *paint_panoptic(masks, given, semantic, VOCABULARY, config))
+    maps = painting.paint(np.zeros((*masks.size, 3), np.uint8), masks, given, VOCABULARY, config)
+    return maps.semantic, paint_semantic(masks, given)[1], maps.panoptic, maps.segments
 
 
 def boxes(size, *places, instances=False):
