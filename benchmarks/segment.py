@@ -1,6 +1,7 @@
 """Where the time of a segmented image goes, stage by stage.
 
     python benchmarks/segment.py [--quick]
+    python benchmarks/segment.py --megapixels 0.07 1 12 48    # what a photograph's size costs, each in its own process
 
 Runs the ``tiny`` preset on rendered scenes and, to show what a larger model does to the shares, a randomly
 initialised ViT-B/16 of open_clip at the size that people use, both with a FAISS store. Prints a table and writes JSON.
@@ -12,7 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -86,13 +90,77 @@ def pooling_ratio(repeats: int) -> dict[str, float]:
     return {"masks": len(masks), "product_ms": 1e3 * product, "loop_ms": 1e3 * looped, "ratio": looped / product}
 
 
+SIZES = {0.07: (213, 320), 1: (852, 1280), 12: (3024, 4032), 48: (6048, 8064)}
+"""Megapixels: height and width; the third is a phone's."""
+
+
+def one_size(megapixels: float) -> dict[str, float]:
+    """A photograph-like JPEG file of one size through the ``tiny`` preset: seconds by stage and peak memory."""
+    height, width = SIZES[megapixels]
+    scenes = RenderedScenes(21, seed=1, size=(192, 256))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "photo.jpg"
+        picture = Image.fromarray(scenes[20].image).resize((width, height), Image.Resampling.BICUBIC)
+        noise = np.random.default_rng(0).integers(-6, 7, (height, width, 3), dtype=np.int16)
+        Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8)).save(path, quality=90)
+        del picture, noise
+        with Segmenter.from_config("tiny", f"faiss://{folder}/db", device="cpu") as segmenter:
+            database, names = segmenter.database, list(scenes.classes)
+            assert database is not None
+            database.add(scenes[:20])
+            segmenter.predict(scenes[20].image, names)  # text embeddings, first use of everything
+            start, before = time.perf_counter(), _peak()
+            result = segmenter.predict(path, names)
+            found = {"predict": time.perf_counter() - start, **result.seconds}
+            found["besides networks"] = found["predict"] - found["features"] - found["base"]
+            found["masks"], found["peak MB"], found["above MB"] = len(result.masks), _peak(), _peak() - before
+            for name, run in (("save", lambda: result.save(folder)), ("add", lambda: add_one(database, path))):
+                start = time.perf_counter()
+                run()
+                found[name] = time.perf_counter() - start
+    return found
+
+
+def add_one(database: ConceptDatabase, path: Path) -> None:
+    """One mask of a photograph."""
+    with Image.open(path) as image:
+        mask = np.zeros((1, image.height, image.width), bool)
+    mask[:, mask.shape[1] // 4 : mask.shape[1] // 2, mask.shape[2] // 4 : mask.shape[2] // 2] = True
+    database.add_masks(path, mask, ["kettle"])
+
+
+def _peak() -> float:
+    """Megabytes of this process, at most so far; the system counts kilobytes, on macOS bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def sizes(wanted: list[float]) -> dict[str, dict[str, float]]:
+    """Each size in a process of its own, so that its peak of memory is its own."""
+    rows = {}
+    columns = ("masks", "proposals", "pooling", "painting", "besides networks", "save", "add", "above MB", "peak MB")
+    print(f"{'MP':>5}", *(f"{name:>16}" for name in columns))
+    for megapixels in wanted:
+        command = [sys.executable, __file__, "--one", str(megapixels)]
+        row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(f"{megapixels:>5}", *(f"{row[name]:16.{0 if row[name] > 50 else 3}f}" for name in columns), flush=True)
+        rows[str(megapixels)] = row
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few images")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "segment.json")
+    parser.add_argument("--megapixels", type=float, nargs="+", choices=list(SIZES), help="measure these sizes only")
+    parser.add_argument("--one", type=float, choices=list(SIZES), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one_size(options.one)))
+        return
     count = 4 if options.quick else 24
-    result: dict[str, object] = {}
+    result: dict[str, object] = {"sizes": sizes(options.megapixels or list(SIZES))}
+    if options.megapixels:
+        return
     with tempfile.TemporaryDirectory() as folder:
         scenes = RenderedScenes(60, seed=1, size=(192, 192))
         names = list(scenes.classes)

@@ -14,6 +14,8 @@ from knnseg.types import IGNORE, ImageArray
 
 __all__ = ["colours", "legend_strip", "overlay", "paint_classes", "side_by_side", "stack"]
 
+_ROWS = 256
+"""Rows of pixels that are blended at once."""
 _GOLDEN = 0.61803398875
 """Stepping the hue by the golden ratio keeps any number of colours apart without knowing how many there will be."""
 
@@ -48,25 +50,33 @@ def overlay(
         image: uint8 (H, W, 3).
         semantic: int32 (H, W), positions in ``names``.
         names: class names.
-        segments: int32 (H, W); boundaries between different numbers are drawn.
+        segments: int32 (H, W); boundaries between different numbers are drawn, thicker on a large image.
         legend: put a legend of the classes that occur underneath.
         alpha: 0 shows only the image, 1 only the colours.
     """
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha: expected 0 to 1, got {alpha}")
-    shown = np.where(
-        (semantic == IGNORE)[..., None], image * 0.5, image * (1 - alpha) + alpha * paint_classes(semantic, len(names))
-    )
-    parts = semantic if segments is None else segments
-    edge = np.zeros(parts.shape, bool)
-    edge[:, 1:] |= parts[:, 1:] != parts[:, :-1]
-    edge[1:] |= parts[1:] != parts[:-1]
-    shown[edge] = 255
-    picture = Image.fromarray(np.round(shown).astype(np.uint8))
+    table = np.concatenate([colours(len(names)), np.zeros((1, 3), np.uint8)])
+    painted = np.empty(image.shape, np.uint8)
+    for start in range(0, len(image), _ROWS):  # in float64, a photograph of a phone would be half a gigabyte at once
+        part, classes = image[start : start + _ROWS], semantic[start : start + _ROWS]
+        rest = np.where(classes == IGNORE, 0.5, 1 - alpha)[..., None]  # IGNORE reads the last colour, which is black
+        painted[start : start + _ROWS] = np.round(part * rest + alpha * table[classes])
+    thickness = max(1, round(max(image.shape) / 1000))
+    painted[_boundaries(semantic if segments is None else segments, thickness)] = 255
+    picture = Image.fromarray(painted)
     if not legend:
         return picture
     present = [c for c in np.unique(semantic).tolist() if c != IGNORE]
-    return stack([picture, legend_strip(names, present, picture.width)])
+    return stack([picture, legend_strip(names, present, picture.width, size=max(13, max(image.shape) // 80))])
+
+
+def _boundaries(parts: NDArray[np.int32], thickness: int) -> NDArray[np.bool_]:
+    """Bool (H, W): the pixels whose part is not that of the pixel so many to the left, or so many above."""
+    edge = np.zeros(parts.shape, bool)
+    edge[:, thickness:] |= parts[:, thickness:] != parts[:, :-thickness]
+    edge[thickness:] |= parts[thickness:] != parts[:-thickness]
+    return edge
 
 
 def legend_strip(names: Sequence[str], shown: Sequence[int], width: int, *, size: int = 13) -> Image.Image:

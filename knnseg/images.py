@@ -19,6 +19,7 @@ from knnseg.errors import ImageError
 from knnseg.types import ImageArray
 
 __all__ = [
+    "MASK_SIDE",
     "MAX_PIXELS",
     "ImageLike",
     "content_hash",
@@ -34,6 +35,11 @@ ImageLike: TypeAlias = "str | PathLike[str] | bytes | Image.Image | NDArray[np.u
 
 MAX_PIXELS = 64_000_000
 """Images with more pixels are refused before they are decoded: a few kilobytes of PNG can claim gigabytes."""
+
+
+MASK_SIDE = 2048
+"""Masks of networks are made on a grid of at most so many cells a side. No published network sees more pixels, and at
+the twelve million of a phone's photograph a hundred soft masks would not fit into memory."""
 
 
 def load_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS, upright: bool = True) -> ImageArray:

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from knnseg.painting import Segment
 from knnseg.types import ClassScores, Masks, Vocabulary, nearest
 
-__all__ = ["MOST", "Instance", "encode", "find_instances", "mask_instances", "segment_instances"]
+__all__ = ["MOST", "Instance", "encode", "encode_parts", "find_instances", "mask_instances", "segment_instances"]
 
 MOST = 100
 """Objects of one image, at most; COCO's and Mask2Former's number."""
@@ -100,13 +100,32 @@ def segment_instances(
         segments: the segments.
         most: how many are taken.
     """
-    things = sorted((segment for segment in segments if segment.thing), key=lambda segment: -segment.score)
-    return tuple(Instance(s.label, s.score, s.area, panoptic.shape, encode(panoptic == s.id)) for s in things[:most])
+    things = sorted((segment for segment in segments if segment.thing), key=lambda segment: -segment.score)[:most]
+    counts = encode_parts(panoptic)
+    return tuple(Instance(s.label, s.score, s.area, panoptic.shape, counts[s.id]) for s in things)
 
 
 def encode(mask: NDArray[np.bool_]) -> str:
     """COCO's compressed run-length encoding of a bool (H, W)."""
     return coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode("ascii")
+
+
+def encode_parts(parts: NDArray[np.integer]) -> dict[int, str]:
+    """COCO's compressed run-length encoding of each value of an integer (H, W) map, all of them in one pass."""
+    height, width = parts.shape
+    columns = np.ascontiguousarray(parts.T).reshape(-1)  # the runs go down the columns
+    starts = np.concatenate([[0], np.flatnonzero(columns[1:] != columns[:-1]) + 1])
+    ends = np.append(starts[1:], columns.size)
+    order = np.argsort(columns[starts], kind="stable")
+    values, first = np.unique(columns[starts][order], return_index=True)
+    encoded = {}
+    for value, runs in zip(values.tolist(), np.split(order, first[1:]), strict=True):
+        borders = np.stack([starts[runs], ends[runs]], 1).reshape(-1)  # from where to where the value is
+        counts = np.diff(borders, prepend=0, append=columns.size)
+        listed = counts.tolist() if counts[-1] else counts[:-1].tolist()  # as pycocotools writes a mask that ends last
+        rle = coco_mask.frPyObjects({"size": [height, width], "counts": listed}, height, width)
+        encoded[value] = rle["counts"].decode("ascii")
+    return encoded
 
 
 def _best_pairs(probabilities: NDArray[np.float32], most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

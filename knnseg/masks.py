@@ -55,7 +55,7 @@ class RegionProposer:
         min_area: int = 60,
         superpixels: Sequence[int] = (150,),
         compactness: float = 10.0,
-        long_side: int = 480,
+        long_side: int = 320,
     ) -> None:
         _check("scales", scales, all(_number(scale) and scale > 0 for scale in _listed("scales", scales)), "above 0")
         counts = _listed("superpixels", superpixels)

@@ -16,7 +16,7 @@ from torch import Tensor
 from knnseg.embeddings import pool
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.features import EncodedImage
-from knnseg.images import content_hash
+from knnseg.images import MASK_SIDE, content_hash, within
 from knnseg.models._torch import to_numpy
 from knnseg.models.fcclip.branches import BRANCHES, EnsembleScores
 from knnseg.models.fcclip.config import FcClipConfig
@@ -256,13 +256,14 @@ def features_of(batch: Batch, dense: Tensor) -> Features:
 
 
 def _soft_masks(batch: Batch, logits: Tensor, least: float, origin: str) -> QueryMasks:
-    """Mask probabilities at the size of the first image, from (Q, h, w) logits."""
+    """Mask probabilities at the size of the first image, or within ``MASK_SIDE``, from (Q, h, w) logits."""
     padded = (int(batch.pixels.shape[2]), int(batch.pixels.shape[3]))
     original = batch.originals[0]
+    grid = within(original, MASK_SIDE)
     parts = []
     for chunk in logits.split(_CHUNK):  # type: ignore[no-untyped-call]  # torch has no type for it
-        full = crop_resize(resize(chunk[None], padded)[0], batch.sizes[0], original)
+        full = crop_resize(resize(chunk[None], padded)[0], batch.sizes[0], grid)
         coverage = full.sigmoid().flatten(1)
         parts.append(sparse.csr_array(to_numpy(coverage * (coverage >= least))))
     matrix = sparse.csr_array(sparse.vstack(parts, format="csr"))
-    return QueryMasks(matrix, original, np.ones(len(logits), np.float32), instances=True, origin=origin)
+    return QueryMasks(matrix, original, np.ones(len(logits), np.float32), instances=True, grid=grid, origin=origin)

@@ -7,6 +7,7 @@ al., ICCV 2023, arXiv 2304.02643, appendix B).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy import ndimage, sparse
 from torch import Tensor
 from torchvision.ops import nms
 
+from knnseg.images import MASK_SIDE, resize, within
 from knnseg.masks import add_remainder, resolve_overlaps
 from knnseg.models._torch import pick_device
 from knnseg.models.proposers.hub import check, load, share, whole
@@ -109,8 +111,9 @@ class PointProposer:
     def propose(self, image: ImageArray) -> Masks:
         """See :meth:`knnseg.masks.MaskProposer.propose`."""
         size = (int(image.shape[0]), int(image.shape[1]))
-        parts = [found for crop in self._crops(image) for found in self._look(crop, size)]
-        masks = self._select(parts, size)
+        grid = within(size, MASK_SIDE)
+        parts = [found for crop in self._crops(resize(image, grid)) for found in self._look(crop, grid)]
+        masks = replace(self._select(parts, grid), size=size)
         masks = resolve_overlaps(masks) if self._resolve else masks
         return add_remainder(masks) if self._remainder else masks
 

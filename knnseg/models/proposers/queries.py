@@ -13,6 +13,7 @@ from scipy import sparse
 from torch import Tensor
 
 from knnseg.errors import ConfigError
+from knnseg.images import MASK_SIDE, within
 from knnseg.models._torch import pick_device, to_numpy
 from knnseg.models.fcclip.pooling import resize
 from knnseg.models.proposers import detectron2
@@ -91,14 +92,15 @@ class QueryProposer:
     def propose(self, image: ImageArray) -> Masks:
         """See :meth:`knnseg.masks.MaskProposer.propose`; the highest score first."""
         size = (int(image.shape[0]), int(image.shape[1]))
+        grid = within(size, MASK_SIDE)
         view = self._view(self._processor, image)
         outputs = self._model(pixel_values=view.pixels.to(self._device))
         certain = 1 - outputs.class_queries_logits.float().softmax(-1)[..., -1]  # (B, Q)
-        rows, scores = [sparse.csr_array((0, size[0] * size[1]), dtype=np.float32)], [np.empty(0, np.float32)]
+        rows, scores = [sparse.csr_array((0, grid[0] * grid[1]), dtype=np.float32)], [np.empty(0, np.float32)]
         for logits, objects, window in zip(outputs.masks_queries_logits, certain, view.windows, strict=True):
             likely = objects >= self._min_score  # the score can only be lower
-            for chunk, sure in _chunks(logits[likely].float(), objects[likely], view, size):
-                coverage = _coverage(chunk, view, window, size)
+            for chunk, sure in _chunks(logits[likely].float(), objects[likely], view, grid):
+                coverage = _coverage(chunk, view, window, grid)
                 score = sure * _quality(coverage)
                 kept = (score >= self._min_score) & (score > 0)
                 scores.append(to_numpy(score[kept]))
@@ -106,18 +108,18 @@ class QueryProposer:
         matrix, quality = sparse.csr_array(sparse.vstack(rows, format="csr")), np.concatenate(scores)
         best = np.argsort(-quality, kind="stable")[: self._most]
         # Masks of windows may end where the window ends, so that they are no whole objects.
-        return Masks(matrix[best], size, quality[best], instances=len(view.windows) == 1)
+        return Masks(matrix[best], size, quality[best], instances=len(view.windows) == 1, grid=grid)
 
 
 def _chunks(logits: Tensor, sure: Tensor, view: _View, size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """As many masks at a time as may exist at the larger of the sizes of the image and of the input."""
+    """As many masks at a time as may exist at the larger of the sizes of the masks and of the input."""
     step = max(1, _VALUES // max(size[0] * size[1], view.pixels[0, 0].numel()))
     for start in range(0, len(logits), step):
         yield logits[start : start + step], sure[start : start + step]
 
 
 def _coverage(logits: Tensor, view: _View, window: _Window, size: tuple[int, int]) -> Tensor:
-    """Mask probabilities at the size of the image, float32 (n, H, W), from logits (n, h, w) over one input."""
+    """Mask probabilities over the image, float32 (n, *size), from logits (n, h, w) over one input."""
     padded = (int(view.pixels.shape[2]), int(view.pixels.shape[3]))
     shown = resize(logits[None], padded)[:, :, : window.height, : window.width]
     if shown.shape[2:] != view.resized:

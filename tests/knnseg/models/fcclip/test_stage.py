@@ -48,6 +48,18 @@ def test_masks_and_scores_are_the_models_own(stages, network, image):
     np.testing.assert_allclose(1 - scores.probabilities.sum(1), probability[:, -1], rtol=1e-3, atol=1e-5)
 
 
+def test_masks_of_a_large_photograph_are_made_on_a_bounded_grid(network, image, monkeypatch):
+    fine = FcClipProposer(FcClipSession(network), min_coverage=1e-6).propose(image)
+    monkeypatch.setattr("knnseg.models.fcclip.stage.MASK_SIDE", 45)
+    proposer, base = FcClipProposer(session := FcClipSession(network), min_coverage=1e-6), FcClip(session, ("sky",))
+    masks = proposer.propose(image)
+    assert masks.size == fine.size == (70, 90) and masks.grid == (35, 45)
+    np.testing.assert_allclose(masks.areas.sum(), fine.areas.sum(), rtol=0.05)
+    assert isinstance(base.predict(EncodedImage(image), masks, CLASSES), EnsembleScores)
+    result = Segmenter(None, proposer, base, config=Config.preset("fcclip")).predict(image, CLASSES)
+    assert result.semantic.shape == result.panoptic.shape == (70, 90)
+
+
 def test_own_masks_are_known_after_another_image_was_seen(stages, network, image):
     """As when several threads share a model; and masks of another image or model are not taken for own ones."""
     proposer, base = stages

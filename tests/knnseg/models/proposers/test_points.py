@@ -6,6 +6,7 @@ import transformers
 from PIL import Image
 
 from knnseg.errors import ConfigError
+from knnseg.images import resize, within
 from knnseg.masks import MaskProposer, resolve_overlaps
 from knnseg.models.proposers import points
 from knnseg.models.proposers.points import PointProposer, _without_specks, load_sam, load_sam2
@@ -40,6 +41,16 @@ def generated(folder, image, **options):
     masks = [np.asarray(mask) for mask in made["masks"]]
     kept = [i for i, mask in enumerate(masks) if mask.any()]
     return [masks[i] for i in kept], np.clip(made["scores"].numpy()[kept], 0, 1)
+
+
+@pytest.mark.parametrize(("load", "folder"), [(load_sam, "sam_folder"), (load_sam2, "sam2_folder")])
+def test_a_large_photograph_is_cut_on_a_bounded_copy(load, folder, image, request, monkeypatch):
+    proposer = made(load, request.getfixturevalue(folder), **EVERYTHING | {"remainder": True})
+    monkeypatch.setattr(points, "MASK_SIDE", 40)
+    masks, height = proposer.propose(image), image.shape[0]
+    assert masks.size == image.shape[:2] and masks.grid == within(masks.size, 40) and height > masks.grid[0]
+    copy = proposer.propose(resize(image, masks.grid))
+    assert (copy.matrix != masks.matrix).nnz == 0
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,16 @@ def raw(folder, image, kind="AutoModelForUniversalSegmentation"):
     return inputs, outputs, processor
 
 
+@pytest.mark.parametrize(("load", "folder"), [(load_mask2former, "m2f_folder"), (load_eomt, "eomt_folder")])
+def test_masks_of_a_large_photograph_are_made_on_a_bounded_grid(load, folder, image, request, monkeypatch):
+    proposer = load(str(request.getfixturevalue(folder)), **ALL)
+    fine = proposer.propose(image)
+    monkeypatch.setattr(queries, "MASK_SIDE", 40)
+    masks = proposer.propose(image)
+    assert masks.size == fine.size == (45, 71) and masks.grid == (25, 40) and len(masks) == len(fine)
+    np.testing.assert_allclose(masks.areas.sum(), fine.areas.sum(), rtol=0.02)
+
+
 def test_mask2former_masks_and_scores(m2f_folder, image):
     proposer = load_mask2former(str(m2f_folder), **ALL)
     masks = proposer.propose(image)
