@@ -50,10 +50,10 @@ class RegionProposer:
 
     def __init__(
         self,
-        scales: Sequence[float] = (100, 400),
+        scales: Sequence[float] = (60, 150, 400),
         sigma: float = 0.8,
         min_area: int = 60,
-        superpixels: Sequence[int] = (150,),
+        superpixels: Sequence[int] = (150, 300),
         compactness: float = 10.0,
         long_side: int = 320,
     ) -> None:

@@ -56,7 +56,7 @@ def test_what_is_even_stays_and_the_size_of_the_pieces_of_work_changes_nothing(m
 
 def test_the_formula_pixel_by_pixel(monkeypatch):
     """Joint bilateral upsampling as its paper has it, in a loop."""
-    left, image = slanted(40, 56)
+    _, image = slanted(40, 56)
     grid, cells = (5, 7), np.random.default_rng(4).integers(0, 3, (5, 7)).astype(np.int32)
     enlarger = Enlarger(image, grid)
     copy, found = (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from knnseg import (
     ConceptDatabase,
@@ -26,7 +27,7 @@ from knnseg.evaluation import evaluate
 
 pytestmark = [pytest.mark.real_data, pytest.mark.timeout(900)]
 
-MIOU, PIXEL_ACCURACY, TRUE_MASKS = 0.756, 0.898, 0.9625
+MIOU, PIXEL_ACCURACY, TRUE_MASKS = 0.752, 0.896, 0.9625
 """Measured on this subset, which is easier than the whole half: docs/design/real-photographs.md has that."""
 
 CONFIG = Config(
@@ -81,6 +82,17 @@ def test_automatic_regions(segmenter, query, vocabulary):
     scores = evaluate(segmenter, query, vocabulary).final.semantic
     print(f"mIoU {scores.mean_iou():.4f}, pixel accuracy {scores.pixel_accuracy:.4f}")
     assert scores.mean_iou() >= MIOU - 0.02 and scores.pixel_accuracy >= PIXEL_ACCURACY - 0.01
+
+
+def test_labels_are_those_of_a_photograph_four_times_as_large(segmenter, query, vocabulary):
+    same = []
+    for example in query[::6]:
+        height, width = example.segments.shape
+        large = np.asarray(Image.fromarray(example.image).resize((4 * width, 4 * height), Image.Resampling.BICUBIC))
+        one, other = (segmenter.predict(image, vocabulary).semantic for image in (example.image, large))
+        same.append(np.mean(one.repeat(4, 0).repeat(4, 1) == other))
+    print(f"the same labels on {np.mean(same):.4f} of the pixels of {len(same)} photographs")
+    assert np.mean(same) >= 0.95  # 0.969 over a third of the query half; a region may flip on another processor
 
 
 def test_true_masks(segmenter, query, vocabulary):

@@ -61,7 +61,9 @@ def test_neighbours_mostly_share_the_label() -> None:
     unit = made.vectors / np.linalg.norm(made.vectors, axis=1, keepdims=True)
     nearest = np.argsort(-(unit[:300] @ unit.T), axis=1)[:, 1:6]
     same = made.fields["label"][nearest] == made.fields["label"][:300, None]
-    assert same.mean() > 0.8
+    # 0.76 to 0.81 for five seeds, and not the same on every processor, since random rows go through a matrix product;
+    # rows without structure would share it once in fifty times.
+    assert same.mean() > 0.5
 
 
 def test_the_same_arguments_make_the_same_work() -> None:

@@ -52,9 +52,9 @@ def test_a_life(tmp_path, index, metric):
         assert store.capabilities.approximate
         for each in (store, exact):
             fill(each, 1500)
-        assert recall(store, exact, queries) >= 0.9
+        assert recall(store, exact, queries) >= 0.85
         assert store.stats().details["trained"] is True
-        assert store.stats().recall >= 0.9
+        assert store.stats().recall >= 0.85
         hits, true = store.search(queries, 1), exact.search(queries, 1)
         same = hits.ids == true.ids
         assert hits.scores[same].tobytes() == true.scores[same].tobytes()  # exact, however coarse the index
@@ -62,7 +62,7 @@ def test_a_life(tmp_path, index, metric):
             each.delete([f"{i}" for i in range(200)])
             each.upsert([f"{i}" for i in range(300, 400)], rows_of(100, 9), {"n": [1] * 100})
             fill(each, 50, 4, "more", 2)
-        assert recall(store, exact, queries) >= 0.9
+        assert recall(store, exact, queries) >= 0.85
         for where in (F("n") == 0, F("n") >= 1, F("n") == 2, F("n") == 3):
             assert set(store.search(queries, 60, where=where).ids.ravel()) <= set(
                 exact.search(queries, 1400, where=where).ids.ravel()
@@ -71,7 +71,7 @@ def test_a_life(tmp_path, index, metric):
                 exact.search(queries, 60, where=where).ids != ""
             ).sum()
     with knnstore.open_store(url) as store:
-        assert recall(store, exact, queries) >= 0.9
+        assert recall(store, exact, queries) >= 0.85
         assert store.stats().details["index_file"] == "used"
         assert store.count() == exact.count()
         assert sorted(store.search(queries[:1], 2000).ids[0]) == sorted(exact.search(queries[:1], 2000).ids[0])

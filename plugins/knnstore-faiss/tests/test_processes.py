@@ -120,7 +120,7 @@ def test_a_second_writer_waits_and_then_gives_up(tmp_path):
             started = time.monotonic()
             with pytest.raises(StoreBusyError, match="timeout"):
                 write(hasty, 2)
-            assert 0.15 < time.monotonic() - started < 5
+            assert 0.15 < time.monotonic() - started < 15  # a busy machine is late; the default is 30
             assert consistent(hasty) == 1  # reading goes on
             waiting = threading.Thread(target=write, args=(patient, 3))
             waiting.start()

@@ -103,7 +103,7 @@ def test_one_process_at_a_time(tmp_path):
     started = time.monotonic()
     with pytest.raises(StoreBusyError, match="another process"):
         knnstore.open_store(url(tmp_path, timeout="0.5"), SPEC)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15  # a busy machine is late; the default is 30
     holder.kill()
     holder.communicate()
     knnstore.open_store(url(tmp_path), SPEC).close()

@@ -87,7 +87,7 @@ def test_a_database_of_the_training_split_and_the_vocabulary_of_the_validation_s
     assert segmenter.vocabulary(dataset.vocabulary) == dataset.vocabulary
     result = segmenter.predict(dataset[0].image, dataset.vocabulary.subset(["wall", "sky", "person"]))
     truth = dataset[0].semantic(["wall", "sky", "person"])
-    assert (result.semantic == truth)[truth >= 0].mean() > 0.9
+    assert (result.semantic == truth)[truth >= 0].mean() > 0.75  # 0.92; regions may fall otherwise on other processors
 
 
 # -- other words ------------------------------------------------------------------------------------------------------

@@ -118,9 +118,12 @@ def recorded(stages, settings, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def close():
-    """Within a share of the largest value, of another array."""
+    """Within a share of the largest value, of another array.
 
-    def check(actual, expected, share=1e-5):
+    Up to 9e-6 was seen where this was written; sums are in another order on another processor.
+    """
+
+    def check(actual, expected, share=5e-5):
         ours, theirs = (np.asarray(x.numpy() if torch.is_tensor(x) else x, np.float64) for x in (actual, expected))
         assert ours.shape == theirs.shape
         assert np.abs(ours - theirs).max() <= share * np.abs(theirs).max()
