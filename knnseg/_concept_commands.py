@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json
+from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, Strict, finish, print_json
 
 if TYPE_CHECKING:
     from knnseg.concepts import ConceptDatabase
@@ -128,6 +128,7 @@ def reembed(
     images: Annotated[Path | None, typer.Option(help="Folder to look in for images that have moved.")] = None,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed all examples again in the space of another preset, from their images and kept masks.
@@ -147,8 +148,11 @@ def reembed(
         open_store(_other_space(store, extractor.space, source), read_only=True) as original,
         ConceptDatabase.open(into or store, extractor) as database,
     ):
-        report = embed_again(original, database, originals, progress=sys.stderr.isatty())
+        report = embed_again(original, database, originals, strict=strict, progress=sys.stderr.isatty())
     print_json(asdict(report)) if as_json else _print_reembedded(report)
+    if report.failed:
+        print(f"knnseg: for images that were not found: {originals.advice}", file=sys.stderr)
+    finish(report.failed, report.images + report.present)
 
 
 def _other_space(store: str, own: EmbeddingSpace, wanted: str) -> StoreURL:
@@ -173,5 +177,3 @@ def _print_reembedded(report: ReembedReport) -> None:
     left = {"without a mask": report.maskless, "featureless": report.featureless, "image not found": report.missing}
     if any(left.values()):
         print("left out: " + ", ".join(f"{count} {why}" for why, count in left.items() if count))
-    for uri in report.lost:
-        print(f"knnseg: not found, or not the same picture: {uri}", file=sys.stderr)

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import json
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-__all__ = ["AsJson", "Checkpoint", "Device", "Preset", "Store", "print_json"]
+from knnseg.errors import KnnSegWarning
+
+if TYPE_CHECKING:
+    from knnseg.pipeline import Segmenter
+
+__all__ = [
+    "AsJson",
+    "Checkpoint",
+    "Device",
+    "Preset",
+    "Store",
+    "Strict",
+    "finish",
+    "names_of",
+    "open_segmenter",
+    "print_json",
+    "printed_warnings",
+]
 
 Store = Annotated[str, typer.Option("--store", "-s", help="URL of the concept database, such as faiss:///folder.")]
 Preset = Annotated[
@@ -17,6 +38,68 @@ Preset = Annotated[
 Device = Annotated[str, typer.Option(help="Where models run: auto, cpu, cuda, cuda:1.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Weights for the stages that take a checkpoint.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read or used.")]
+
+_PARTLY = 3
+"""The exit code where some images were left out."""
+
+
+def finish(failed: Sequence[str], done: int) -> None:
+    """Name the images that were left out, and leave with an exit code that says so.
+
+    Args:
+        failed: the name of each, with the reason.
+        done: how many images were not left out; where not one was, the command has failed.
+    """
+    for text in failed:
+        print(f"knnseg: left out: {text}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(_PARTLY if done else 1)
+
+
+def names_of(text: str | None) -> list[str] | None:
+    """Class names from an option."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+@contextmanager
+def printed_warnings() -> Iterator[None]:
+    """Warnings of this package as messages, each once; what :func:`finish` will say better is left to it."""
+    with warnings.catch_warnings():
+        plain = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: object) -> None:
+            if issubclass(category, KnnSegWarning):
+                print(f"knnseg: {message}", file=sys.stderr)
+            else:
+                plain(message, category, *where)  # type: ignore[arg-type]  # passed on as it came
+
+        warnings.filterwarnings("default", category=KnnSegWarning)
+        warnings.filterwarnings("ignore", message=r"\w+: images left out", category=KnnSegWarning)
+        warnings.showwarning = show  # type: ignore[assignment]  # the rest of its arguments is in *where
+        yield
+
+
+@contextmanager
+def open_segmenter(
+    preset: str,
+    checkpoint: Path | None,
+    store: str | None,
+    device: str,
+    *,
+    create: bool,
+    on_store_error: Literal["raise", "base"] = "raise",
+) -> Iterator[Segmenter]:
+    """The segmenter that the options speak of; closed afterwards."""
+    from knnseg.pipeline import Segmenter, read_config
+    from knnseg.stages import with_checkpoint
+
+    config = read_config(preset)
+    if checkpoint is not None:
+        config = with_checkpoint(config, str(checkpoint))
+    with Segmenter.from_config(config, store, device=device, create=create, on_store_error=on_store_error) as segmenter:
+        yield segmenter
 
 
 def print_json(result: object) -> None:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from knnseg.adding import AddReport, segments, write
 from knnseg.annotations import LabelledImage
-from knnseg.embeddings import pool
-from knnseg.errors import ConfigError, DatasetError, MaskError, VocabularyError
-from knnseg.examples import FIELDS, ImageExamples, append_rows, described, segment_masks
+from knnseg.errors import ConfigError, KnnSegWarning, MaskError, VocabularyError
+from knnseg.examples import FIELDS, ImageExamples, described, readable
 from knnseg.features import FeatureExtractor
 from knnseg.images import ImageLike, load_image
 from knnseg.types import Embeddings, Masks, Neighbours, Vocabulary
@@ -42,29 +43,6 @@ class Concept:
     label: str
     count: int
     thing: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AddReport:
-    """What :meth:`ConceptDatabase.add` did.
-
-    Args:
-        images: images read.
-        added: examples written.
-        present: examples that were there already.
-        skipped: segments that could not be used: empty, below ``min_area``, or over featureless ground.
-    """
-
-    images: int = 0
-    added: int = 0
-    present: int = 0
-    skipped: int = 0
-
-    def __add__(self, other: AddReport) -> AddReport:
-        return AddReport(
-            self.images + other.images, self.added + other.added,
-            self.present + other.present, self.skipped + other.skipped,
-        )  # fmt: skip
 
 
 def space_name(space: EmbeddingSpace) -> str:
@@ -137,12 +115,16 @@ class ConceptDatabase:
         keep_masks: bool = True,
         writer: str = "",
         batch: int = 16,
+        strict: bool = False,
         progress: bool = False,
     ) -> AddReport:
         """Add every labelled segment of every image, streaming.
 
         Memory is bounded by ``batch`` images. Each batch is written at once and for good, so an interrupted run has
         lost nothing that it reported, and running it again skips what is there without computing its features.
+
+        An image of a sequence that cannot be read or used does not end the run: it is left out, and the report says so.
+        A generator that raises has ended, so what it raises is raised here.
 
         Args:
             examples: images with their segments, in any number; a generator is fine.
@@ -151,22 +133,32 @@ class ConceptDatabase:
             keep_masks: store the masks as RLE too, so that the database can be moved to another encoder later.
             writer: who adds, kept with each example.
             batch: images in one write.
+            strict: raise at the first image that cannot be used; the batches before it stay.
             progress: show a progress bar on standard error.
 
         Returns:
-            What was done.
+            What was done. Where images were left out, there is a :class:`~knnseg.errors.KnnSegWarning` too.
         """
         if batch < 1:
             raise ConfigError(f"add: expected a batch of at least 1 image, got {batch}")
+        strict = strict or isinstance(examples, LabelledImage)
         images = [examples] if isinstance(examples, LabelledImage) else examples
         wanted = None if classes is None else frozenset(classes)
         total = len(images) if isinstance(images, Sized) else None
-        report = AddReport()
+        report, failed = AddReport(), list[str]()
         # disable=None would hide the bar where standard error is no terminal; a caller that asks gets one.
-        with tqdm(images, total=total, unit="image", disable=not progress, desc="adding") as bar:
-            for group in _batched(bar, batch):
-                report += self._add_batch(group, wanted, min_area, keep_masks, writer)
+        with tqdm(total=total, unit="image", disable=not progress, desc="adding") as bar:
+            for group in _batched((image for _, image in readable(images, failed, strict=strict)), batch):
+                prepared, counted = segments(group, wanted, min_area)
+                report += counted + self._write(prepared, keep_masks=keep_masks, writer=writer, strict=strict)
+                bar.update(len(group))
                 bar.set_postfix(added=report.added, present=report.present)
+        report = replace(report, failed=(*failed, *report.failed))
+        if report.failed:
+            said = (
+                f"add: images left out: {len(report.failed)}, see `failed` of the report; the first: {report.failed[0]}"
+            )
+            warnings.warn(said, KnnSegWarning, stacklevel=2)
         return report
 
     def add_masks(
@@ -206,57 +198,10 @@ class ConceptDatabase:
             raise MaskError(f"masks: expected every mask to cover a pixel, got an empty mask at {int(empty[0])}")
         example = LabelledImage(pixels, np.zeros(stack.size, np.int32), (), uri)
         prepared = described(example, stack, names, [name in countable for name in names])
-        return self._write([prepared], True, writer) + AddReport(images=1)
+        return AddReport(images=1) + self._write([prepared], keep_masks=True, writer=writer, strict=True)
 
-    def _add_batch(
-        self,
-        group: Iterable[LabelledImage],
-        wanted: frozenset[str] | None,
-        min_area: int,
-        keep_masks: bool,
-        writer: str,
-    ) -> AddReport:
-        prepared, report = [], AddReport()
-        for example in group:
-            if not isinstance(example, LabelledImage):
-                raise DatasetError(
-                    f"add: expected labelled images, got {type(example).__name__}. Use add_masks for arrays."
-                )
-            info = [s for s in example.info if wanted is None or s.label in wanted]
-            masks = segment_masks(example, [s.id for s in info])
-            usable = np.asarray(masks.areas >= max(min_area, 1))
-            kept = [s for s, ok in zip(info, usable.tolist(), strict=True) if ok]
-            report += AddReport(images=1, skipped=int((~usable).sum()))
-            prepared.append(described(example, masks.select(usable), [s.label for s in kept], [s.thing for s in kept]))
-        return report + self._write(prepared, keep_masks, writer)
-
-    def _write(self, prepared: list[ImageExamples], keep_masks: bool, writer: str) -> AddReport:
-        """Embed what is not there yet, and write it in one call."""
-        report = AddReport()
-        ids = [identity for examples in prepared for identity in examples.ids]
-        there = set(self._store.get(ids, fields=[], with_vectors=False).ids.tolist())
-        columns: dict[str, list[object]] = {name: [] for name in FIELDS}
-        new_ids: list[str] = []
-        vectors: list[NDArray[np.float32]] = []
-        for examples in prepared:
-            fresh = [i for i, identity in enumerate(examples.ids) if identity not in there]
-            there.update(examples.ids)
-            report += AddReport(present=len(examples.ids) - len(fresh))
-            if not fresh:
-                continue
-            masks = examples.masks.select(fresh)
-            embeddings = pool(self._extractor.extract([examples.example.image])[0], masks)
-            usable = np.flatnonzero(embeddings.vectors.any(axis=1))
-            rows = [fresh[i] for i in usable.tolist()]
-            report += AddReport(skipped=len(fresh) - len(rows))
-            new_ids += [examples.ids[i] for i in rows]
-            vectors.append(embeddings.vectors[usable])
-            append_rows(columns, examples, rows, embeddings.coverage[usable], keep_masks, writer)
-        if new_ids:
-            # Someone else may have added the same example since the look-up above; theirs is as good as ours.
-            written = self._store.upsert(new_ids, np.concatenate(vectors), columns, on_conflict="skip")
-            report += AddReport(added=written, present=len(new_ids) - written)
-        return report
+    def _write(self, prepared: list[ImageExamples], *, keep_masks: bool, writer: str, strict: bool) -> AddReport:
+        return write(self._store, self._extractor, prepared, keep_masks=keep_masks, writer=writer, strict=strict)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +13,11 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from knnseg.annotations import LabelledImage, positions
+from knnseg.errors import skipping
 from knnseg.images import content_hash
 from knnseg.types import Masks
 
-__all__ = ["FIELDS", "ImageExamples", "append_rows", "described", "segment_masks"]
+__all__ = ["FIELDS", "ImageExamples", "append_rows", "described", "readable", "segment_masks"]
 
 FIELDS: dict[str, type[str] | type[int] | type[float] | type[bool]] = {
     "label": str, "thing": bool, "image": str, "image_hash": str, "x0": int, "y0": int, "x1": int, "y1": int,
@@ -46,6 +49,37 @@ class ImageExamples:
     things: list[bool]
     rles: list[str]
     ids: list[str]
+
+
+def readable(
+    images: Iterable[LabelledImage],
+    failed: list[str],
+    *,
+    strict: bool = False,
+    done: Container[int] = (),
+    limit: int | None = None,
+) -> Iterator[tuple[int, LabelledImage]]:
+    """Each image with its place, from 0; of a sequence, those that cannot be read are left out.
+
+    A generator that raises has ended, so what it raises is raised here too.
+
+    Args:
+        images: in any number.
+        failed: gets the reason for each that is left out.
+        strict: raise at the first that cannot be read.
+        done: places that are left out, and of a sequence not even read.
+        limit: only the first ones.
+    """
+    if not isinstance(images, Sequence):
+        yield from ((n, image) for n, image in enumerate(itertools.islice(images, limit)) if n not in done)
+        return
+    for n in range(len(images))[:limit]:
+        read: list[LabelledImage] = []
+        if n not in done:
+            with skipping(failed, strict=strict):
+                read.append(images[n])
+        if read:
+            yield n, read.pop()
 
 
 def segment_masks(example: LabelledImage, numbers: list[int]) -> Masks:

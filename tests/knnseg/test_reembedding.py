@@ -6,7 +6,7 @@ from PIL import Image
 
 from knnseg import ConceptDatabase
 from knnseg.embeddings import pool
-from knnseg.errors import ConfigError, DatasetError
+from knnseg.errors import ConfigError, DatasetError, KnnSegWarning
 from knnseg.images import content_hash
 from knnseg.originals import Originals, stored_images
 from knnseg.reembedding import ReembedReport, reembed
@@ -91,9 +91,10 @@ def test_images_that_have_moved_are_found_by_name_and_known_by_their_pixels(data
     Image.new("RGB", (64, 48)).save(impostor)
     (tmp_path / "moved" / "ab").mkdir()
     (tmp_path / "moved" / "ab" / "2.png").write_bytes(b"no picture")
-    report = reembed(database.store, other)
+    with pytest.warns(KnnSegWarning, match="left out: 5"):
+        report = reembed(database.store, other)
     assert report.images == 1 and report.missing == database.store.count() - report.added
-    assert len(report.lost) == 5 and all("images" in uri for uri in report.lost)
+    assert len(report.failed) == 5 and all("images" in uri for uri in report.failed)
     report = reembed(database.store, other, Originals(tmp_path / "moved"))
     assert report.images == 5 and not report.missing and set(rows(other)) == set(rows(database))
 
@@ -105,16 +106,18 @@ def test_what_cannot_be_embedded_again_is_counted_and_left(database, other, file
     mask = np.zeros((1, *image.shape[:2]), bool)
     mask[0, :5] = True
     database.add_masks(image, mask, ["sky"])  # nobody said where it is
-    report = reembed(database.store, other)
+    with pytest.warns(KnnSegWarning):
+        report = reembed(database.store, other)
     assert (report.images, report.maskless, report.missing) == (2, len(files[2].info), 1)
-    assert report.lost == (f"an image of hash {content_hash(image)}",)
+    assert report.failed == (f"an image of hash {content_hash(image)}: not found",)
     assert report.added == other.store.count() == len(files[0].info) + len(files[1].info)
 
 
 def test_an_image_that_was_changed_is_not_taken(database, other, files, tmp_path):
     database.add(files[:2])
     Image.new("RGB", (64, 48), "red").save(tmp_path / "images" / "1.png")
-    report = reembed(database.store, other)
+    with pytest.warns(KnnSegWarning, match="other pixels now"):
+        report = reembed(database.store, other)
     assert report.images == 1 and report.missing == len(files[1].info)
 
 
