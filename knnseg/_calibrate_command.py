@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json
+from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json, there_is
 
 if TYPE_CHECKING:
     from knnseg.calibration import Calibration, Trial
@@ -49,6 +49,7 @@ def calibrate(
     kind: Literal["proposals", "examples"] = "examples" if on == "examples" else "proposals"
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)  # now, not when the work is done and would be lost
+    there_is(store)
     originals, config = Originals(images), read_config(preset)
     config = config if checkpoint is None else with_checkpoint(config, str(checkpoint))
     with Segmenter.from_config(config, store, device=device, create=False) as segmenter:

@@ -46,7 +46,6 @@ from knnseg.errors import VocabularyError
 
 if TYPE_CHECKING:
     from knnseg.adding import AddReport
-    from knnseg.concepts import ConceptDatabase
     from knnseg.datasets import LabelledImages
 
 __all__ = ["app"]
@@ -104,14 +103,23 @@ def add(
 
     knnseg add -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --split training
     """
+    # All that can be wrong with the options and the files is found before weights are read.
+    one = None if image is None else _one(image, mask, label)
+    labelled = None if one else examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split)
+    names = None if labelled is None else _known(names_of(classes), labelled)
     with open_segmenter(preset, checkpoint, store, device, create=True) as segmenter:
-        database = segmenter.database
-        assert database is not None  # a store was given
-        if image is not None:
-            report = _add_one(database, image, mask, label, thing, writer)
+        assert segmenter.database is not None  # a store was given
+        if one is not None:
+            report = segmenter.database.add_masks(**one, things=[label or ""] if thing else [], writer=writer)
         else:
-            labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split)
-            report = _add_labelled(database, labelled, names_of(classes), min_area, writer, strict)
+            assert labelled is not None  # one or the other
+            report = segmenter.database.add(
+                labelled, classes=names, min_area=min_area, writer=writer, strict=strict, progress=sys.stderr.isatty()
+            )
+    _show_added(report, as_json)
+
+
+def _show_added(report: AddReport, as_json: bool) -> None:
     if as_json:
         print_json(asdict(report))
     else:
@@ -122,35 +130,26 @@ def add(
     finish(report.failed, report.images)
 
 
-def _add_labelled(
-    database: ConceptDatabase,
-    labelled: LabelledImages,
-    names: list[str] | None,
-    min_area: int,
-    writer: str,
-    strict: bool,
-) -> AddReport:
+def _known(names: list[str] | None, labelled: LabelledImages) -> list[str] | None:
+    """The names, all of which the data set has: of another, nothing would ever be added, without a word."""
     known = labelled.vocabulary.names
     unknown = [name for name in names or () if name not in known]
-    if unknown:  # nothing would ever be added of it, without a word
+    if unknown:
         near = ", ".join(map(repr, difflib.get_close_matches(unknown[0], known) or known[:5]))
         raise VocabularyError(
             f"classes: expected some of the {len(known)} of the data set, such as {near}, got {unknown[0]!r}"
         )
-    progress = sys.stderr.isatty()
-    return database.add(labelled, classes=names, min_area=min_area, writer=writer, strict=strict, progress=progress)
+    return names
 
 
-def _add_one(
-    database: ConceptDatabase, image: Path, mask: Path | None, label: str | None, thing: bool, writer: str
-) -> AddReport:
+def _one(image: Path, mask: Path | None, label: str | None) -> dict[str, Any]:
+    """The one image of the command line with its mask, as arguments of ``add_masks``."""
     from knnseg.images import load_image, load_label_map
 
     if mask is None or label is None:
         raise typer.BadParameter("an image needs --mask and --label")
     pixels, stack = load_image(image), load_label_map(mask)[None] != 0
-    things = [label] if thing else []
-    return database.add_masks(pixels, stack, [label], things=things, uri=image.absolute().as_uri(), writer=writer)
+    return {"image": pixels, "masks": stack, "labels": [label], "uri": image.absolute().as_uri()}
 
 
 @app.command(name="eval")

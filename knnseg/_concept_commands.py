@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, Strict, finish, print_json
+from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, Strict, finish, print_json, there_is
 
 if TYPE_CHECKING:
     from knnseg.concepts import ConceptDatabase
@@ -28,36 +28,58 @@ concepts_app = typer.Typer(
 )
 
 
+Space = Annotated[
+    str, typer.Option(help="The embedding space, where the store has several, as `knnstore info` names it.")
+]
+Of = Annotated[
+    str | None,
+    typer.Option(
+        "--preset", "-p", help="Instead of --space: the preset or TOML configuration that the examples are of."
+    ),
+]
+
+
 @contextmanager
 def _database(
-    store: str, preset: str, checkpoint: Path | None, device: str, *, read_only: bool
+    store: str, space: str, preset: str | None, checkpoint: Path | None, device: str, *, read_only: bool
 ) -> Iterator[ConceptDatabase]:
+    """The database of a space. Only a preset takes its model: by its weights a space is known."""
     from knnseg.concepts import ConceptDatabase
 
-    extractor = _extractor(preset, checkpoint, device)
-    with ConceptDatabase.open(store, extractor, create=False, read_only=read_only) as database:
+    if space and preset:
+        raise typer.BadParameter("give --space or --preset")
+    if checkpoint is not None and preset is None:
+        raise typer.BadParameter("--checkpoint needs --preset")
+    if preset is None:
+        opened = ConceptDatabase.existing(store, space, read_only=read_only)
+    else:
+        extractor = _extractor(store, preset, checkpoint, device)
+        opened = ConceptDatabase.open(store, extractor, create=False, read_only=read_only)
+    with opened as database:
         yield database
 
 
-def _extractor(preset: str, checkpoint: Path | None, device: str) -> FeatureExtractor:
+def _extractor(store: str, preset: str, checkpoint: Path | None, device: str) -> FeatureExtractor:
     from knnseg import stages
     from knnseg.pipeline import read_config
 
     config = read_config(preset)
     config = config if checkpoint is None else stages.with_checkpoint(config, str(checkpoint))
+    there_is(store)
     return stages.make_extractor(config, device=device)
 
 
 @concepts_app.command(name="list")
 def list_concepts(
     store: Store,
-    preset: Preset = "tiny",
+    space: Space = "",
+    preset: Of = None,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """List the concepts with their numbers of examples."""
-    with _database(store, preset, checkpoint, device, read_only=True) as database:
+    with _database(store, space, preset, checkpoint, device, read_only=True) as database:
         concepts = database.concepts()
     if as_json:
         print_json([{"label": c.label, "count": c.count, "thing": c.thing} for c in concepts])
@@ -73,13 +95,14 @@ def rename(
     old: str,
     new: str,
     store: Store,
-    preset: Preset = "tiny",
+    space: Space = "",
+    preset: Of = None,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Give a concept another name; merges where the new name exists."""
-    with _database(store, preset, checkpoint, device, read_only=False) as database:
+    with _database(store, space, preset, checkpoint, device, read_only=False) as database:
         moved = database.rename(old, new)
     print_json({"renamed": moved}) if as_json else print(f"{moved} examples of {old!r} are now {new!r}")
 
@@ -89,13 +112,14 @@ def merge(
     labels: Annotated[list[str], typer.Argument(help="Concepts to merge.")],
     into: Annotated[str, typer.Option(help="The concept that they become.")],
     store: Store,
-    preset: Preset = "tiny",
+    space: Space = "",
+    preset: Of = None,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Make one concept of several."""
-    with _database(store, preset, checkpoint, device, read_only=False) as database:
+    with _database(store, space, preset, checkpoint, device, read_only=False) as database:
         moved = database.merge(labels, into)
     print_json({"merged": moved}) if as_json else print(f"{moved} examples are now {into!r}")
 
@@ -105,13 +129,14 @@ def remove(
     label: str,
     store: Store,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    preset: Preset = "tiny",
+    space: Space = "",
+    preset: Of = None,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Forget a concept and all its examples."""
-    with _database(store, preset, checkpoint, device, read_only=False) as database:
+    with _database(store, space, preset, checkpoint, device, read_only=False) as database:
         counts = {concept.label: concept.count for concept in database.concepts()}
         if not yes and label in counts:
             typer.confirm(f"Remove {counts[label]} examples of {label!r} from {store}?", abort=True, err=True)
@@ -143,7 +168,7 @@ def reembed(
     from knnstore import open_store
 
     originals = Originals(images)
-    extractor = _extractor(preset, checkpoint, device)
+    extractor = _extractor(store, preset, checkpoint, device)
     with (
         open_store(_other_space(store, extractor.space, source), read_only=True) as original,
         ConceptDatabase.open(into or store, extractor) as database,

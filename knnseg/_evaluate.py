@@ -82,7 +82,8 @@ def run_eval(
         result = report.to_dict() | {"settings": settings}
         if out is not None:
             text = json.dumps(result, indent=1, ensure_ascii=False)
-            (out / "report.json").write_text(text + "\n", encoding="utf-8")
+            # Names of files may have bytes that are no text; as escapes they are JSON.
+            (out / "report.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             write_page(report, segmenter, examples, settings, out / "report.html", pictures=pictures)
     return result
 

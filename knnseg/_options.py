@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from knnseg.errors import KnnSegWarning
+from knnstore import StoreURL, collections, get_backend
+from knnstore.errors import StoreConnectionError, StoreNotFoundError, StoreTimeoutError
 
 if TYPE_CHECKING:
     from knnseg.pipeline import Segmenter
@@ -81,6 +83,20 @@ def printed_warnings() -> Iterator[None]:
         yield
 
 
+def there_is(store: str, *, may_be_down: bool = False) -> None:
+    """Find a mistake in the URL of a store before weights are read.
+
+    Raises:
+        KnnStoreError: a URL that makes no sense, of a backend that is not installed, or where nothing is stored.
+    """
+    try:
+        if not collections(store):
+            raise StoreNotFoundError(f"nothing is stored at {StoreURL.parse(store)}", hint="Add examples first.")
+    except (StoreConnectionError, StoreTimeoutError):
+        if not may_be_down:
+            raise
+
+
 @contextmanager
 def open_segmenter(
     preset: str,
@@ -95,6 +111,10 @@ def open_segmenter(
     from knnseg.pipeline import Segmenter, read_config
     from knnseg.stages import with_checkpoint
 
+    if store is not None and not create:
+        there_is(store, may_be_down=on_store_error == "base")
+    elif store is not None:
+        get_backend(StoreURL.parse(store).backend)
     config = read_config(preset)
     if checkpoint is not None:
         config = with_checkpoint(config, str(checkpoint))
@@ -103,4 +123,6 @@ def open_segmenter(
 
 
 def print_json(result: object) -> None:
-    print(json.dumps(result, indent=1, ensure_ascii=False))
+    """One JSON document, with escapes where standard output cannot carry every letter."""
+    plain = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    print(json.dumps(result, indent=1, ensure_ascii=not plain))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +15,12 @@ from rich.table import Table
 
 from knnseg._options import AsJson, Checkpoint, Device, Preset, Strict, finish, names_of, open_segmenter, print_json
 from knnseg.errors import skipping
+from knnseg.segmentation import joined_coco
+from knnseg.types import Vocabulary
 
 if TYPE_CHECKING:
     from knnseg.pipeline import Segmenter
     from knnseg.segmentation import Segmentation
-    from knnseg.types import Vocabulary
 
 __all__ = ["segment"]
 
@@ -50,35 +53,69 @@ def segment(
         raise typer.BadParameter("give --classes, or --store to take its concepts")
     if on_store_error not in ("raise", "base"):
         raise typer.BadParameter("--on-store-error takes raise or base")
+    names = names_of(classes)
+    if names is not None:
+        Vocabulary.of(names)  # a mistake in them is found before weights are read
     out.mkdir(parents=True, exist_ok=True)
-    results, failed = list[dict[str, Any]](), list[str]()
+    run, failed = _Run(out, list(dict.fromkeys(images)), strict), list[str]()
     down: Literal["raise", "base"] = "base" if on_store_error == "base" else "raise"
     with open_segmenter(preset, checkpoint, store, device, create=False, on_store_error=down) as segmenter:
-        vocabulary = segmenter.vocabulary(names_of(classes))
-        for path, result, files in _segmented(segmenter, images, vocabulary, out, failed, strict):
-            results.append({"image": str(path), "files": files, "degraded": result.degraded, "segments": result.rle()})
+        vocabulary = segmenter.vocabulary(names)
+        for path, result, files in run.segmented(segmenter, vocabulary, failed):
             if not as_json:
                 _show_segments(path, result, files)
             if result.degraded:
                 print(f"knnseg: base prediction only: {result.degraded}", file=sys.stderr)
     if as_json:
-        print_json({"classes": list(vocabulary), "images": results, "failed": failed})
-    finish(failed, len(results))
+        coco = str(run.joined) if run.shown else ""
+        print_json({"classes": list(vocabulary), "images": run.shown, "coco": coco, "failed": failed})
+    elif run.shown:
+        print(f"COCO panoptic: {run.joined}")
+    finish(failed, len(run.shown))
 
 
-def _segmented(
-    segmenter: Segmenter, images: list[Path], vocabulary: Vocabulary, out: Path, failed: list[str], strict: bool
-) -> Iterator[tuple[Path, Segmentation, list[str]]]:
-    """The images that can be read and whose results can be written, with the files of each."""
-    stems = _stems(images)
-    for path in images:
-        files: list[str] = []
-        with skipping(failed, str(path), strict=strict):
-            result = segmenter.predict(path, vocabulary)
-            with skipping(failed, str(path), strict=strict, also=(OSError,)):  # of writing, not of a store
-                files = [str(file) for file in result.save(out, stems[path])]
-        if files:
-            yield path, result, files
+class _Run:
+    """The images of one call, their results, and one COCO panoptic file of all of them."""
+
+    def __init__(self, out: Path, images: list[Path], strict: bool) -> None:
+        self._out, self._images, self._strict = out, images, strict
+        self.joined = out / "panoptic.json"
+        self.shown: list[dict[str, Any]] = []
+        self._documents: list[dict[str, Any]] = []
+
+    def segmented(
+        self, segmenter: Segmenter, vocabulary: Vocabulary, failed: list[str]
+    ) -> Iterator[tuple[Path, Segmentation, list[str]]]:
+        """The images that can be read and whose results can be written, with the files of each."""
+        stems, names = _stems(self._images), _relative(self._images)
+        try:
+            for number, path in enumerate(self._images, 1):
+                files: list[str] = []
+                with skipping(failed, str(path), strict=self._strict):
+                    result = segmenter.predict(path, vocabulary)
+                    with skipping(
+                        failed, str(path), strict=self._strict, also=(OSError,)
+                    ):  # of writing, not of a store
+                        saved = result.save(self._out, stems[path], image_id=number, image_file=names[path])
+                        files = [str(file) for file in saved]
+                if files:
+                    self._keep(number, path, result, files, names[path])
+                    yield path, result, files
+        finally:
+            if self._documents:
+                self.joined.write_text(json.dumps(joined_coco(self._documents), indent=1), encoding="utf-8")
+
+    def _keep(self, number: int, path: Path, result: Segmentation, files: list[str], name: str) -> None:
+        self._documents.append(result.coco_panoptic(Path(files[2]).name, number, name))
+        shown = {"image": str(path), "image_id": number, "files": files, "degraded": result.degraded}
+        self.shown.append({**shown, "segments": result.rle(number)})
+
+
+def _relative(images: list[Path]) -> dict[Path, str]:
+    """The images as seen from the folder that all of them are below."""
+    full = [Path(os.path.abspath(path)) for path in images]  # noqa: PTH100  # resolve() would follow links
+    common = os.path.commonpath([path.parent for path in full])
+    return {path: place.relative_to(common).as_posix() for path, place in zip(images, full, strict=True)}
 
 
 def _stems(images: list[Path]) -> dict[Path, str]:

@@ -7,6 +7,7 @@ go to standard error.
 
 from __future__ import annotations
 
+import io
 import sys
 
 from knnseg.errors import KnnSegError
@@ -17,6 +18,9 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line; the console script ``knnseg``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a label that the terminal has no letters for is no error
+            stream.reconfigure(errors="backslashreplace")
     try:
         from knnseg._commands import app
 

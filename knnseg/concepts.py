@@ -12,6 +12,8 @@ import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,11 +58,12 @@ class ConceptDatabase:
 
     Args:
         store: an open store whose spec has :data:`FIELDS`.
-        extractor: makes the vectors; its space must be the store's.
+        extractor: makes the vectors; its space must be the store's. None is enough to list, rename, merge and remove.
     """
 
-    def __init__(self, store: EmbeddingStore, extractor: FeatureExtractor) -> None:
-        StoreSpec(extractor.dim, "cosine", FIELDS, extractor.space).check_against(store.spec, str(store.url))
+    def __init__(self, store: EmbeddingStore, extractor: FeatureExtractor | None) -> None:
+        dim, space = (store.spec.dim, store.spec.space) if extractor is None else (extractor.dim, extractor.space)
+        StoreSpec(dim, "cosine", FIELDS, space).check_against(store.spec, str(store.url))
         self._store, self._extractor = store, extractor
         self._concepts: tuple[str, tuple[Concept, ...]] | None = None
 
@@ -94,6 +97,33 @@ class ConceptDatabase:
                 hint="Add examples first, or choose the preset that it was made with.",
             ) from error
 
+    @classmethod
+    def existing(cls, url: str | StoreURL, space: str = "", *, read_only: bool = False) -> ConceptDatabase:
+        """Open what is there without a model, to list, rename, merge and remove concepts.
+
+        Args:
+            url: a store URL, as for :meth:`open`.
+            space: the collection of an embedding space, as ``knnstore info`` names it; "" takes the only one.
+            read_only: write nothing.
+
+        Raises:
+            StoreNotFoundError: there is none; the message names the spaces that there are.
+            ConfigError: there are several, and none was named.
+        """
+        there = {place.path.rsplit("/", 1)[-1]: place for place in collections(url)}
+        picked = [place for name, place in there.items() if space in ("", name)]
+        if len(picked) > 1:
+            raise ConfigError(
+                f"embedding space: expected the name of one of {sorted(there)} at {StoreURL.parse(url)}, got none. "
+                "Give it (--space), or the configuration that the examples were made with (--preset)."
+            )
+        if not picked:
+            raise StoreNotFoundError(
+                f"no concept database at {StoreURL.parse(url)}", expected=space or "an embedding space",
+                got=", ".join(sorted(there)) or "nothing there", hint="Add examples first.",
+            )  # fmt: skip
+        return cls(open_store(picked[0], read_only=read_only), None)
+
     @property
     def store(self) -> EmbeddingStore:
         """The store underneath."""
@@ -101,7 +131,13 @@ class ConceptDatabase:
 
     @property
     def extractor(self) -> FeatureExtractor:
-        """What makes the vectors."""
+        """What makes the vectors.
+
+        Raises:
+            ConfigError: the database was opened without.
+        """
+        if self._extractor is None:
+            raise ConfigError("concept database: expected an extractor, to make vectors with; it was opened without")
         return self._extractor
 
     # -- adding -------------------------------------------------------------------------------------------------------
@@ -178,7 +214,7 @@ class ConceptDatabase:
             masks: bool (N, H, W); they may overlap.
             labels: N class names.
             things: the names among them that are countable objects.
-            uri: where the image comes from.
+            uri: where the image comes from; by default the path that was given.
             writer: who adds.
 
         Raises:
@@ -196,12 +232,14 @@ class ConceptDatabase:
         empty = np.flatnonzero(stack.areas == 0)
         if len(empty):
             raise MaskError(f"masks: expected every mask to cover a pixel, got an empty mask at {int(empty[0])}")
+        if not uri and isinstance(image, str | PathLike):
+            uri = Path(image).absolute().as_uri()
         example = LabelledImage(pixels, np.zeros(stack.size, np.int32), (), uri)
         prepared = described(example, stack, names, [name in countable for name in names])
         return AddReport(images=1) + self._write([prepared], keep_masks=True, writer=writer, strict=True)
 
     def _write(self, prepared: list[ImageExamples], *, keep_masks: bool, writer: str, strict: bool) -> AddReport:
-        return write(self._store, self._extractor, prepared, keep_masks=keep_masks, writer=writer, strict=strict)
+        return write(self._store, self.extractor, prepared, keep_masks=keep_masks, writer=writer, strict=strict)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

@@ -264,8 +264,9 @@ class Segmenter:
             semantic = paint_semantic(masks, final)
             panoptic, segments = paint_panoptic(masks, final, semantic, vocabulary, self.config.painting)
         return Segmentation(
-            image.pixels, vocabulary, semantic[0], panoptic, segments, masks, final, evidence, degraded, clock.seconds
-        )
+            image.pixels, vocabulary, semantic[0], panoptic, segments, masks, final, evidence, degraded, clock.seconds,
+            str(source) if isinstance(source, str | PathLike) else "",
+        )  # fmt: skip
 
     def _augment(
         self, database: ConceptDatabase, image: EncodedImage, masks: Masks, base: ClassScores, vocabulary: Vocabulary,

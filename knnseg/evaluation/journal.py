@@ -121,7 +121,8 @@ class Journal:
 
 
 def _write(file: BinaryIO, line: Mapping[str, Any]) -> None:
-    file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+    text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+    file.write(text.encode(errors="backslashreplace") + b"\n")  # names of files may have bytes that are no text
     file.flush()
     os.fsync(file.fileno())
 

@@ -69,7 +69,7 @@ def write_page(
         result=result, means=MEANS, columns=_COLUMNS, stories=stories, settings=settings,
         rows=_rows(result), compared=settings["store"] is not None,
     )  # fmt: skip
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -171,7 +171,7 @@ USER_ERRORS = [
     (["segment", "missing.png", "-c", "a", "--preset", "wrong.toml"], "wrong.toml"),
     (["segment", "missing.png", "-c", "a", "--device", "quantum"], "quantum"),
     (["concepts", "list", "-s", "faiss:///nowhere/at/all"], "nowhere"),
-    (["concepts", "list", "-s", "memory:///x", "--checkpoint", "a.pth"], "such as the preset fcclip"),
+    (["concepts", "list", "-s", "memory:///x", "-p", "tiny", "--checkpoint", "a.pth"], "such as the preset fcclip"),
     (["concepts", "list", "-s", "faiss:///proc/knnseg"], "/proc/knnseg"),
     (["demo", "-o", "/proc/knnseg"], "/proc/knnseg"),
     (["eval", "--pairs", "no", "where", "--class-file", "none.json"], "none.json"),

@@ -8,8 +8,9 @@ from PIL import Image
 
 from knnseg import ClassScores, ConceptDatabase, DenseClip, Masks, NoBase, RegionProposer, Segmenter, Vocabulary, stages
 from knnseg.config import Config, StageConfig
-from knnseg.errors import ConfigError, ImageError, MaskError, UnknownStageError, VocabularyError
+from knnseg.errors import ConfigError, DatasetError, ImageError, MaskError, UnknownStageError, VocabularyError
 from knnseg.images import load_image, load_label_map, load_panoptic_png
+from knnseg.segmentation import joined_coco
 from knnstore.errors import StoreConnectionError, StoreTimeoutError
 
 NAMES = ("sky", "grass", "ball")
@@ -136,13 +137,27 @@ def test_save_and_read_back(result, tmp_path):
 def test_saved_panoptic_results_load_as_a_dataset(result, tmp_path):
     from knnseg.datasets import CocoPanoptic
 
-    Image.fromarray(result.image).save(tmp_path / "photo.panoptic.png.image.png")
-    _, annotation = result.save_coco(tmp_path, "photo")
-    data = json.loads(annotation.read_text())
-    data["images"][0]["file_name"] = "photo.panoptic.png.image.png"
-    annotation.write_text(json.dumps(data))
+    Image.fromarray(result.image).save(tmp_path / "photo.png")
+    *_, annotation = result.save(tmp_path, "photo")
     example = CocoPanoptic(tmp_path, tmp_path, annotation)[0]
     assert np.array_equal(example.semantic(NAMES), result.semantic)
+
+
+def test_coco_has_the_file_name_of_the_image(segmenter, scene, tmp_path):
+    path = tmp_path / "a photograph.png"
+    Image.fromarray(scene(50).image).save(path)
+    for given in (path, str(path)):
+        document = segmenter.predict(given, NAMES).coco_panoptic("x.png", 7)
+        assert (document["images"][0]["file_name"], document["images"][0]["id"]) == (path.name, 7)
+
+
+def test_joining_what_does_not_go_together(result):
+    one = result.coco_panoptic("a.png", 1, "a.jpg")
+    assert [image["id"] for image in joined_coco([one, result.coco_panoptic("b.png", 2)])["images"]] == [1, 2]
+    with pytest.raises(DatasetError, match="of their own"):
+        joined_coco([one, one])
+    with pytest.raises(DatasetError, match="categories"):
+        joined_coco([one, result.coco_panoptic("b.png", 2) | {"categories": []}])
 
 
 def test_rle(result):
