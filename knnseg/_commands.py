@@ -27,6 +27,7 @@ from knnseg._options import (
     open_segmenter,
     print_json,
     printed_warnings,
+    say_mixed,
 )
 from knnseg._segment_command import segment
 from knnseg._sources import (
@@ -66,7 +67,13 @@ def _root(context: typer.Context) -> None:
 
 
 Subset = Annotated[
-    str | None, typer.Option("--classes", "-c", help="Class names separated by commas; all of the data set by default.")
+    list[str] | None,
+    typer.Option(
+        "--classes",
+        "-c",
+        help="Class names separated by commas, or @FILE with one in each line; may be repeated. All of the data set by "
+        "default. A name that has a comma: -c '\"a, b\"'.",
+    ),
 ]
 
 
@@ -78,7 +85,10 @@ def add(
         Path | None, typer.Option(help="PNG of the image's size; the concept is where it is not 0.")
     ] = None,
     label: Annotated[str | None, typer.Option(help="What the mask shows.")] = None,
-    thing: Annotated[bool, typer.Option("--thing/--stuff", help="A countable object, or stuff.")] = True,
+    thing: Annotated[
+        bool | None,
+        typer.Option("--thing/--stuff", help="A countable object, or stuff; by default as the database knows it."),
+    ] = None,
     pairs: Pairs = None,
     class_file: ClassFile = None,
     coco_panoptic: Coco = None,
@@ -97,26 +107,29 @@ def add(
 ) -> None:
     """Add labelled examples in one pass. Safe to interrupt and to run again.
 
-    knnseg add -s faiss:///tmp/db photo.jpg --mask kettle.png --label kettle
+    knnseg add -s faiss:///tmp/db photo.jpg --mask kettle.png --label kettle --thing
 
     knnseg add -s faiss:///tmp/db --pairs images labels --class-file classes.json
 
     knnseg add -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --split training
     """
-    # All that can be wrong with the options and the files is found before weights are read.
-    one = None if image is None else _one(image, mask, label)
+    one = {} if image is None else _one(image, mask, label)
     labelled = None if one else examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split)
-    names = None if labelled is None else _known(names_of(classes), labelled)
+    names = None if labelled is None else _known(names_of(classes, labelled.vocabulary), labelled)
     with open_segmenter(preset, checkpoint, store, device, create=True) as segmenter:
         assert segmenter.database is not None  # a store was given
-        if one is not None:
-            report = segmenter.database.add_masks(**one, things=[label or ""] if thing else [], writer=writer)
+        if labelled is None:
+            report = segmenter.database.add_masks(**one, things=_things(label, thing), writer=writer)
         else:
-            assert labelled is not None  # one or the other
             report = segmenter.database.add(
                 labelled, classes=names, min_area=min_area, writer=writer, strict=strict, progress=sys.stderr.isatty()
             )
+        say_mixed(segmenter.database)
     _show_added(report, as_json)
+
+
+def _things(label: str | None, thing: bool | None) -> list[str] | None:
+    return None if thing is None else [label or ""] if thing else []
 
 
 def _show_added(report: AddReport, as_json: bool) -> None:
@@ -132,8 +145,8 @@ def _show_added(report: AddReport, as_json: bool) -> None:
 
 def _known(names: list[str] | None, labelled: LabelledImages) -> list[str] | None:
     """The names, all of which the data set has: of another, nothing would ever be added, without a word."""
-    known = labelled.vocabulary.names
-    unknown = [name for name in names or () if name not in known]
+    known, there = labelled.vocabulary.names, frozenset(labelled.vocabulary.names)
+    unknown = [name for name in names or () if name not in there]
     if unknown:
         near = ", ".join(map(repr, difflib.get_close_matches(unknown[0], known) or known[:5]))
         raise VocabularyError(
@@ -184,7 +197,7 @@ def evaluate_command(
     knnseg eval -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --out report
     """
     labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split, words)
-    names, vocabulary = names_of(classes), labelled.vocabulary
+    names, vocabulary = names_of(classes, labelled.vocabulary), labelled.vocabulary
     say_unlabelled(names, labelled)
     active = vocabulary if names is None else vocabulary.subset(names)
     source = source_of(

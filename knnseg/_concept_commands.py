@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["concepts_app"]
 
 concepts_app = typer.Typer(
-    name="concepts", help="List, rename, merge, remove and re-embed what a database knows.", no_args_is_help=True
+    name="concepts",
+    help="List, rename, merge, remove and re-embed what a database knows.",
+    no_args_is_help=True,
 )
 
 
@@ -82,11 +84,13 @@ def list_concepts(
     with _database(store, space, preset, checkpoint, device, read_only=True) as database:
         concepts = database.concepts()
     if as_json:
-        print_json([{"label": c.label, "count": c.count, "thing": c.thing} for c in concepts])
+        print_json([{"label": c.label, "count": c.count, "thing": c.thing, "things": c.things} for c in concepts])
         return
     table = Table("concept", "examples", "kind")
     for concept in concepts:
-        table.add_row(concept.label, str(concept.count), "thing" if concept.thing else "stuff")
+        kind = "thing" if concept.thing else "stuff"
+        kind += f" (of {concept.count}, {concept.things} say thing)" if concept.mixed else ""
+        table.add_row(concept.label, str(concept.count), kind)
     Console(markup=False).print(table)
 
 
@@ -105,6 +109,24 @@ def rename(
     with _database(store, space, preset, checkpoint, device, read_only=False) as database:
         moved = database.rename(old, new)
     print_json({"renamed": moved}) if as_json else print(f"{moved} examples of {old!r} are now {new!r}")
+
+
+@concepts_app.command()
+def kind(
+    label: str,
+    thing: Annotated[bool, typer.Option("--thing/--stuff", help="A countable object, or stuff.")],
+    store: Store,
+    space: Space = "",
+    preset: Of = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Say of a concept and all its examples that it is a countable object, or stuff."""
+    with _database(store, space, preset, checkpoint, device, read_only=False) as database:
+        changed = database.set_kind(label, thing=thing)
+    what = "thing" if thing else "stuff"
+    print_json({"changed": changed}) if as_json else print(f"{changed} examples of {label!r} are now {what}")
 
 
 @concepts_app.command()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from knnseg.errors import KnnSegWarning
+from knnseg.vocabulary import tidy
 from knnstore import StoreURL, collections, get_backend
 from knnstore.errors import StoreConnectionError, StoreNotFoundError, StoreTimeoutError
 
 if TYPE_CHECKING:
+    from knnseg.concepts import ConceptDatabase
     from knnseg.pipeline import Segmenter
 
 __all__ = [
@@ -60,9 +63,33 @@ def finish(failed: Sequence[str], done: int) -> None:
         raise typer.Exit(_PARTLY if done else 1)
 
 
-def names_of(text: str | None) -> list[str] | None:
-    """Class names from an option."""
-    return None if text is None else [name.strip() for name in text.split(",")]
+def names_of(given: list[str] | None, known: Iterable[str] = ()) -> list[str] | None:
+    """Class names from an option that may be repeated.
+
+    A value that is as a whole the name of a known class is that class. ``@FILE`` is a file with a name in each line.
+    Any other is names separated by commas, as in a CSV file: a name in double quotes may have commas.
+
+    Args:
+        given: the values; None where the option was not given.
+        known: the names that may be meant as a whole.
+
+    Raises:
+        typer.BadParameter: a file that cannot be read.
+    """
+    whole = frozenset(known)
+    return None if given is None else [name for text in given for name in _names(text, whole)]
+
+
+def _names(text: str, whole: frozenset[str]) -> list[str]:
+    if tidy(text) in whole:
+        return [tidy(text)]
+    try:
+        if text.startswith("@"):
+            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+            return [tidy(line) for line in lines if line.strip()]
+        return [tidy(name) for row in csv.reader([text], skipinitialspace=True) for name in row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise typer.BadParameter(f"--classes: expected names, or @FILE with one in each line: {error}") from error
 
 
 @contextmanager
@@ -120,6 +147,13 @@ def open_segmenter(
         config = with_checkpoint(config, str(checkpoint))
     with Segmenter.from_config(config, store, device=device, create=create, on_store_error=on_store_error) as segmenter:
         yield segmenter
+
+
+def say_mixed(database: ConceptDatabase) -> None:
+    """Name the concepts whose examples do not agree on what they are."""
+    for concept in database.concepts():
+        if concept.mixed:
+            print(f"knnseg: {concept.disagreement}", file=sys.stderr)
 
 
 def print_json(result: object) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from knnseg._options import AsJson, Checkpoint, Device, Preset, Strict, finish, 
 from knnseg.errors import skipping
 from knnseg.segmentation import joined_coco
 from knnseg.types import Vocabulary
+from knnstore.errors import StoreConnectionError, StoreTimeoutError
 
 if TYPE_CHECKING:
     from knnseg.pipeline import Segmenter
@@ -25,7 +27,13 @@ if TYPE_CHECKING:
 __all__ = ["segment"]
 
 Classes = Annotated[
-    str | None, typer.Option("--classes", "-c", help="Class names separated by commas; all of the database by default.")
+    list[str] | None,
+    typer.Option(
+        "--classes",
+        "-c",
+        help="Class names separated by commas, or @FILE with one in each line; may be repeated. All of the database by "
+        "default. A name that has a comma: -c '\"a, b\"'.",
+    ),
 ]
 
 
@@ -60,7 +68,7 @@ def segment(
     run, failed = _Run(out, list(dict.fromkeys(images)), strict), list[str]()
     down: Literal["raise", "base"] = "base" if on_store_error == "base" else "raise"
     with open_segmenter(preset, checkpoint, store, device, create=False, on_store_error=down) as segmenter:
-        vocabulary = segmenter.vocabulary(names)
+        vocabulary = segmenter.vocabulary(names and _chosen(classes, segmenter))
         for path, result, files in run.segmented(segmenter, vocabulary, failed):
             if not as_json:
                 _show_segments(path, result, files)
@@ -72,6 +80,15 @@ def segment(
     elif run.shown:
         print(f"COCO panoptic: {run.joined}")
     finish(failed, len(run.shown))
+
+
+def _chosen(classes: list[str] | None, segmenter: Segmenter) -> list[str] | None:
+    """The names of the option; a value may be one that the database knows as a whole."""
+    known: list[str] = []
+    if segmenter.database is not None:
+        with suppress(StoreConnectionError, StoreTimeoutError):  # if it is down, the segmenter knows what to do
+            known = [concept.label for concept in segmenter.database.concepts()]
+    return names_of(classes, known)
 
 
 class _Run:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from knnseg.annotations import LabelledImage
 from knnseg.embeddings import pool
 from knnseg.errors import DatasetError, skipping
-from knnseg.examples import FIELDS, ImageExamples, append_rows, described, segment_masks
+from knnseg.examples import FIELDS, Content, ImageExamples, append_rows, described, segment_masks, stored_contents
 from knnseg.features import FeatureExtractor
-from knnstore import EmbeddingStore
+from knnstore import EmbeddingStore, F
 
 __all__ = ["AddReport", "segments", "write"]
 
@@ -88,11 +88,15 @@ def write(
     report, failed = AddReport(), list[str]()
     ids = [identity for examples in prepared for identity in examples.ids]
     there = set(store.get(ids, fields=[], with_vectors=False).ids.tolist())
+    # A concept that was renamed or merged since has the same examples under the ids of its old name.
+    shown = [examples.image_hash for examples in prepared if not there.issuperset(examples.ids)]
+    known = stored_contents(store, F("image_hash").isin(shown)) if shown else set[Content]()
     columns: dict[str, list[object]] = {name: [] for name in FIELDS}
     new_ids: list[str] = []
     vectors: list[NDArray[np.float32]] = []
     for examples in prepared:
-        fresh = [i for i, identity in enumerate(examples.ids) if identity not in there]
+        named = zip(examples.ids, examples.contents, strict=True)
+        fresh = [i for i, (own, same) in enumerate(named) if own not in there and known.isdisjoint(same)]
         report += AddReport(present=len(examples.ids) - len(fresh))
         with skipping(failed, examples.example.uri, strict=strict):
             if not fresh:

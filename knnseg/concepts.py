@@ -22,11 +22,12 @@ from tqdm import tqdm
 from knnseg.adding import AddReport, segments, write
 from knnseg.annotations import LabelledImage
 from knnseg.errors import ConfigError, KnnSegWarning, MaskError, VocabularyError
-from knnseg.examples import FIELDS, ImageExamples, described, readable
+from knnseg.examples import FIELDS, Content, ImageExamples, contents, described, readable, stored_contents
 from knnseg.features import FeatureExtractor
 from knnseg.images import ImageLike, load_image
 from knnseg.types import Embeddings, Masks, Neighbours, Vocabulary
-from knnstore import EmbeddingSpace, EmbeddingStore, F, Filter, StoreSpec, StoreURL, collections, open_store
+from knnseg.vocabulary import tidied, tidy
+from knnstore import EmbeddingSpace, EmbeddingStore, F, Filter, Records, StoreSpec, StoreURL, collections, open_store
 from knnstore.errors import StoreNotFoundError
 
 __all__ = ["FIELDS", "AddReport", "Concept", "ConceptDatabase", "space_name"]
@@ -39,12 +40,31 @@ class Concept:
     Args:
         label: its name.
         count: examples.
-        thing: a countable object, by the majority of its examples.
+        things: those of them that say it is a countable object; the others say it is stuff.
     """
 
     label: str
     count: int
-    thing: bool
+    things: int
+
+    @property
+    def thing(self) -> bool:
+        """A countable object, by more than half of its examples."""
+        return 2 * self.things > self.count
+
+    @property
+    def mixed(self) -> bool:
+        """The examples do not agree whether it is a thing."""
+        return 0 < self.things < self.count
+
+    @property
+    def disagreement(self) -> str:
+        """For messages: what a mixed concept is taken as, and what to do."""
+        return (
+            f"concept {self.label!r}: {self.things} of {self.count} examples say that it is a thing, the others stuff; "
+            f"taken as {'a thing' if self.thing else 'stuff'}. Say which it is: knnseg concepts kind, or "
+            "ConceptDatabase.set_kind"
+        )
 
 
 def space_name(space: EmbeddingSpace) -> str:
@@ -66,6 +86,7 @@ class ConceptDatabase:
         StoreSpec(dim, "cosine", FIELDS, space).check_against(store.spec, str(store.url))
         self._store, self._extractor = store, extractor
         self._concepts: tuple[str, tuple[Concept, ...]] | None = None
+        self._spelt: dict[str, list[str]] = {}  # by the label as it is taken now: as older versions have written it
 
     @classmethod
     def open(
@@ -179,7 +200,7 @@ class ConceptDatabase:
             raise ConfigError(f"add: expected a batch of at least 1 image, got {batch}")
         strict = strict or isinstance(examples, LabelledImage)
         images = [examples] if isinstance(examples, LabelledImage) else examples
-        wanted = None if classes is None else frozenset(classes)
+        wanted = None if classes is None else frozenset(map(tidy, classes))
         total = len(images) if isinstance(images, Sized) else None
         report, failed = AddReport(), list[str]()
         # disable=None would hide the bar where standard error is no terminal; a caller that asks gets one.
@@ -203,7 +224,7 @@ class ConceptDatabase:
         masks: NDArray[np.bool_],
         labels: Iterable[str],
         *,
-        things: Iterable[str] = (),
+        things: Iterable[str] | None = None,
         uri: str = "",
         writer: str = "",
     ) -> AddReport:
@@ -212,8 +233,9 @@ class ConceptDatabase:
         Args:
             image: a path, bytes, a PIL image, or uint8 (H, W, 3).
             masks: bool (N, H, W); they may overlap.
-            labels: N class names.
-            things: the names among them that are countable objects.
+            labels: N class names; spaces around them are dropped, and letters brought to Unicode's form NFC.
+            things: the names among them that are countable objects, the others are stuff; None says nothing, and each
+                is what the database knows of it. What it does not know is stuff.
             uri: where the image comes from; by default the path that was given.
             writer: who adds.
 
@@ -222,8 +244,9 @@ class ConceptDatabase:
                 nothing is added.
             VocabularyError: an empty label, or a thing that is not among the labels; nothing is added.
         """
-        names = list(labels)
-        countable = Vocabulary.of(dict.fromkeys(names), things).things if names else frozenset[str]()
+        names = [tidied(label) for label in labels]
+        said = [c.label for c in self.concepts() if c.thing and c.label in names] if things is None else things
+        countable = Vocabulary.of(dict.fromkeys(names), said).things if names else frozenset[str]()
         pixels, stack = load_image(image), Masks.from_dense(masks)
         if stack.size != pixels.shape[:2]:
             raise MaskError(f"masks: expected {pixels.shape[:2]} like the image, got {stack.size}")
@@ -247,9 +270,16 @@ class ConceptDatabase:
         """Every concept with its number of examples, by name; remembered until the store changes."""
         revision = self._store.revision()
         if self._concepts is None or self._concepts[0] != revision:
-            counts = self._store.count_by("label")
+            counts = {str(label): count for label, count in self._store.count_by("label").items() if count}
             countable = self._store.count_by("label", where=F("thing") == True)  # noqa: E712  # builds a filter
-            found = (Concept(str(n), c, 2 * countable.get(n, 0) > c) for n, c in counts.items())
+            spelt: dict[str, list[str]] = {}
+            for label in counts:
+                spelt.setdefault(tidy(label), []).append(label)
+            found = [
+                Concept(name, sum(counts[label] for label in same), sum(countable.get(label, 0) for label in same))
+                for name, same in spelt.items()
+            ]
+            self._spelt = {name: same for name, same in spelt.items() if same != [name]}
             self._concepts = (revision, tuple(sorted(found, key=lambda concept: concept.label)))
         return self._concepts[1]
 
@@ -264,7 +294,7 @@ class ConceptDatabase:
             vocabulary: only entries of these classes; None takes all.
             exclude_image: leave out entries of the image with this content hash, for leave-one-image-out.
         """
-        where: Filter | None = None if vocabulary is None else F("label").isin(vocabulary.names)
+        where: Filter | None = None if vocabulary is None else self._of(*vocabulary.names)
         if exclude_image:
             other = F("image_hash") != exclude_image
             where = other if where is None else where & other
@@ -274,31 +304,63 @@ class ConceptDatabase:
         ids, labels = np.full(shape, "", object), np.full(shape, "", object)
         scores = np.full(shape, -np.inf, np.float32)
         ids[asked], labels[asked], scores[asked] = hits.ids, hits.fields["label"], hits.scores
+        if self._spelt:
+            labels = np.array([tidy(label) for label in labels.reshape(-1)], object).reshape(shape)
         return Neighbours(ids, scores, labels)
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
     def rename(self, old: str, new: str) -> int:
-        """Give a concept another name, merging it into ``new`` where that exists. Returns how many examples moved.
+        """Give a concept another name, merging it into ``new`` where that exists.
+
+        An example of both, of the same mask in the same picture, is kept once.
+
+        Returns:
+            How many examples moved.
 
         Raises:
             VocabularyError: there is no concept ``old``, or ``new`` is empty.
         """
         if not new.strip():
             raise VocabularyError("rename: expected a non-empty new name")
-        moved = self._known(old)
-        if old == new:
-            return moved
-        batches = list(self._store.scan(F("label") == old, with_vectors=True)) if moved else []
-        for records in batches:
-            assert records.vectors is not None  # asked for above
-            records.fields["label"][:] = new
+        name, count = tidied(new), self._known(old).count
+        if tidy(old) == name:
+            return count
+        there = stored_contents(self._store, self._of(name))
+        return sum(self._renamed(records, name, there) for records in self._rows(old))
+
+    def _renamed(self, records: Records, name: str, there: set[Content]) -> int:
+        """Give rows another label, and forget those whose content is there under it."""
+        records.fields["label"][:] = name
+        same = np.array([not there.isdisjoint(content) for content in contents(records.fields)], bool)
+        kept = np.flatnonzero(~same)
+        if len(kept):
+            assert records.vectors is not None  # asked for
+            columns = {field: column[kept] for field, column in records.fields.items()}
+            self._store.upsert(records.ids[kept].tolist(), records.vectors[kept], columns)
+        if same.any():
+            self._store.delete(ids=records.ids[same].tolist())
+        return len(kept)
+
+    def set_kind(self, label: str, *, thing: bool) -> int:
+        """Say of all examples of a concept that it is a countable object, or that it is stuff.
+
+        Returns:
+            How many examples had said otherwise.
+
+        Raises:
+            VocabularyError: there is no such concept.
+        """
+        concept = self._known(label)
+        for records in self._rows(label):
+            records.fields["thing"][:] = thing
+            assert records.vectors is not None  # asked for
             self._store.upsert(records.ids.tolist(), records.vectors, records.fields)
-        return moved
+        return concept.count - concept.things if thing else concept.things
 
     def merge(self, labels: Iterable[str], into: str) -> int:
         """Rename each of ``labels`` to ``into``; returns how many examples moved."""
-        listed = [label for label in dict.fromkeys(labels) if label != into]
+        listed = [label for label in dict.fromkeys(map(tidy, labels)) if label != tidy(into)]
         for label in listed:
             self._known(label)  # all of them, before anything is changed
         return sum(self.rename(label, into) for label in listed)
@@ -309,15 +371,24 @@ class ConceptDatabase:
         Raises:
             VocabularyError: there is no such concept.
         """
-        count = self._known(label)
-        self._store.delete(where=F("label") == label)
+        count = self._known(label).count
+        self._store.delete(where=self._of(tidy(label)))
         return count
 
-    def _known(self, label: str) -> int:
-        counts = {concept.label: concept.count for concept in self.concepts()}
-        if label not in counts:
-            raise VocabularyError(f"concept: expected one of {sorted(counts)[:20]}, got {label!r}")
-        return counts[label]
+    def _known(self, label: str) -> Concept:
+        there = {concept.label: concept for concept in self.concepts()}
+        if tidy(label) not in there:
+            raise VocabularyError(f"concept: expected one of {sorted(there)[:20]}, got {label!r}")
+        return there[tidy(label)]
+
+    def _of(self, *names: str) -> Filter:
+        """The rows of some concepts, as they are spelt in the store."""
+        self.concepts()
+        return F("label").isin([label for name in names for label in self._spelt.get(name, [name])])
+
+    def _rows(self, label: str) -> list[Records]:
+        """All rows of a concept, read before any is changed."""
+        return list(self._store.scan(self._of(tidy(label)), with_vectors=True))
 
     def close(self) -> None:
         """Close the store."""

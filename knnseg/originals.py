@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from knnseg.errors import DatasetError, ImageError
 from knnseg.images import content_hash, load_image
 from knnseg.types import ImageArray, Masks
+from knnseg.vocabulary import tidy
 from knnstore import EmbeddingStore, F, Records
 
 __all__ = ["Originals", "StoredImage", "stored_images"]
@@ -79,7 +80,10 @@ def _concatenated(parts: list[Records]) -> Records:
     return Records(
         np.concatenate([part.ids for part in parts]),
         np.concatenate(vectors) if vectors else None,
-        {name: np.concatenate([part.fields[name] for part in parts]) for name in parts[0].fields},
+        {
+            **{name: np.concatenate([part.fields[name] for part in parts]) for name in parts[0].fields},
+            "label": np.array([tidy(label) for part in parts for label in part.fields["label"].tolist()], object),
+        },
     )
 
 

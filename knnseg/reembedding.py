@@ -12,10 +12,10 @@ from tqdm import tqdm
 from knnseg.concepts import ConceptDatabase
 from knnseg.embeddings import pool
 from knnseg.errors import ConfigError, DatasetError, KnnSegWarning, skipping
-from knnseg.examples import FIELDS
+from knnseg.examples import FIELDS, contents, stored_contents
 from knnseg.features import FeatureExtractor
 from knnseg.originals import Originals, StoredImage, stored_images
-from knnstore import EmbeddingStore, StoreSpec
+from knnstore import EmbeddingStore, F, StoreSpec
 
 __all__ = ["ReembedReport", "reembed"]
 
@@ -116,9 +116,12 @@ class _Embedded:
 def _write(target: ConceptDatabase, group: list[StoredImage], originals: Originals, strict: bool) -> ReembedReport:
     ids = [identity for image in group for identity in image.records.ids.tolist()]
     there = set(target.store.get(ids, fields=[], with_vectors=False).ids.tolist())
-    report, made, failed = ReembedReport(present=len(there)), list[_Embedded](), list[str]()
+    known = stored_contents(target.store, F("image_hash").isin([image.image_hash for image in group]))
+    report, made, failed = ReembedReport(), list[_Embedded](), list[str]()
     for image in group:
-        fresh = np.array([identity not in there for identity in image.records.ids.tolist()])
+        named = zip(image.records.ids.tolist(), contents(image.records.fields), strict=True)
+        fresh = np.array([identity not in there and known.isdisjoint(same) for identity, same in named])
+        report += ReembedReport(present=int((~fresh).sum()))
         rows = image.with_mask[fresh[image.with_mask]]
         report += ReembedReport(maskless=int(fresh.sum()) - len(rows))
         if len(rows):

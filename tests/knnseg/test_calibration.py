@@ -79,6 +79,7 @@ def test_features_without_sense_leave_it_to_the_base(files, make_segmenter, colo
     assert found.best.accuracy > 0.95 and found.best.fusion.weight < 0.5
 
 
+@pytest.mark.filterwarnings("ignore:concept .* say that it is a thing")  # as shuffled
 def test_what_is_reported_is_what_the_pipeline_would_say(database, files, make_segmenter):
     """The fitted numbers, applied by the pipeline to one image at a time with its own examples left out."""
     database.add([shuffled(example, i) if i < 4 else example for i, example in enumerate(files)])

@@ -8,7 +8,15 @@ from PIL import Image
 
 from knnseg import ClassScores, ConceptDatabase, DenseClip, Masks, NoBase, RegionProposer, Segmenter, Vocabulary, stages
 from knnseg.config import Config, StageConfig
-from knnseg.errors import ConfigError, DatasetError, ImageError, MaskError, UnknownStageError, VocabularyError
+from knnseg.errors import (
+    ConfigError,
+    DatasetError,
+    ImageError,
+    KnnSegWarning,
+    MaskError,
+    UnknownStageError,
+    VocabularyError,
+)
 from knnseg.images import load_image, load_label_map, load_panoptic_png
 from knnseg.segmentation import joined_coco
 from knnstore.errors import StoreConnectionError, StoreTimeoutError
@@ -57,6 +65,27 @@ def test_without_classes_every_concept_of_the_database_is_used(segmenter, scene)
     assert segmenter.predict(scene(50).image).vocabulary.names == ("ball", "grass", "sky")
 
 
+def test_classes_that_nobody_knows_are_named_once_for_a_batch(segmenter, make_segmenter, taught, scene):
+    images = [scene(50).image, scene(51).image]
+    for classes in (("sky", "zebra", "gnu"), Vocabulary(("zebra", "gnu"))):
+        with pytest.warns(KnnSegWarning, match="'zebra', 'gnu'") as said:
+            segmenter.predict(images, classes)
+        assert len(said) == 1
+    make_segmenter(taught).predict(images, ("zebra", "gnu"))  # a base may know any word
+
+
+def test_a_concept_that_is_half_thing_and_half_stuff_is_named(segmenter, taught, scene):
+    mask = np.ones((1, 48, 64), bool)
+    for i, things in enumerate((["pot"], ["pot"], [], [])):
+        taught.add_masks(scene(60 + i).image, mask, ["pot"], things=things)
+    with pytest.warns(
+        KnnSegWarning, match="'pot': 2 of 4 examples say that it is a thing.*taken as stuff.*concepts kind"
+    ):
+        segmenter.predict(scene(50).image, ["pot", "sky"])
+    assert taught.set_kind("pot", thing=True) == 2
+    assert segmenter.vocabulary(["pot", "sky"]).things == {"pot"}
+
+
 def test_given_masks_are_classified_as_instances(segmenter, scene):
     example = scene(50)
     masks = np.stack([example.segments == s.id for s in example.info])
@@ -89,7 +118,8 @@ def test_vocabularies_that_make_no_sense(segmenter, scene, classes):
 
 
 def test_without_a_database_and_a_base_nothing_is_known(make_segmenter, scene):
-    result = make_segmenter(base=NoBase()).predict(scene(50).image, NAMES)
+    with pytest.warns(KnnSegWarning, match="3 of 3 are known to nobody.*: 'sky', 'grass', 'ball'"):
+        result = make_segmenter(base=NoBase()).predict(scene(50).image, NAMES)
     assert (result.semantic == -1).all() and result.segments_info == ()
 
 
@@ -98,6 +128,8 @@ def test_objects_that_are_no_stages_are_refused(extractor):
         Segmenter(object(), RegionProposer())
     with pytest.raises(ConfigError, match="MaskProposer"):
         Segmenter(extractor, object())
+    with pytest.raises(ConfigError, match="BasePredictor"):
+        Segmenter(extractor, RegionProposer(), object())
     with pytest.raises(ConfigError, match="on_store_error"):
         Segmenter(extractor, RegionProposer(), on_store_error="ignore")
 
