@@ -148,8 +148,14 @@ class Masks:
         """Take bool or float32 (N, H, W) masks.
 
         Raises:
-            MaskError: the array is not (N, H, W), or holds values outside [0, 1].
+            MaskError: the array is not (N, H, W), holds values outside [0, 1], or is a masked array that leaves some
+                out.
         """
+        if np.ma.is_masked(masks):
+            raise MaskError(
+                "masks: expected a plain array, got a masked one that says nothing of some pixels. "
+                "Say what they are, such as with masks.filled(False)"
+            )
         array = np.asarray(masks)
         if array.ndim != 3 or array.dtype.kind not in "bf":
             raise MaskError(f"masks: expected a bool or float array (N, H, W), got {array.dtype.name} {array.shape}")

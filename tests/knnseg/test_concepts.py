@@ -377,3 +377,12 @@ def test_labels_of_older_databases_are_found_as_they_are_spelt(database, scene, 
     assert database.rename("Käse", "cheese") == 2 and set(database.store.count_by("label", where=F("area") > 0)) == {
         "cheese"
     }
+
+
+def test_a_masked_array_is_refused_where_it_leaves_pixels_out(database, scene):
+    """NumPy would drop what is masked without a word, and take the values below it."""
+    masks = np.ones((1, 48, 64), bool)
+    with pytest.raises(MaskError, match="filled"):
+        database.add_masks(scene(1).image, np.ma.masked_array(masks, masks & (np.arange(64) > 9)), ["ball"])
+    assert database.store.count() == 0
+    assert database.add_masks(scene(1).image, np.ma.masked_array(masks), ["ball"]).added == 1

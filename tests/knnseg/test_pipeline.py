@@ -102,6 +102,7 @@ def test_given_masks_are_classified_as_instances(segmenter, scene):
         (np.ones((1, 3, 3), bool), "like the image"),
         (np.zeros((1, 48, 64), bool), "empty mask at 0"),
         (np.ones((48, 64), bool), "N, H, W"),
+        (np.ma.masked_array(np.ones((1, 48, 64), bool), np.eye(48, 64, dtype=bool)), "filled"),
     ],
 )
 def test_masks_that_do_not_fit(segmenter, scene, masks, message):
