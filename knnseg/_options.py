@@ -96,15 +96,17 @@ def _names(text: str, whole: frozenset[str]) -> list[str]:
 def printed_warnings() -> Iterator[None]:
     """Warnings of this package as messages, each once; what :func:`finish` will say better is left to it."""
     with warnings.catch_warnings():
-        plain = warnings.showwarning
+        plain, said = warnings.showwarning, set[str]()
 
         def show(message: Warning | str, category: type[Warning], *where: object) -> None:
             if issubclass(category, KnnSegWarning):
-                print(f"knnseg: {message}", file=sys.stderr)
+                if str(message) not in said:
+                    print(f"knnseg: {message}", file=sys.stderr)
+                said.add(str(message))
             else:
                 plain(message, category, *where)  # type: ignore[arg-type]  # passed on as it came
 
-        warnings.filterwarnings("default", category=KnnSegWarning)
+        warnings.filterwarnings("always", category=KnnSegWarning)
         warnings.filterwarnings("ignore", message=r"\w+: images left out", category=KnnSegWarning)
         warnings.showwarning = show  # type: ignore[assignment]  # the rest of its arguments is in *where
         yield

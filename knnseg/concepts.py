@@ -1,8 +1,9 @@
 """The concept database: masked examples as rows of an embedding store.
 
 One store URL holds one collection for each embedding space, named after it, so that vectors of two encoders can never
-meet. An instance has the same id in every space: it is derived from the picture, the mask and the label, so adding the
-same example again, or going on after an interruption, adds nothing twice.
+meet. An instance has the same id in every space: it is derived from the picture, the mask and the label that it was
+added with. Adding the same example again, or going on after an interruption, adds nothing twice; nor does it after a
+renaming, since what is there is also looked at for its content.
 """
 
 from __future__ import annotations
@@ -383,7 +384,8 @@ class ConceptDatabase:
 
     def _of(self, *names: str) -> Filter:
         """The rows of some concepts, as they are spelt in the store."""
-        self.concepts()
+        if self._concepts is None:  # only older versions have spelt them otherwise, so an old answer will do
+            self.concepts()
         return F("label").isin([label for name in names for label in self._spelt.get(name, [name])])
 
     def _rows(self, label: str) -> list[Records]:

@@ -241,6 +241,8 @@ class Segmenter:
 
     def _active(self, classes: Vocabulary | Iterable[str] | None) -> tuple[Vocabulary, str]:
         """The active vocabulary, and why the database could not be asked about it, "" normally."""
+        if isinstance(classes, Vocabulary) and not isinstance(self.base, NoBase):
+            return classes, ""
         known, trouble = self._concepts()
         if isinstance(classes, Vocabulary):
             vocabulary, mixed = classes, []

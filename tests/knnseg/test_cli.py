@@ -206,6 +206,18 @@ def test_a_name_with_a_comma_in_a_data_set(folder, tmp_path):
     assert list(result["labels"]) == ["lava, magma", "grass"]
 
 
+def test_classes_that_nobody_knows_are_named_once(folder, store, tmp_path):
+    config = tmp_path / "retrieval-only.toml"
+    config.write_text('preset = "tiny"\n[base]\nname = "none"\n', encoding="utf-8")
+    pairs = ["--pairs", folder / "images", folder / "labels", "--class-file", folder / "classes.json"]
+    images = [folder / "images" / "0.png", folder / "images" / "1.png"]
+    commands = [["segment", *images, "-o", tmp_path / "out"], ["eval", *pairs, "--limit", 2]]
+    for command in commands:
+        done = run(*command, "-s", store, "-p", config, "-c", "kettle,zebra,gnu")
+        assert done.stderr.count("2 of 3 are known to nobody") == 1 and "'zebra', 'gnu'" in done.stderr
+        assert "nobody" not in run(*command, "-s", store, "-c", "kettle,zebra").stderr  # its base may know any word
+
+
 USER_ERRORS = [
     (["segment", "missing.png", "-c", "a"], "missing.png"),
     (["segment", "missing.png", "-c", "a,a"], "more than once"),

@@ -367,3 +367,13 @@ def test_class_scores_of_the_wrong_width_are_noticed(make_segmenter, scene):
 
     with pytest.raises(ValueError, match="3 columns"):
         make_segmenter(base=Wrong()).predict(scene(1).image, NAMES)
+
+
+def test_a_vote_says_where_its_image_is(database, make_segmenter, scene, tmp_path):
+    path, example = tmp_path / "1.png", scene(1)
+    Image.fromarray(example.image).save(path)
+    masks = np.stack([example.segments == s.id for s in example.info])
+    database.add_masks(path, masks, [s.label for s in example.info])
+    segmenter = make_segmenter(database)
+    votes = segmenter.explain(segmenter.predict(scene(2).image), 1).votes
+    assert votes and {vote.image for vote in votes} == {path.as_uri()}
