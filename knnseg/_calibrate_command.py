@@ -12,10 +12,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json
+from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json, there_is
 
 if TYPE_CHECKING:
     from knnseg.calibration import Calibration, Trial
+    from knnseg.originals import Originals
 
 __all__ = ["calibrate"]
 
@@ -48,6 +49,7 @@ def calibrate(
     kind: Literal["proposals", "examples"] = "examples" if on == "examples" else "proposals"
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)  # now, not when the work is done and would be lost
+    there_is(store)
     originals, config = Originals(images), read_config(preset)
     config = config if checkpoint is None else with_checkpoint(config, str(checkpoint))
     with Segmenter.from_config(config, store, device=device, create=False) as segmenter:
@@ -58,7 +60,7 @@ def calibrate(
         parts = {name: asdict(getattr(result, name)) for name in ("before", "best")}
         print_json({name: getattr(result, name) for name in ("asked", "alone", "missing", "base")} | parts)
     else:
-        _show(result, out)
+        _show(result, out, originals)
 
 
 def _toml(result: Calibration, preset: str, out: Path) -> str:
@@ -86,7 +88,7 @@ def _set(document: tomlkit.TOMLDocument, section: str, key: str, value: object) 
     document[section][key] = value
 
 
-def _show(result: Calibration, out: Path | None) -> None:
+def _show(result: Calibration, out: Path | None, originals: Originals) -> None:
     table = Table(title=f"{result.asked} masks, each without its own image in the database", title_justify="left")
     table.add_column("")
     for heading in ("k", "τ", "λ", "T", "accuracy", "loss"):
@@ -101,7 +103,7 @@ def _show(result: Calibration, out: Path | None) -> None:
         console.print(f"left out: {result.alone} masks whose class has no example in another image", soft_wrap=True)
     if result.missing:
         console.print(
-            f"left out: {result.missing} examples whose image or mask was not found; see --images", soft_wrap=True
+            f"left out: {result.missing} examples whose image or mask was not found; {originals.advice}", soft_wrap=True
         )
     console.print(f"configuration: {out}" if out else "To keep it: --out FILE.toml", soft_wrap=True)
 

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from knnseg._calibrate_command import calibrate
 from knnseg._concept_commands import concepts_app
 from knnseg._evaluate import print_report, run_eval, source_of, split_of
 from knnseg._models_command import models_command
-from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, print_json
+from knnseg._options import (
+    AsJson,
+    Checkpoint,
+    Device,
+    Preset,
+    Store,
+    Strict,
+    finish,
+    names_of,
+    open_segmenter,
+    print_json,
+    printed_warnings,
+    say_mixed,
+)
+from knnseg._segment_command import segment
 from knnseg._sources import (
     ClassFile,
     Coco,
@@ -34,51 +46,35 @@ from knnseg._sources import (
 from knnseg.errors import VocabularyError
 
 if TYPE_CHECKING:
-    from knnseg.concepts import ConceptDatabase
+    from knnseg.adding import AddReport
     from knnseg.datasets import LabelledImages
-    from knnseg.pipeline import Segmenter
 
 __all__ = ["app"]
 
 app = typer.Typer(
     name="knnseg",
-    help="Segment images into any classes; teach new ones from a few masked examples, without training.",
     epilog="Start with `knnseg demo`. Stores are URLs: faiss:///folder keeps everything in a folder.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Vocabulary = Annotated[
-    str | None, typer.Option("--classes", "-c", help="Class names separated by commas; all of the database by default.")
-]
+
+@app.callback()
+def _root(context: typer.Context) -> None:
+    """Segment images into any classes; teach new ones from a few masked examples, without training."""
+    context.with_resource(printed_warnings())
+
+
 Subset = Annotated[
-    str | None, typer.Option("--classes", "-c", help="Class names separated by commas; all of the data set by default.")
+    list[str] | None,
+    typer.Option(
+        "--classes",
+        "-c",
+        help="Class names separated by commas, or @FILE with one in each line; may be repeated. All of the data set by "
+        "default. A name that has a comma: -c '\"a, b\"'.",
+    ),
 ]
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",")]
-
-
-@contextmanager
-def _segmenter(
-    preset: str,
-    checkpoint: Path | None,
-    store: str | None,
-    device: str,
-    *,
-    create: bool,
-    on_store_error: Literal["raise", "base"] = "raise",
-) -> Iterator[Segmenter]:
-    from knnseg.pipeline import Segmenter, read_config
-    from knnseg.stages import with_checkpoint
-
-    config = read_config(preset)
-    if checkpoint is not None:
-        config = with_checkpoint(config, str(checkpoint))
-    with Segmenter.from_config(config, store, device=device, create=create, on_store_error=on_store_error) as segmenter:
-        yield segmenter
 
 
 @app.command()
@@ -89,7 +85,10 @@ def add(
         Path | None, typer.Option(help="PNG of the image's size; the concept is where it is not 0.")
     ] = None,
     label: Annotated[str | None, typer.Option(help="What the mask shows.")] = None,
-    thing: Annotated[bool, typer.Option("--thing/--stuff", help="A countable object, or stuff.")] = True,
+    thing: Annotated[
+        bool | None,
+        typer.Option("--thing/--stuff", help="A countable object, or stuff; by default as the database knows it."),
+    ] = None,
     pairs: Pairs = None,
     class_file: ClassFile = None,
     coco_panoptic: Coco = None,
@@ -103,126 +102,67 @@ def add(
     preset: Preset = "tiny",
     checkpoint: Checkpoint = None,
     device: Device = "auto",
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Add labelled examples in one pass. Safe to interrupt and to run again.
 
-    knnseg add -s faiss:///tmp/db photo.jpg --mask kettle.png --label kettle
+    knnseg add -s faiss:///tmp/db photo.jpg --mask kettle.png --label kettle --thing
 
     knnseg add -s faiss:///tmp/db --pairs images labels --class-file classes.json
 
     knnseg add -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --split training
     """
-    with _segmenter(preset, checkpoint, store, device, create=True) as segmenter:
-        database = segmenter.database
-        assert database is not None  # a store was given
-        if image is not None:
-            report = _add_one(database, image, mask, label, thing, writer)
+    one = {} if image is None else _one(image, mask, label)
+    labelled = None if one else examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split)
+    names = None if labelled is None else _known(names_of(classes, labelled.vocabulary), labelled)
+    with open_segmenter(preset, checkpoint, store, device, create=True) as segmenter:
+        assert segmenter.database is not None  # a store was given
+        if labelled is None:
+            report = segmenter.database.add_masks(**one, things=_things(label, thing), writer=writer)
         else:
-            labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split)
-            report = _add_labelled(database, labelled, _names(classes), min_area, writer)
+            report = segmenter.database.add(
+                labelled, classes=names, min_area=min_area, writer=writer, strict=strict, progress=sys.stderr.isatty()
+            )
+        say_mixed(segmenter.database)
+    _show_added(report, as_json)
+
+
+def _things(label: str | None, thing: bool | None) -> list[str] | None:
+    return None if thing is None else [label or ""] if thing else []
+
+
+def _show_added(report: AddReport, as_json: bool) -> None:
     if as_json:
-        print_json({name: getattr(report, name) for name in ("images", "added", "present", "skipped")})
+        print_json(asdict(report))
     else:
         print(
             f"images read: {report.images}; examples added: {report.added}, there already: {report.present}, "
             f"too small or featureless: {report.skipped}"
         )
+    finish(report.failed, report.images)
 
 
-def _add_labelled(
-    database: ConceptDatabase, labelled: LabelledImages, names: list[str] | None, min_area: int, writer: str
-) -> Any:
-    known = labelled.vocabulary.names
-    unknown = [name for name in names or () if name not in known]
-    if unknown:  # nothing would ever be added of it, without a word
+def _known(names: list[str] | None, labelled: LabelledImages) -> list[str] | None:
+    """The names, all of which the data set has: of another, nothing would ever be added, without a word."""
+    known, there = labelled.vocabulary.names, frozenset(labelled.vocabulary.names)
+    unknown = [name for name in names or () if name not in there]
+    if unknown:
         near = ", ".join(map(repr, difflib.get_close_matches(unknown[0], known) or known[:5]))
         raise VocabularyError(
             f"classes: expected some of the {len(known)} of the data set, such as {near}, got {unknown[0]!r}"
         )
-    return database.add(labelled, classes=names, min_area=min_area, writer=writer, progress=sys.stderr.isatty())
+    return names
 
 
-def _add_one(
-    database: ConceptDatabase, image: Path, mask: Path | None, label: str | None, thing: bool, writer: str
-) -> Any:
+def _one(image: Path, mask: Path | None, label: str | None) -> dict[str, Any]:
+    """The one image of the command line with its mask, as arguments of ``add_masks``."""
     from knnseg.images import load_image, load_label_map
 
     if mask is None or label is None:
         raise typer.BadParameter("an image needs --mask and --label")
     pixels, stack = load_image(image), load_label_map(mask)[None] != 0
-    things = [label] if thing else []
-    return database.add_masks(pixels, stack, [label], things=things, uri=image.absolute().as_uri(), writer=writer)
-
-
-@app.command()
-def segment(
-    images: Annotated[list[Path], typer.Argument(help="Images.")],
-    store: Annotated[
-        str | None, typer.Option("--store", "-s", help="URL of the concept database; none uses the base alone.")
-    ] = None,
-    classes: Vocabulary = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for overlays, label maps and COCO panoptic files.")
-    ] = Path("segmented"),
-    preset: Preset = "tiny",
-    checkpoint: Checkpoint = None,
-    device: Device = "auto",
-    on_store_error: Annotated[str, typer.Option(help="When the store is down: raise, or base.")] = "raise",
-    as_json: AsJson = False,
-) -> None:
-    """Segment images.
-
-    knnseg segment photo.jpg -s faiss:///tmp/db --classes "kettle, grass, sky"
-    """
-    if store is None and classes is None:
-        raise typer.BadParameter("give --classes, or --store to take its concepts")
-    if on_store_error not in ("raise", "base"):
-        raise typer.BadParameter("--on-store-error takes raise or base")
-    names, results = _names(classes), []
-    down: Literal["raise", "base"] = "base" if on_store_error == "base" else "raise"
-    with _segmenter(preset, checkpoint, store, device, create=False, on_store_error=down) as segmenter:
-        stems = _stems(images)
-        for path in images:
-            result = segmenter.predict(path, names)
-            files = [str(file) for file in result.save(out, stems[path])]
-            results.append({"image": str(path), "files": files, "degraded": result.degraded, "segments": result.rle()})
-            if not as_json:
-                _show_segments(path, result, files)
-            if result.degraded:
-                print(f"knnseg: base prediction only: {result.degraded}", file=sys.stderr)
-    if as_json:
-        print_json({"classes": list(result.vocabulary), "images": results})
-
-
-def _stems(images: list[Path]) -> dict[Path, str]:
-    """A name for the files of each image; images of one name in different folders are numbered."""
-    stems: dict[Path, str] = {}
-    for path in images:
-        taken, stem, number = set(stems.values()), path.stem, 2
-        while stem in taken:
-            stem, number = f"{path.stem}-{number}", number + 1
-        stems[path] = stem
-    return stems
-
-
-def _show_segments(path: Path, result: Any, files: list[str]) -> None:
-    table = Table(title=f"{path.name}: {len(result.segments_info)} segments", title_justify="left")
-    for heading, side in (
-        ("#", "right"),
-        ("class", "left"),
-        ("kind", "left"),
-        ("score", "right"),
-        ("area", "right"),
-        ("box", "left"),
-    ):
-        table.add_column(heading, justify=side)  # type: ignore[arg-type]  # rich's literal
-    for s in result.segments_info:
-        kind = "thing" if s.thing else "stuff"
-        table.add_row(str(s.id), s.label, kind, f"{s.score:.2f}", f"{s.area / result.semantic.size:.1%}", str(s.box))
-    console = Console(markup=False)
-    console.print(table)
-    console.print(f"picture: {files[0]}", soft_wrap=True)
+    return {"image": pixels, "masks": stack, "labels": [label], "uri": image.absolute().as_uri()}
 
 
 @app.command(name="eval")
@@ -247,6 +187,7 @@ def evaluate_command(
     preset: Preset = "tiny",
     checkpoint: Checkpoint = None,
     device: Device = "auto",
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure on labelled images, without and with the database: IoU, accuracy, panoptic quality, average precision.
@@ -256,7 +197,7 @@ def evaluate_command(
     knnseg eval -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --out report
     """
     labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split, words)
-    names, vocabulary = _names(classes), labelled.vocabulary
+    names, vocabulary = names_of(classes, labelled.vocabulary), labelled.vocabulary
     say_unlabelled(names, labelled)
     active = vocabulary if names is None else vocabulary.subset(names)
     source = source_of(
@@ -264,14 +205,19 @@ def evaluate_command(
         pairs=pairs, class_file=class_file, coco_panoptic=coco_panoptic, ignore=ignore if pairs else None,
         device=device,
     )  # fmt: skip
-    with _segmenter(preset, checkpoint, store, device, create=False) as segmenter:
-        result = run_eval(segmenter, labelled, active, source, out=out, restart=restart, limit=limit, pictures=pictures)
-    if as_json:
-        print_json(result)
-        return
-    print_report(result, per_class=per_class)
-    if out is not None:
+    with open_segmenter(preset, checkpoint, store, device, create=False) as segmenter:
+        result = run_eval(
+            segmenter, labelled, active, source,
+            out=out, restart=restart, limit=limit, pictures=pictures, strict=strict,
+        )  # fmt: skip
+    _show_measured(result, out, per_class=per_class, as_json=as_json)
+
+
+def _show_measured(result: dict[str, Any], out: Path | None, *, per_class: bool, as_json: bool) -> None:
+    print_json(result) if as_json else print_report(result, per_class=per_class)
+    if out is not None and not as_json:
         Console(markup=False).print(f"report: {out / 'report.html'}", soft_wrap=True, highlight=False)
+    finish(result["failed"], result["images"])
 
 
 @app.command()
@@ -303,6 +249,7 @@ def demo(
 
 
 # Those of other modules, in the order in which --help lists them.
+app.command()(segment)
 app.command()(calibrate)
 app.add_typer(concepts_app)
 app.command(name="datasets")(datasets_command)

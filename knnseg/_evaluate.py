@@ -60,6 +60,7 @@ def run_eval(
     restart: bool = False,
     limit: int | None = None,
     pictures: int = 6,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """Measure, and with ``out`` keep the progress there and write ``report.json`` and ``report.html``.
 
@@ -74,12 +75,15 @@ def run_eval(
         journal = None
         if out is not None:
             journal = stack.enter_context(Journal(out / "progress.jsonl", settings, restart=restart))
-        progress = sys.stderr.isatty()
-        report = evaluate(segmenter, examples, vocabulary, limit=limit, journal=journal, progress=progress)
+        report = evaluate(
+            segmenter, examples, vocabulary,
+            limit=limit, journal=journal, strict=strict, progress=sys.stderr.isatty(),
+        )  # fmt: skip
         result = report.to_dict() | {"settings": settings}
         if out is not None:
             text = json.dumps(result, indent=1, ensure_ascii=False)
-            (out / "report.json").write_text(text + "\n", encoding="utf-8")
+            # Names of files may have bytes that are no text; as escapes they are JSON.
+            (out / "report.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             write_page(report, segmenter, examples, settings, out / "report.html", pictures=pictures)
     return result
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from knnseg.errors import MaskError, VocabularyError
 from knnseg.types import IGNORE, ImageArray, expect
+from knnseg.vocabulary import tidied
 
 __all__ = ["LabelledImage", "LabelledSegment", "positions"]
 
@@ -25,6 +26,7 @@ class LabelledSegment:
     def __post_init__(self) -> None:
         if not isinstance(self.label, str) or not self.label.strip():
             raise VocabularyError(f"label of segment {self.id}: expected a non-empty name, got {self.label!r}")
+        object.__setattr__(self, "label", tidied(self.label))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

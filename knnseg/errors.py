@@ -10,22 +10,29 @@
     ├── UnknownStageError(LookupError)    no stage is registered under this name
     └── WeightsError(OSError)             model weights absent, unreadable or of another layout
 
+    KnnSegWarning(UserWarning)            what was done differs from what was asked, and the message says how
+
 Every one is also the builtin exception that a caller would catch without knowing this module. Errors of the embedding
 store are in :mod:`knnstore.errors` and pass through unchanged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "ConfigError",
     "DatasetError",
     "ImageError",
     "KnnSegError",
+    "KnnSegWarning",
     "MaskError",
     "ShapeError",
     "UnknownStageError",
     "VocabularyError",
     "WeightsError",
+    "skipping",
 ]
 
 
@@ -63,3 +70,32 @@ class UnknownStageError(KnnSegError, LookupError):
 
 class WeightsError(KnnSegError, OSError):
     """Model weights that are absent, unreadable or of another layout."""
+
+
+class KnnSegWarning(UserWarning):
+    """Something was done, but not as the caller may think: images were left out, a class is known to nobody."""
+
+
+@contextmanager
+def skipping(
+    failed: list[str], name: str = "", *, strict: bool = False, also: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Go on where one image of many cannot be used, and keep why.
+
+    Only what one image can be to blame for is kept: a store that is down, or weights that cannot be read, would fail
+    for the next image as well, and are raised.
+
+    Args:
+        failed: gets the name of the image with the reason.
+        name: of the image; put before a message that does not have it.
+        strict: raise all the same.
+        also: further errors that one image can be to blame for here.
+    """
+    kinds: tuple[type[Exception], ...] = (ImageError, MaskError, DatasetError, VocabularyError, *also)
+    try:
+        yield
+    except kinds as error:
+        if strict:
+            raise
+        text = str(error)
+        failed.append(text if name in text else f"{name}: {text}")

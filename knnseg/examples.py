@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from knnseg.annotations import LabelledImage, positions
+from knnseg.errors import skipping
 from knnseg.images import content_hash
 from knnseg.types import Masks
+from knnstore import EmbeddingStore, Filter
 
-__all__ = ["FIELDS", "ImageExamples", "append_rows", "described", "segment_masks"]
+__all__ = [
+    "FIELDS",
+    "Content",
+    "ImageExamples",
+    "append_rows",
+    "contents",
+    "described",
+    "readable",
+    "segment_masks",
+    "stored_contents",
+]
+
+Content: TypeAlias = tuple[str, str, str]
+"""Image hash, label, and mask."""
 
 FIELDS: dict[str, type[str] | type[int] | type[float] | type[bool]] = {
     "label": str, "thing": bool, "image": str, "image_hash": str, "x0": int, "y0": int, "x1": int, "y1": int,
@@ -37,6 +55,7 @@ class ImageExamples:
         things: whether each is a countable object.
         rles: the masks as COCO RLE.
         ids: the instance ids.
+        boxes: x0, y0, x1, y1 and area of the masks, pixels.
     """
 
     example: LabelledImage
@@ -46,6 +65,45 @@ class ImageExamples:
     things: list[bool]
     rles: list[str]
     ids: list[str]
+    boxes: tuple[list[int], ...]
+
+    @property
+    def contents(self) -> list[tuple[Content, Content]]:
+        """See :func:`contents`."""
+        hashes = [self.image_hash] * len(self.ids)
+        columns = {"image_hash": hashes, "label": self.labels, "rle": self.rles}
+        return contents(columns | dict(zip(("x0", "y0", "x1", "y1", "area"), self.boxes, strict=True)))
+
+
+def readable(
+    images: Iterable[LabelledImage],
+    failed: list[str],
+    *,
+    strict: bool = False,
+    done: Container[int] = (),
+    limit: int | None = None,
+) -> Iterator[tuple[int, LabelledImage]]:
+    """Each image with its place, from 0; of a sequence, those that cannot be read are left out.
+
+    A generator that raises has ended, so what it raises is raised here too.
+
+    Args:
+        images: in any number.
+        failed: gets the reason for each that is left out.
+        strict: raise at the first that cannot be read.
+        done: places that are left out, and of a sequence not even read.
+        limit: only the first ones.
+    """
+    if not isinstance(images, Sequence):
+        yield from ((n, image) for n, image in enumerate(itertools.islice(images, limit)) if n not in done)
+        return
+    for n in range(len(images))[:limit]:
+        read: list[LabelledImage] = []
+        if n not in done:
+            with skipping(failed, strict=strict):
+                read.append(images[n])
+        if read:
+            yield n, read.pop()
 
 
 def segment_masks(example: LabelledImage, numbers: list[int]) -> Masks:
@@ -60,13 +118,39 @@ def described(example: LabelledImage, masks: Masks, labels: list[str], things: l
     digest = content_hash(example.image)
     rles = masks.to_rle()
     ids = [_identity(digest, rle, label) for rle, label in zip(rles, labels, strict=True)]
-    return ImageExamples(example, digest, masks, labels, things, rles, ids)
+    coded = [{"size": list(masks.size), "counts": rle.encode("ascii")} for rle in rles]
+    x, y, w, h = np.asarray(coco_mask.toBbox(coded), np.int64).reshape(-1, 4).T
+    areas = np.asarray(coco_mask.area(coded), np.int64).reshape(-1)
+    boxes = tuple(column.tolist() for column in (x, y, x + w, y + h, areas))
+    return ImageExamples(example, digest, masks, labels, things, rles, ids, boxes)
 
 
 def _identity(image_hash: str, rle: str, label: str) -> str:
     """40 hexadecimal digits: the same picture, mask and label are the same instance, in any store and any space."""
     text = "\0".join((image_hash, rle, label))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+
+def contents(fields: Mapping[str, Sequence[Any] | NDArray[Any]]) -> list[tuple[Content, Content]]:
+    """What rows show, whatever their ids: picture, label and mask, and the same with the mask's box and area only.
+
+    The second is for rows that keep no mask.
+    """
+    names = ("image_hash", "label", "rle", "x0", "y0", "x1", "y1", "area")
+    return [
+        ((str(image), str(label), str(rle)), (str(image), str(label), " ".join(map(str, box))))
+        for image, label, rle, *box in zip(*(list(fields[name]) for name in names), strict=True)
+    ]
+
+
+def stored_contents(store: EmbeddingStore, where: Filter) -> set[Content]:
+    """The contents of rows of a store; those that keep no mask by its box and area."""
+    fields = ["image_hash", "label", "rle", "x0", "y0", "x1", "y1", "area"]
+    return {
+        exact if exact[2] else coarse
+        for records in store.scan(where, fields=fields)
+        for exact, coarse in contents(records.fields)
+    }
 
 
 def append_rows(
@@ -83,15 +167,11 @@ def append_rows(
         keep_masks: store the masks as RLE.
         writer: who adds.
     """
-    height, width = examples.masks.size
-    coded = [{"size": [height, width], "counts": examples.rles[i].encode("ascii")} for i in rows]
-    boxes = np.asarray(coco_mask.toBbox(coded), np.int64).reshape(-1, 4)
-    areas = np.asarray(coco_mask.area(coded), np.int64).reshape(-1)
     now = time.time()
-    for i, (x, y, w, h), area, covered in zip(rows, boxes.tolist(), areas.tolist(), coverage.tolist(), strict=True):
+    for i, covered in zip(rows, coverage.tolist(), strict=True):
         values = (
             examples.labels[i], examples.things[i], examples.example.uri, examples.image_hash,
-            x, y, x + w, y + h, area, covered, examples.rles[i] if keep_masks else "", writer, now,
+            *(column[i] for column in examples.boxes), covered, examples.rles[i] if keep_masks else "", writer, now,
         )  # fmt: skip
         for name, value in zip(FIELDS, values, strict=True):
             columns[name].append(value)

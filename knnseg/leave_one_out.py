@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from knnseg.base import NoBase
 from knnseg.concepts import ConceptDatabase
 from knnseg.embeddings import pool
-from knnseg.errors import ConfigError
+from knnseg.errors import ConfigError, KnnSegWarning, skipping
 from knnseg.features import EncodedImage
 from knnseg.originals import Originals, StoredImage, stored_images
 from knnseg.pipeline import Segmenter
@@ -38,7 +39,7 @@ class Queries:
         neighbours: (N, K), from other images.
         base: P_base, (N, C).
         alone: masks that are not among them, since their class has no example in another image.
-        missing: examples that are not, since their image or mask was not found.
+        missing: examples that are not, since their image or mask was not found, or their image cannot be used.
     """
 
     truth: NDArray[np.int64]
@@ -83,20 +84,31 @@ class Asker(ABC):
         Raises:
             ConfigError: there is not one.
         """
-        store, parts, taken = self._database.store, list[Queries](), 0
-        hashes, rng = sorted(str(value) for value in store.count_by("image_hash")), np.random.default_rng(seed)
-        order = rng.permutation(len(hashes)).tolist()
-        groups = stored_images(store, [hashes[i] for i in order], with_vectors=True)
+        rng, parts, failed, unusable = np.random.default_rng(seed), list[Queries](), list[str](), 0
         with tqdm(total=most, unit="mask", disable=not progress, desc="asking") as bar:
-            for image in itertools.chain.from_iterable(groups):
-                parts.append(self._about(image, rng))
-                taken += len(parts[-1].truth)
-                bar.update(len(parts[-1].truth))
-                if taken >= most:
+            for image in self._images(rng):
+                unusable += len(image.records)
+                with skipping(failed, next(iter(image.uris), image.image_hash)):
+                    parts.append(self._about(image, rng))
+                    unusable -= len(image.records)
+                    bar.update(len(parts[-1].truth))
+                if sum(len(part.truth) for part in parts) >= most:
                     break
-        if not taken:
-            raise _nothing(sum(p.alone for p in parts), sum(p.missing for p in parts))
-        return _joined(parts)
+        if failed:
+            said = f"calibrate: images left out: {len(failed)}, which cannot be used; the first: {failed[0]}"
+            warnings.warn(said, KnnSegWarning, stacklevel=3)
+        missing = unusable + sum(part.missing for part in parts)
+        if not any(len(part.truth) for part in parts):
+            raise _nothing(sum(part.alone for part in parts), missing, self._originals)
+        return replace(_joined(parts), missing=missing)
+
+    def _images(self, rng: np.random.Generator) -> Iterator[StoredImage]:
+        """All of the database, in a random order."""
+        store = self._database.store
+        hashes = sorted(str(value) for value in store.count_by("image_hash"))
+        order = rng.permutation(len(hashes)).tolist()
+        for group in stored_images(store, [hashes[i] for i in order], with_vectors=True):
+            yield from group
 
     def _elsewhere(self, image: StoredImage, labels: NDArray[np.object_]) -> NDArray[np.bool_]:
         """Bool, the shape of ``labels``: whether another image has an example of the class."""
@@ -170,11 +182,10 @@ def what_is_there(image: StoredImage, masks: Masks) -> tuple[NDArray[np.object_]
     return classes, masks.areas.astype(np.float64)
 
 
-def _nothing(alone: int, missing: int) -> ConfigError:
+def _nothing(alone: int, missing: int, originals: Originals) -> ConfigError:
     reasons = [f"{alone} masks have no such example: add more images."] if alone else []
     if missing:
-        where = "give the folder where the images are now (--images)"
-        reasons.append(f"Of {missing} examples the image or the mask was not found: {where}.")
+        reasons.append(f"Of {missing} examples the image or the mask was not found: {originals.advice}.")
     said = " ".join(reasons) or "The database has no images."
     return ConfigError(f"calibrate: expected masks whose class has an example in another image, got none. {said}")
 

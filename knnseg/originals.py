@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from knnseg.errors import DatasetError, ImageError
 from knnseg.images import content_hash, load_image
 from knnseg.types import ImageArray, Masks
+from knnseg.vocabulary import tidy
 from knnstore import EmbeddingStore, F, Records
 
 __all__ = ["Originals", "StoredImage", "stored_images"]
@@ -77,7 +80,10 @@ def _concatenated(parts: list[Records]) -> Records:
     return Records(
         np.concatenate([part.ids for part in parts]),
         np.concatenate(vectors) if vectors else None,
-        {name: np.concatenate([part.fields[name] for part in parts]) for name in parts[0].fields},
+        {
+            **{name: np.concatenate([part.fields[name] for part in parts]) for name in parts[0].fields},
+            "label": np.array([tidy(label) for part in parts for label in part.fields["label"].tolist()], object),
+        },
     )
 
 
@@ -90,10 +96,13 @@ def _of_image(records: Records, image_hash: str) -> StoredImage:
 
 
 class Originals:
-    """Finds the image of a stored example, and holds it against the hash that the example has kept.
+    """Finds the image of a stored example by its pixels, whose hash the example has kept.
+
+    A file is looked at first where the image was, then under its name in the folder, then every file in the folder: an
+    image may have been moved, renamed, or added without saying where it is.
 
     Args:
-        folder: where to look for files of the same name, in any subfolder, when the image is not where it was.
+        folder: where to look, in any subfolder, when the image is not where it was.
 
     Raises:
         DatasetError: ``folder`` is none.
@@ -103,31 +112,86 @@ class Originals:
         if folder is not None and not Path(folder).is_dir():
             raise DatasetError(f"images: expected a folder, got {folder}")
         self._folder = None if folder is None else Path(folder)
+        self._read: dict[str, Path] = {}
 
     def find(self, image: StoredImage) -> ImageArray | None:
         """uint8 (H, W, 3), or None where no file of these pixels is found."""
         paths = itertools.chain.from_iterable(map(self._candidates, image.uris))
-        for path, upright in itertools.product(dict.fromkeys(paths), (True, False)):  # some are annotated as stored
+        found = (_pixels(path).get(image.image_hash) for path in dict.fromkeys(paths))
+        first = next((pixels for pixels in found if pixels is not None), None)
+        return self._by_content(image.image_hash) if first is None else first
+
+    def reason(self, image: StoredImage) -> str:
+        """Why an image was not found, beginning with where it had been."""
+        for uri in image.uris:
+            path = _path(uri)
             try:
-                pixels = load_image(path, upright=upright)
-            except ImageError:
-                continue  # another file of that name may be readable
-            if content_hash(pixels) == image.image_hash:
-                return pixels
-        return None
+                if path is not None and path.is_file():
+                    load_image(path)
+                    return f"{uri}: the file has other pixels now"
+            except ImageError as error:
+                return f"{uri}: {error}"
+        return f"{next(iter(image.uris), f'an image of hash {image.image_hash}')}: not found"
+
+    @property
+    def advice(self) -> str:
+        """What helps where images were not found."""
+        if self._folder is None:
+            return "give the folder where the images are now (--images)"
+        return (
+            f"no file below {self._folder} has their pixels: give the folder where the images are as they were "
+            "(--images), or add them again"
+        )
 
     def _candidates(self, uri: str) -> Iterator[Path]:
-        parts = urlsplit(uri)
-        path = Path(url2pathname(parts.path) if parts.scheme == "file" else uri)
-        if parts.scheme in ("file", "") and path.is_file():
+        path = _path(uri)
+        if path is not None and path.is_file():
             yield path
-        yield from self._by_name.get(path.name, ())
+        yield from self._by_name.get(Path(url2pathname(urlsplit(uri).path)).name if path is None else path.name, ())
+
+    def _by_content(self, wanted: str) -> ImageArray | None:
+        """Read on in the folder until a file with these pixels comes; what was read is known by its hashes."""
+        if wanted in self._read:
+            return _pixels(self._read[wanted]).get(wanted)
+        for path in self._unread:
+            found = _pixels(path)
+            self._read |= dict.fromkeys(found, path)
+            if wanted in found:
+                return found[wanted]
+        return None
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        """The files below the folder, which is walked once."""
+        if self._folder is None:
+            return []
+        return sorted(Path(root, name) for root, _, names in os.walk(self._folder) for name in names)
+
+    @cached_property
+    def _unread(self) -> Iterator[Path]:
+        return iter(self._files)
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
-        """The files below the folder by name: it is walked once."""
         found: dict[str, list[Path]] = {}
-        for path in sorted(self._folder.rglob("*")) if self._folder is not None else ():
-            if path.is_file():
-                found.setdefault(path.name, []).append(path)
+        for path in self._files:
+            found.setdefault(path.name, []).append(path)
         return found
+
+
+def _path(uri: str) -> Path | None:
+    """The file that a URI or a path speaks of; None for one on another machine."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        return Path(url2pathname(parts.path))
+    return None if parts.scheme else Path(uri)
+
+
+def _pixels(path: Path) -> dict[str, ImageArray]:
+    """The pixels of a file by their hash, upright and as they are stored, since some are annotated so."""
+    found: dict[str, ImageArray] = {}
+    for upright in (True, False):
+        with contextlib.suppress(ImageError):  # another file may be readable
+            pixels = load_image(path, upright=upright)
+            found.setdefault(content_hash(pixels), pixels)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,10 +16,10 @@ from numpy.typing import NDArray
 
 from knnseg import stages
 from knnseg.base import BasePredictor, NoBase
-from knnseg.concepts import ConceptDatabase
+from knnseg.concepts import Concept, ConceptDatabase
 from knnseg.config import Config, presets
 from knnseg.embeddings import pool
-from knnseg.errors import ConfigError, MaskError
+from knnseg.errors import ConfigError, KnnSegWarning, MaskError
 from knnseg.features import EncodedImage, FeatureExtractor
 from knnseg.fusion import confidence, fuse, vote, vote_weights
 from knnseg.images import ImageLike, load_image
@@ -105,8 +106,13 @@ class Segmenter:
     ) -> None:
         if on_store_error not in ("raise", "base"):
             raise ConfigError(f"on_store_error: expected raise or base, got {on_store_error!r}")
-        for name, stage, kind in (("extractor", extractor, FeatureExtractor), ("proposer", proposer, MaskProposer)):
-            if not isinstance(stage, kind) and not (stage is None and kind is FeatureExtractor and database is None):
+        given: dict[str, tuple[object, type, bool]] = {
+            "extractor": (extractor, FeatureExtractor, database is None),
+            "proposer": (proposer, MaskProposer, False),
+            "base": (base, BasePredictor, True),
+        }
+        for name, (stage, kind, may_be_none) in given.items():
+            if not isinstance(stage, kind) and not (stage is None and may_be_none):
                 raise ConfigError(f"{name}: expected an object with the methods of {kind.__name__}, got {stage!r}")
         self._extractor, self.proposer, self.base = extractor, proposer, base if base is not None else NoBase()
         self._later: Callable[[], FeatureExtractor] | None = None
@@ -235,11 +241,29 @@ class Segmenter:
 
     def _active(self, classes: Vocabulary | Iterable[str] | None) -> tuple[Vocabulary, str]:
         """The active vocabulary, and why the database could not be asked about it, "" normally."""
-        if isinstance(classes, Vocabulary):
+        if isinstance(classes, Vocabulary) and not isinstance(self.base, NoBase):
             return classes, ""
         known, trouble = self._concepts()
-        names = tuple(known) if classes is None else Vocabulary.of(classes).names
-        return Vocabulary(names, frozenset(name for name in names if known.get(name, (0, False))[1])), trouble
+        if isinstance(classes, Vocabulary):
+            vocabulary, mixed = classes, []
+        else:
+            names = tuple(known) if classes is None else Vocabulary.of(classes).names
+            vocabulary = Vocabulary(names, frozenset(name for name in names if name in known and known[name].thing))
+            mixed = [known[name] for name in names if name in known and known[name].mixed]
+        self._warn(vocabulary, known, mixed, trouble)
+        return vocabulary, trouble
+
+    def _warn(self, vocabulary: Vocabulary, known: dict[str, Concept], mixed: list[Concept], trouble: str) -> None:
+        """Say what the caller may not know of the classes; Python shows a message once."""
+        for concept in mixed:
+            warnings.warn(concept.disagreement, KnnSegWarning, stacklevel=4)
+        unknown = [name for name in vocabulary if name not in known]
+        if unknown and not trouble and isinstance(self.base, NoBase):
+            listed = ", ".join(map(repr, unknown[:10])) + (" …" if len(unknown) > 10 else "")
+            warnings.warn(
+                f"classes: {len(unknown)} of {len(vocabulary)} are known to nobody, since there is no example of them "
+                f"and no base predictor, so no pixel will be of them: {listed}", KnnSegWarning, stacklevel=4,
+            )  # fmt: skip
 
     def _predict(
         self, source: ImageLike, vocabulary: Vocabulary, given: MaskInput | None, exclude_image: str, trouble: str
@@ -264,7 +288,7 @@ class Segmenter:
             maps = paint(image.pixels, masks, final, vocabulary, self.config.painting)
         return Segmentation(
             image.pixels, vocabulary, maps.semantic, maps.panoptic, maps.segments, masks, final, evidence, degraded,
-            clock.seconds,
+            clock.seconds, str(source) if isinstance(source, str | PathLike) else "",
         )  # fmt: skip
 
     def _augment(
@@ -288,11 +312,11 @@ class Segmenter:
             final = fuse(base, retrieved, certainty, supported, config.fusion)
         return final, Evidence(base, retrieved, found, weights, certainty)
 
-    def _concepts(self) -> tuple[dict[str, tuple[int, bool]], str]:
-        """Count and kind of each concept of the database, and why it could not be asked."""
+    def _concepts(self) -> tuple[dict[str, Concept], str]:
+        """The concepts of the database by name, and why it could not be asked."""
         try:
             database = self._connected()
-            return {} if database is None else {c.label: (c.count, c.thing) for c in database.concepts()}, ""
+            return {} if database is None else {c.label: c for c in database.concepts()}, ""
         except (StoreConnectionError, StoreTimeoutError) as error:
             if self._on_store_error == "raise":
                 raise

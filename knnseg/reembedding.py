@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,11 +11,11 @@ from tqdm import tqdm
 
 from knnseg.concepts import ConceptDatabase
 from knnseg.embeddings import pool
-from knnseg.errors import ConfigError
-from knnseg.examples import FIELDS
+from knnseg.errors import ConfigError, DatasetError, KnnSegWarning, skipping
+from knnseg.examples import FIELDS, contents, stored_contents
 from knnseg.features import FeatureExtractor
 from knnseg.originals import Originals, StoredImage, stored_images
-from knnstore import EmbeddingStore, StoreSpec
+from knnstore import EmbeddingStore, F, StoreSpec
 
 __all__ = ["ReembedReport", "reembed"]
 
@@ -29,8 +30,8 @@ class ReembedReport:
         present: examples that were there already.
         maskless: examples without a mask (``keep_masks=False``), which cannot be embedded again.
         featureless: examples over featureless ground, as :class:`knnseg.AddReport` skips them.
-        missing: examples whose image was not found.
-        lost: where the images that were not found had been, the first ten.
+        missing: examples whose image was not found, or cannot be used.
+        failed: those images, each with where it had been and the reason.
     """
 
     images: int = 0
@@ -39,13 +40,13 @@ class ReembedReport:
     maskless: int = 0
     featureless: int = 0
     missing: int = 0
-    lost: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
     def __add__(self, other: ReembedReport) -> ReembedReport:
         return ReembedReport(
             self.images + other.images, self.added + other.added, self.present + other.present,
             self.maskless + other.maskless, self.featureless + other.featureless, self.missing + other.missing,
-            (*self.lost, *other.lost)[:10],
+            (*self.failed, *other.failed),
         )  # fmt: skip
 
 
@@ -55,6 +56,7 @@ def reembed(
     originals: Originals | None = None,
     *,
     batch: int = 16,
+    strict: bool = False,
     progress: bool = False,
 ) -> ReembedReport:
     """Bring every example of one embedding space into that of ``target``, under the same id and with the same fields.
@@ -69,7 +71,11 @@ def reembed(
         target: the database to bring them to.
         originals: finds the images; by default where they were when they were added.
         batch: images in one write.
+        strict: raise at the first image that is not found or cannot be used; the batches before it stay.
         progress: show a progress bar on standard error.
+
+    Returns:
+        What was done. Where images were left out, there is a :class:`~knnseg.errors.KnnSegWarning` too.
 
     Raises:
         ConfigError: the source is of the target's own space, or ``batch`` is below 1.
@@ -87,8 +93,13 @@ def reembed(
     hashes = sorted(str(value) for value in source.count_by("image_hash"))
     with tqdm(total=len(hashes), unit="image", disable=not progress, desc="embedding again") as bar:
         for group in stored_images(source, hashes, batch=batch):
-            report += _write(target, group, finder)
+            report += _write(target, group, finder, strict)
             bar.update(len(group))
+    if report.failed:
+        said = (
+            f"reembed: images left out: {len(report.failed)}, see `failed` of the report; the first: {report.failed[0]}"
+        )
+        warnings.warn(said, KnnSegWarning, stacklevel=2)
     return report
 
 
@@ -102,33 +113,32 @@ class _Embedded:
     coverage: NDArray[np.float32]
 
 
-def _write(target: ConceptDatabase, group: list[StoredImage], originals: Originals) -> ReembedReport:
+def _write(target: ConceptDatabase, group: list[StoredImage], originals: Originals, strict: bool) -> ReembedReport:
     ids = [identity for image in group for identity in image.records.ids.tolist()]
     there = set(target.store.get(ids, fields=[], with_vectors=False).ids.tolist())
-    report, made = ReembedReport(present=len(there)), list[_Embedded]()
+    known = stored_contents(target.store, F("image_hash").isin([image.image_hash for image in group]))
+    report, made, failed = ReembedReport(), list[_Embedded](), list[str]()
     for image in group:
-        fresh = np.array([identity not in there for identity in image.records.ids.tolist()])
+        named = zip(image.records.ids.tolist(), contents(image.records.fields), strict=True)
+        fresh = np.array([identity not in there and known.isdisjoint(same) for identity, same in named])
+        report += ReembedReport(present=int((~fresh).sum()))
         rows = image.with_mask[fresh[image.with_mask]]
         report += ReembedReport(maskless=int(fresh.sum()) - len(rows))
         if len(rows):
-            embedded = _embed(image, rows, target.extractor, originals)
-            if embedded is None:
-                lost = next(iter(image.uris), f"an image of hash {image.image_hash}")
-                report += ReembedReport(missing=len(rows), lost=(lost,))
-                continue
-            made.append(embedded)
-            report += ReembedReport(images=1, featureless=len(rows) - len(embedded.rows))
+            report += ReembedReport(missing=len(rows))
+            with skipping(failed, next(iter(image.uris), ""), strict=strict):
+                embedded = _embed(image, rows, target.extractor, originals)
+                made.append(embedded)
+                report += ReembedReport(1, featureless=len(rows) - len(embedded.rows), missing=-len(rows))
     written = _upsert(target, [one for one in made if len(one.rows)])
     total = sum(len(one.rows) for one in made)
-    return replace(report, added=written, present=report.present + total - written)
+    return replace(report, added=written, present=report.present + total - written, failed=tuple(failed))
 
 
-def _embed(
-    image: StoredImage, rows: NDArray[np.int64], extractor: FeatureExtractor, originals: Originals
-) -> _Embedded | None:
+def _embed(image: StoredImage, rows: NDArray[np.int64], extractor: FeatureExtractor, originals: Originals) -> _Embedded:
     pixels = originals.find(image)
     if pixels is None:
-        return None
+        raise DatasetError(originals.reason(image))
     masks = image.masks(rows.tolist(), (int(pixels.shape[0]), int(pixels.shape[1])))
     embeddings = pool(extractor.extract([pixels])[0], masks)
     usable = embeddings.vectors.any(axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from knnseg.drawing import overlay
-from knnseg.errors import VocabularyError
+from knnseg.errors import DatasetError, VocabularyError
 from knnseg.instances import MOST, Instance, encode_parts, find_instances
 from knnseg.painting import Segment
 from knnseg.types import ClassScores, ImageArray, Masks, Neighbours, Vocabulary
 
-__all__ = ["Evidence", "Segmentation"]
+__all__ = ["Evidence", "Segmentation", "joined_coco"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +56,7 @@ class Segmentation:
         evidence: how the scores came about.
         degraded: why the database was not used though it should have been; "" normally.
         seconds: wall time by stage.
+        source: the path of the image, as it was given; "" for an image that was no file.
     """
 
     image: ImageArray
@@ -68,6 +69,7 @@ class Segmentation:
     evidence: Evidence
     degraded: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    source: str = ""
 
     def segment(self, number: int) -> Segment:
         """The segment of a number in ``panoptic``.
@@ -97,8 +99,16 @@ class Segmentation:
         """The image with its classes in colour, boundaries between segments, and a legend."""
         return overlay(self.image, self.semantic, self.vocabulary.names, self.panoptic, legend=legend, alpha=alpha)
 
-    def save(self, folder: str | PathLike[str], stem: str = "segmentation") -> list[Path]:
+    def save(
+        self, folder: str | PathLike[str], stem: str = "segmentation", *, image_id: int = 1, image_file: str = ""
+    ) -> list[Path]:
         """Write ``STEM.overlay.png``, ``STEM.semantic.png`` (16-bit, position + 1, 0 is none) and COCO panoptic files.
+
+        Args:
+            folder: made where it does not exist.
+            stem: of the names of the files.
+            image_id: as for :meth:`save_coco`.
+            image_file: as for :meth:`save_coco`.
 
         Returns:
             The files, in that order.
@@ -109,48 +119,66 @@ class Segmentation:
         # Level 1 takes a sixth of the time of the default and some per cent of disk: a photograph hardly compresses.
         self.overlay().save(picture, compress_level=1)
         Image.fromarray((self.semantic + 1).astype(np.uint16)).save(semantic)
-        return [picture, semantic, *self.save_coco(target, stem)]
+        return [picture, semantic, *self.save_coco(target, stem, image_id, image_file)]
 
-    def save_coco(self, folder: str | PathLike[str], stem: str = "segmentation", image_id: int = 0) -> list[Path]:
-        """Write COCO panoptic's ``STEM.panoptic.png`` (R + 256·G + 65536·B) and ``STEM.panoptic.json``."""
+    def save_coco(
+        self, folder: str | PathLike[str], stem: str = "segmentation", image_id: int = 1, image_file: str = ""
+    ) -> list[Path]:
+        """Write COCO panoptic's ``STEM.panoptic.png`` (R + 256·G + 65536·B) and ``STEM.panoptic.json``.
+
+        Args:
+            folder: made where it does not exist.
+            stem: of the names of the files.
+            image_id: of the image; give each another where they are to be read together, see :func:`joined_coco`.
+            image_file: the file name of the image, in whatever folder of images they will be read with; by default
+                the name that it was read from, or ``STEM.png`` for an image that was no file.
+        """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         png, annotation = target / f"{stem}.panoptic.png", target / f"{stem}.panoptic.json"
         digits = [(self.panoptic // 256**i % 256).astype(np.uint8) for i in range(3)]
         Image.fromarray(np.stack(digits, -1)).save(png)
-        annotation.write_text(json.dumps(self.coco_panoptic(png.name, image_id), indent=1), encoding="utf-8")
+        document = self.coco_panoptic(png.name, image_id, image_file or Path(self.source).name or f"{stem}.png")
+        annotation.write_text(json.dumps(document, indent=1), encoding="utf-8")
         return [png, annotation]
 
-    def coco_panoptic(self, file_name: str, image_id: int = 0) -> dict[str, Any]:
-        """The annotation in COCO's panoptic format; category ids are positions in the vocabulary, from 1."""
+    def coco_panoptic(self, file_name: str, image_id: int = 1, image_file: str = "") -> dict[str, Any]:
+        """The annotation in COCO's panoptic format; category ids are positions in the vocabulary, from 1.
+
+        Args:
+            file_name: of the panoptic PNG.
+            image_id: of the image.
+            image_file: the file name of the image; by default the name that it was read from.
+        """
         height, width = self.panoptic.shape
+        number = {name: i for i, name in enumerate(self.vocabulary.names, 1)}
         info = [
             {
-                "id": s.id, "category_id": self.vocabulary.names.index(s.label) + 1, "iscrowd": 0, "area": s.area,
+                "id": s.id, "category_id": number[s.label], "iscrowd": 0, "area": s.area,
                 "bbox": [s.box[0], s.box[1], s.box[2] - s.box[0], s.box[3] - s.box[1]], "score": s.score,
             }
             for s in self.segments_info
         ]  # fmt: skip
         categories = [
-            {"id": i, "name": name, "isthing": int(name in self.vocabulary.things)}
-            for i, name in enumerate(self.vocabulary.names, 1)
+            {"id": i, "name": name, "isthing": int(name in self.vocabulary.things)} for name, i in number.items()
         ]
+        name = image_file or Path(self.source).name or file_name
         return {
-            "images": [{"id": image_id, "file_name": file_name, "height": height, "width": width}],
+            "images": [{"id": image_id, "file_name": name, "height": height, "width": width}],
             "annotations": [{"image_id": image_id, "file_name": file_name, "segments_info": info}],
             "categories": categories,
         }
 
-    def rle(self) -> list[dict[str, Any]]:
+    def rle(self, image_id: int = 1) -> list[dict[str, Any]]:
         """The segments as COCO results: ``segmentation`` (compressed RLE), ``category_id`` from 1, ``bbox``, ``score``.
 
-        They can be read by pycocotools and written as JSON.
+        They can be written as JSON, and ``COCO.loadRes`` of pycocotools takes them, for images of these ids.
         """
         results, counts = [], encode_parts(self.panoptic)
         for entry in self.coco_panoptic("")["annotations"][0]["segments_info"]:
             picked = {key: entry[key] for key in ("category_id", "bbox", "area", "score")}
             mask = {"size": list(self.panoptic.shape), "counts": counts[entry["id"]]}
-            results.append(picked | {"segmentation": mask})
+            results.append({"image_id": image_id} | picked | {"segmentation": mask})
         return results
 
     def to_transformers(self) -> dict[str, Any]:
@@ -187,3 +215,19 @@ class Segmentation:
             class_id=np.array([self.vocabulary.names.index(s.label) for s in self.segments_info], int),
             data={"class_name": np.array([s.label for s in self.segments_info], str)},
         )
+
+
+def joined_coco(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One COCO panoptic document of several, as :meth:`Segmentation.coco_panoptic` makes them.
+
+    Raises:
+        DatasetError: no document, an image id twice, or other categories in one than in another.
+    """
+    listed = list(documents)
+    images = [image for document in listed for image in document["images"]]
+    if len({image["id"] for image in images}) != len(images) or not images:
+        raise DatasetError(f"COCO: expected images with an id of their own, got {[image['id'] for image in images]}")
+    if any(document["categories"] != listed[0]["categories"] for document in listed):
+        raise DatasetError("COCO: expected the same categories in every document, got others")
+    annotations = [annotation for document in listed for annotation in document["annotations"]]
+    return {"images": images, "annotations": annotations, "categories": listed[0]["categories"]}

@@ -11,8 +11,8 @@ The letters of every shape in this package:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from scipy import sparse
 
-from knnseg.errors import ConfigError, MaskError, ShapeError, VocabularyError
+from knnseg.errors import ConfigError, MaskError, ShapeError
+from knnseg.vocabulary import Vocabulary
 
 __all__ = [
     "FINAL",
@@ -160,8 +161,14 @@ class Masks:
         """Take bool or float32 (N, H, W) masks.
 
         Raises:
-            MaskError: the array is not (N, H, W), or holds values outside [0, 1].
+            MaskError: the array is not (N, H, W), holds values outside [0, 1], or is a masked array that leaves some
+                out.
         """
+        if np.ma.is_masked(masks):
+            raise MaskError(
+                "masks: expected a plain array, got a masked one that says nothing of some pixels. "
+                "Say what they are, such as with masks.filled(False)"
+            )
         array = np.asarray(masks)
         if array.ndim != 3 or array.dtype.kind not in "bf":
             raise MaskError(f"masks: expected a bool or float array (N, H, W), got {array.dtype.name} {array.shape}")
@@ -433,69 +440,3 @@ def check_branch(name: str, branches: Iterable[str]) -> None:
             f"fusion.branch: expected one of {list(known)}, which this base has, got {name!r}. "
             "The branches out_vocab and ensemble are those of the base fcclip; every base has final"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """The classes that a prediction may use, in order, without repetition.
-
-    Args:
-        names: the C class names.
-        things: the names among them that are countable objects; the rest is stuff.
-        wording: what a text encoder reads for some of the names, where that is not the name itself: synonyms, plain
-            words for a name that is none. Labels in a database are names, whatever their wording.
-
-    Raises:
-        VocabularyError: no name, an empty name, a repeated name, or a thing or words of what is not among the names.
-    """
-
-    names: tuple[str, ...]
-    things: frozenset[str] = field(default_factory=frozenset)
-    wording: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        if not self.names:
-            raise VocabularyError("vocabulary: expected at least one class name, got none")
-        blank = [i for i, name in enumerate(self.names) if not isinstance(name, str) or not name.strip()]
-        if blank:
-            raise VocabularyError(f"vocabulary: expected non-empty names, got {self.names[blank[0]]!r} at {blank[0]}")
-        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
-        if repeated:
-            raise VocabularyError(f"vocabulary: expected each name once, got {repeated[0]!r} more than once")
-        for what, given in (("things", self.things), ("wording of", frozenset(self.wording))):
-            if not given <= set(self.names):
-                raise VocabularyError(f"vocabulary: {what} {sorted(given - set(self.names))} are not among the names")
-
-    @classmethod
-    def of(cls, classes: Vocabulary | Iterable[str], things: Iterable[str] = ()) -> Vocabulary:
-        """Take names as they come: ``Vocabulary.of(["kettle", "grass"], things=["kettle"])``."""
-        if isinstance(classes, Vocabulary):
-            return classes
-        if isinstance(classes, str):
-            raise VocabularyError(f"vocabulary: expected a list of names, got the string {classes!r}")
-        if isinstance(things, str):
-            raise VocabularyError(f"vocabulary: expected things as a list of names, got the string {things!r}")
-        return cls(tuple(classes), frozenset(things))
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def subset(self, names: Iterable[str]) -> Vocabulary:
-        """These names, in this order, with what is known here of things and wording."""
-        kept = tuple(names)
-        wording = {name: self.wording[name] for name in kept if name in self.wording}
-        return Vocabulary(kept, self.things & set(kept), wording)
-
-    def words(self, name: str) -> tuple[str, ...]:
-        """All words for one class, each once: its wording, or else the parts of its name, which commas may part."""
-        words = self.wording.get(name) or [part.strip() for part in name.split(",")]
-        return tuple(dict.fromkeys(word for word in words if word)) or (name,)
-
-    def index(self, names: NDArray[np.object_]) -> NDArray[np.int64]:
-        """int64, the shape of ``names``: the position of each name, -1 for a name that is not of this vocabulary."""
-        position = {name: i for i, name in enumerate(self.names)}
-        flat = np.fromiter((position.get(name, -1) for name in names.reshape(-1)), np.int64, names.size)
-        return flat.reshape(names.shape)

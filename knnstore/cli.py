@@ -6,6 +6,7 @@ sense, or something is not installed.
 
 from __future__ import annotations
 
+import io
 import sys
 
 from knnstore.errors import InvalidInputError, KnnStoreError, UnknownBackendError
@@ -15,6 +16,9 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line; the console script ``knnstore``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a label that the terminal has no letters for is no error
+            stream.reconfigure(errors="backslashreplace")
     try:
         from knnstore._commands import app
     except ModuleNotFoundError as error:

@@ -59,24 +59,27 @@ class ImageCounts:
         base: without the database.
         final: with it.
         degraded: why the database was not used though it should have been; "" normally.
+        place: of the image in the data set, from 0.
     """
 
     image: str
     base: Counts
     final: Counts
     degraded: str = ""
+    place: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """One line of a journal; a final prediction that is the base prediction is left out."""
         final = {} if self.final is self.base else {"final": self.final.to_json()}
-        return {"image": self.image, "degraded": self.degraded, "base": self.base.to_json(), **final}
+        head = {"n": self.place, "image": self.image, "degraded": self.degraded}
+        return {**head, "base": self.base.to_json(), **final}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ImageCounts:
         """The inverse of :meth:`to_json`."""
         base = Counts.from_json(data["base"])
         final = Counts.from_json(data["final"]) if "final" in data else base
-        return cls(data["image"], base, final, data["degraded"])
+        return cls(data["image"], base, final, data["degraded"], data["n"])
 
 
 class Scores:

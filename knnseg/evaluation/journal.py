@@ -1,7 +1,8 @@
 """What was counted so far, on disk, so that a run that was killed goes on where it stopped.
 
-A file of JSON lines: the settings of the run, then one line for each image, in order. A line is written at once and
-forced to the disk. What a kill leaves of a line that was being written is cut off when the file is opened again.
+A file of JSON lines: the settings of the run, then one line for each image, with its place in the data set. A line is
+written at once and forced to the disk. What a kill leaves of a line that was being written is cut off when the file is
+opened again. An image that could not be used has no line, and so is tried again by the next run.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Journal:
         self._settings = json.loads(json.dumps(settings))  # as it will be read back: tuples become lists
         self._file: BinaryIO | None = None
         self._leave = ExitStack()
-        self._done: list[ImageCounts] = []
+        self._done: dict[int, ImageCounts] = {}
 
     def __enter__(self) -> Journal:
         from filelock import FileLock, Timeout  # of the extra `cli`; to evaluate without a journal needs none
@@ -69,11 +70,11 @@ class Journal:
         return len(self._done)
 
     def __iter__(self) -> Iterator[ImageCounts]:
-        """What was counted on each image, in order."""
-        return iter(self._done)
+        """What was counted on each image, in the order of the data set."""
+        return (self._done[place] for place in sorted(self._done))
 
     def append(self, counts: ImageCounts) -> None:
-        """Write the next image; when this returns, it is on the disk.
+        """Write an image; when this returns, it is on the disk.
 
         Raises:
             ConfigError: outside of ``with``.
@@ -82,12 +83,12 @@ class Journal:
             raise ConfigError(
                 f"{self._path}: expected to write inside `with Journal(…) as journal:`, got a closed journal"
             )
-        _write(self._file, {"n": len(self._done), **counts.to_json()})
-        self._done.append(counts)
+        _write(self._file, counts.to_json())
+        self._done[counts.place] = counts
 
     def _opened(self) -> BinaryIO:
         lines = [] if self._restart or not self._path.exists() else self._path.read_bytes().split(b"\n")[:-1]
-        self._done = self._read(lines) if lines else []
+        self._done = self._read(lines) if lines else {}
         # Not opened to append: behind the last whole line may be part of one.
         file = self._path.open("r+b" if lines else "wb")
         file.seek(sum(len(line) + 1 for line in lines))
@@ -96,7 +97,7 @@ class Journal:
             _write(file, {"format": _FORMAT, "settings": self._settings})
         return file
 
-    def _read(self, lines: list[bytes]) -> list[ImageCounts]:
+    def _read(self, lines: list[bytes]) -> dict[int, ImageCounts]:
         try:
             head, *rows = (json.loads(line) for line in lines)
             there, form = head["settings"], head["format"]
@@ -111,16 +112,17 @@ class Journal:
                 f"{self._path}: expected the settings of the run that it is of. Other now: {what}. {_ANEW}"
             )
         try:
-            numbers, done = [row["n"] for row in rows], [ImageCounts.from_json(row) for row in rows]
+            done = {row["n"]: ImageCounts.from_json(row) for row in rows}
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{self._path}: expected one line for each image: {error!r}. {_ANEW}") from error
-        if numbers != list(range(len(rows))):
-            raise ConfigError(f"{self._path}: expected the images in order, got {numbers[:5]}… {_ANEW}")
+        if len(done) != len(rows):
+            raise ConfigError(f"{self._path}: expected one line for each image, got one of them twice. {_ANEW}")
         return done
 
 
 def _write(file: BinaryIO, line: Mapping[str, Any]) -> None:
-    file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+    text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+    file.write(text.encode(errors="backslashreplace") + b"\n")  # names of files may have bytes that are no text
     file.flush()
     os.fsync(file.fileno())
 

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from knnseg.annotations import LabelledImage
+from knnseg.errors import skipping
 from knnseg.evaluation.pictures import Kind, Picture, choose, draw
 from knnseg.evaluation.report import MEANS, Report
 from knnseg.evaluation.standings import Standing, standings
@@ -41,7 +42,7 @@ def write_page(
     Args:
         report: what was measured.
         segmenter: what was measured with; the images that are shown are segmented again.
-        examples: what was measured on, in the same order.
+        examples: what was measured on, all of it.
         settings: of :func:`knnseg.evaluation.settings_of`, shown at the end.
         path: where to.
         pictures: how many classes of each kind are shown as pictures.
@@ -53,10 +54,12 @@ def write_page(
         "worst": chosen.worst,
         "worsened": chosen.worsened,
     }
-    stories = {
-        kind: [_Story(s, draw(segmenter, examples[choose(report, s.name, kind)], report, s.name)) for s in listed]
-        for kind, listed in kinds.items()
-    }
+    stories: dict[Kind, list[_Story]] = {kind: [] for kind in kinds}
+    for kind, listed in kinds.items():
+        for s in listed:
+            with skipping([]):  # an image that has gone since costs its picture, not the page
+                example = examples[choose(report, s.name, kind)]
+                stories[kind].append(_Story(s, draw(segmenter, example, report, s.name)))
     environment = Environment(
         loader=PackageLoader("knnseg.evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -66,7 +69,7 @@ def write_page(
         result=result, means=MEANS, columns=_COLUMNS, stories=stories, settings=settings,
         rows=_rows(result), compared=settings["store"] is not None,
     )  # fmt: skip
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ class Picture:
 
 
 def choose(report: Report, name: str, kind: Kind) -> int:
-    """The image, of those that have the class, where most pixels tell the story.
+    """The place of the image, of those that have the class, where most pixels tell the story.
 
     For ``"improved"`` that is where retrieval has mended most wrong pixels of the class, missed or invented; for
     ``"worsened"`` where it has added most; for ``"worst"`` where most are wrong in the end.
@@ -75,7 +75,7 @@ def choose(report: Report, name: str, kind: Kind) -> int:
         pixels = {"improved": base - final, "worsened": final - base, "worst": final}[kind]
         return bool((counts.final.pixels[:, 0] == c).any()), pixels
 
-    return max(range(len(report.counts)), key=told)
+    return report.counts[max(range(len(report.counts)), key=told)].place
 
 
 def _wrong(counts: Counts, c: int) -> int:

@@ -34,22 +34,24 @@ class Report:
         counts: what was counted on each image, in order.
         base: without the database.
         final: with it.
+        failed: images that could not be read or used, each with its name and the reason.
     """
 
     vocabulary: Vocabulary
     counts: tuple[ImageCounts, ...]
     base: Scores
     final: Scores
+    failed: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, vocabulary: Vocabulary, counts: Iterable[ImageCounts]) -> Report:
+    def of(cls, vocabulary: Vocabulary, counts: Iterable[ImageCounts], failed: Iterable[str] = ()) -> Report:
         """Sum up."""
         listed = tuple(counts)
         base, final = Scores(vocabulary), Scores(vocabulary)
         for image in listed:
             base.merge(image.base)
             final.merge(image.final)
-        return cls(vocabulary, listed, base, final)
+        return cls(vocabulary, listed, base, final, tuple(failed))
 
     @property
     def images(self) -> int:
@@ -67,6 +69,7 @@ class Report:
         rows = zip(names, pixels.tolist(), objects.tolist(), strict=True)
         return {
             "images": self.images,
+            "failed": list(self.failed),
             "degraded": sum(bool(image.degraded) for image in self.counts),
             "classes": len(names),
             "occurring": len(self.final.semantic.occurring),

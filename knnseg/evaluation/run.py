@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from itertools import islice
+import warnings
+from collections.abc import Iterable, Sequence, Sized
 
 from tqdm import tqdm
 
 from knnseg.annotations import LabelledImage
-from knnseg.errors import ConfigError
+from knnseg.errors import ConfigError, DatasetError, KnnSegWarning, skipping
 from knnseg.evaluation.counts import Counts, ImageCounts, Scores
 from knnseg.evaluation.journal import Journal
 from knnseg.evaluation.report import Report
+from knnseg.examples import readable
 from knnseg.instances import find_instances
 from knnseg.painting import Painting, paint
 from knnseg.pipeline import Segmenter
@@ -28,9 +29,13 @@ def evaluate(
     *,
     limit: int | None = None,
     journal: Journal | None = None,
+    strict: bool = False,
     progress: bool = False,
 ) -> Report:
     """Segment every image and hold it against its labels, the base prediction and the final one.
+
+    An image of a sequence that cannot be read or used is left out, and the report says so. A generator that raises has
+    ended, so what it raises is raised here.
 
     Args:
         segmenter: with a database or without.
@@ -40,26 +45,33 @@ def evaluate(
         journal: keeps what was counted; images that are in it already are not segmented again. It is the caller's to
             enter and leave, and to make with the settings that the numbers depend on, see
             :func:`knnseg.evaluation.settings_of`.
+        strict: raise at the first image that cannot be used.
         progress: show a progress bar on standard error.
 
     Raises:
         ConfigError: a limit below 1.
+        DatasetError: not one image could be used.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit: expected at least 1 image, got {limit}")
     vocabulary = segmenter.vocabulary(classes)
-    done = list(islice(journal or (), limit))
-    scores = Scores(vocabulary)
-    with tqdm(
-        total=_total(examples, limit), initial=len(done), unit="image", desc="evaluating", disable=not progress
-    ) as bar:
-        for example in _remaining(examples, len(done), limit):
-            counts = _count(segmenter, example, scores, vocabulary)
-            if journal is not None:
-                journal.append(counts)
-            done.append(counts)
+    done = {counts.place: counts for counts in journal or () if limit is None or counts.place < limit}
+    scores, failed = Scores(vocabulary), list[str]()
+    remaining = readable(examples, failed, strict=strict, done=frozenset(done), limit=limit)
+    total = _total(examples, limit)
+    with tqdm(total=total, initial=len(done), unit="image", desc="evaluating", disable=not progress) as bar:
+        for place, example in remaining:
+            with skipping(failed, example.uri, strict=strict):
+                counts = done[place] = _count(segmenter, example, scores, vocabulary, place)
+                if journal is not None:
+                    journal.append(counts)
             bar.update()
-    return Report.of(vocabulary, done)
+    if failed and not done:
+        raise DatasetError(f"evaluate: expected images, got none that can be used, such as {failed[0]}")
+    if failed:
+        said = f"evaluate: images left out: {len(failed)}, see `failed` of the report; the first: {failed[0]}"
+        warnings.warn(said, KnnSegWarning, stacklevel=2)
+    return Report.of(vocabulary, (done[place] for place in sorted(done)), failed)
 
 
 def base_painting(result: Segmentation, segmenter: Segmenter) -> Painting:
@@ -73,18 +85,13 @@ def _total(examples: Iterable[LabelledImage], limit: int | None) -> int | None:
     return len(examples) if limit is None else min(limit, len(examples))
 
 
-def _remaining(examples: Iterable[LabelledImage], done: int, limit: int | None) -> Iterator[LabelledImage]:
-    """What is left to do; of a list, images that are done are not even read."""
-    if isinstance(examples, Sequence):
-        return (examples[i] for i in range(len(examples))[done:limit])
-    return islice(examples, done, limit)
-
-
-def _count(segmenter: Segmenter, example: LabelledImage, scores: Scores, vocabulary: Vocabulary) -> ImageCounts:
+def _count(
+    segmenter: Segmenter, example: LabelledImage, scores: Scores, vocabulary: Vocabulary, place: int
+) -> ImageCounts:
     result = segmenter.predict(example.image, vocabulary)
     final = scores.measure(example, result.semantic, (result.panoptic, result.segments_info), result.instances())
     base = final if result.scores is result.evidence.base else _base(result, example, scores, segmenter)
-    return ImageCounts(example.uri or example.image_id, base, final, result.degraded)
+    return ImageCounts(example.uri or example.image_id, base, final, result.degraded, place)
 
 
 def _base(result: Segmentation, example: LabelledImage, scores: Scores, segmenter: Segmenter) -> Counts:

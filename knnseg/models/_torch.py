@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import textwrap
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +20,7 @@ from knnseg.errors import ConfigError, WeightsError
 from knnseg.images import fit, resize
 from knnseg.types import ImageArray
 
-__all__ = ["fingerprint", "pick_device", "to_batch", "to_numpy", "weights"]
+__all__ = ["fingerprint", "from_hub", "pick_device", "to_batch", "to_numpy", "weights"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -76,6 +79,49 @@ def weights(what: str, where: str) -> Iterator[None]:
         raise WeightsError(
             f"{what}: expected readable weights, got {type(error).__name__}: {first}. Without network access, {where}."
         ) from error
+
+
+_PATIENCE = 5.0
+"""Seconds that the hub may take to answer at all, before it is taken to be out of reach."""
+
+
+@contextmanager
+def from_hub() -> Iterator[None]:
+    """Around a call that may ask the hub: where that is out of reach, what was kept is used, or it fails at once.
+
+    Left to itself the hub's client tries each file six times, for half a minute, and says so each time.
+
+    Raises:
+        ConnectionError: the hub is out of reach, and what is needed was not kept.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    trouble = "HF_HUB_OFFLINE is set" if before else _silence(constants.ENDPOINT)
+    if not trouble:
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
+    logging.disable(logging.CRITICAL)  # open_clip logs the same failure once more
+    try:
+        yield
+    except Exception as error:
+        raise ConnectionError(f"{constants.ENDPOINT} cannot be reached ({trouble})") from error
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        logging.disable(logging.NOTSET)
+
+
+def _silence(url: str) -> str:
+    """Why nobody answers there, "" if somebody does."""
+    try:
+        asked = urllib.request.Request(url, method="HEAD")  # noqa: S310  # an address of the environment
+        with urllib.request.urlopen(asked, timeout=_PATIENCE):  # noqa: S310  # likewise
+            return ""
+    except urllib.error.HTTPError:
+        return ""  # an answer
+    except OSError as error:
+        return str(getattr(error, "reason", error))
 
 
 def existing(path: str, what: str) -> Path:

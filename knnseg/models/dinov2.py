@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from knnseg.errors import ConfigError
-from knnseg.models._torch import existing, fingerprint, pick_device, to_batch, weights
+from knnseg.models._torch import existing, fingerprint, from_hub, pick_device, to_batch, weights
 from knnseg.types import Features, ImageArray
 from knnseg.weights import find, how_to_get
 from knnstore import EmbeddingSpace
@@ -83,7 +84,8 @@ class DinoFeatures:
         file = existing(weights_file, model) if weights_file else find(published)
         overlay = {"file": str(file)} if file else None
         advice = how_to_get(published, "pass the checkpoint's path as `weights_file`")
-        with weights(f"timm model {architecture}" + (f" from {file}" if file else ""), advice):
+        what = f"timm model {architecture}" + (f" from {file}" if file else "")
+        with weights(what, advice), nullcontext() if file else from_hub():
             network = timm.create_model(
                 architecture, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, dynamic_img_size=True
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from knnseg.base import DenseClip
 from knnseg.errors import ConfigError
-from knnseg.models._torch import existing, fingerprint, pick_device, to_batch, weights
+from knnseg.models._torch import existing, fingerprint, from_hub, pick_device, to_batch, weights
 from knnseg.models.dense import Attention, make_dense, slide
 from knnseg.types import Features, ImageArray
 from knnseg.weights import find, how_to_get
@@ -116,14 +117,15 @@ def _published(model: str, pretrained: str, device: torch.device) -> OpenClipMod
     with weights(what, how_to_get(f"{model}/{pretrained}", "pass the checkpoint's path as `pretrained`")):
         if pretrained.endswith((".safetensors", ".bin", ".pt", ".pth")):
             existing(pretrained, f"open_clip model {model}")
-        clip = open_clip.create_model(
-            model,
-            pretrained=str(file or pretrained) or None,
-            force_quick_gelu=tag.get("quick_gelu", False),  # of the tag; open_clip itself only warns
-            require_pretrained=True,
-            weights_only=True,
-        )
-        tokenizer = open_clip.get_tokenizer(model)
+        with nullcontext() if file or Path(pretrained).is_file() else from_hub():
+            clip = open_clip.create_model(
+                model,
+                pretrained=str(file or pretrained) or None,
+                force_quick_gelu=tag.get("quick_gelu", False),  # of the tag; open_clip itself only warns
+                require_pretrained=True,
+                weights_only=True,
+            )
+            tokenizer = open_clip.get_tokenizer(model)
     settings = getattr(clip.visual, "preprocess_cfg", {}) | tag  # a file has no preprocessing of its own
     mean = settings.get("mean", open_clip.OPENAI_DATASET_MEAN)
     std = settings.get("std", open_clip.OPENAI_DATASET_STD)

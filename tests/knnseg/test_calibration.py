@@ -9,7 +9,7 @@ from PIL import Image
 
 from knnseg import ConceptDatabase, NoBase, Vocabulary
 from knnseg.calibration import calibrate
-from knnseg.errors import ConfigError
+from knnseg.errors import ConfigError, ImageError, KnnSegWarning
 from knnseg.examples import segment_masks
 from knnseg.images import content_hash
 from knnseg.leave_one_out import what_is_there
@@ -79,6 +79,7 @@ def test_features_without_sense_leave_it_to_the_base(files, make_segmenter, colo
     assert found.best.accuracy > 0.95 and found.best.fusion.weight < 0.5
 
 
+@pytest.mark.filterwarnings("ignore:concept .* say that it is a thing")  # as shuffled
 def test_what_is_reported_is_what_the_pipeline_would_say(database, files, make_segmenter):
     """The fitted numbers, applied by the pipeline to one image at a time with its own examples left out."""
     database.add([shuffled(example, i) if i < 4 else example for i, example in enumerate(files)])
@@ -222,3 +223,21 @@ def test_proposals_need_the_images_and_examples_alone_do_not(database, files, ma
     assert on_examples(make_segmenter(database, NoBase())).asked == database.store.count()
     with pytest.raises(ConfigError, match="proposals or examples"):
         calibrate(make_segmenter(database), on="masks")
+
+
+def test_an_image_that_a_stage_refuses_is_left_out(database, files, make_segmenter):
+    database.add(files)
+    segmenter = make_segmenter(database, NoBase())
+    whole = calibrate(segmenter)
+    propose = segmenter.proposer.propose
+
+    class Refusing:
+        def propose(self, image):
+            if np.array_equal(image, files[2].image):
+                raise ImageError("sides of a more usual ratio")
+            return propose(image)
+
+    segmenter.proposer = Refusing()
+    with pytest.warns(KnnSegWarning, match="left out: 1, .*usual ratio"):
+        found = calibrate(segmenter)
+    assert found.missing == len(files[2].info) and 0 < found.asked < whole.asked

@@ -150,7 +150,7 @@ def test_concepts(folder, tmp_path):
     one = ["--mask", folder / "kettle.png", "--label", "kettle", "--thing"]
     assert "examples added: 1," in run("add", folder / "images" / "0.png", "-s", url, *one).stdout
     assert json.loads(run("concepts", "list", "-s", url, "--json").stdout) == [
-        {"label": "kettle", "count": 1, "thing": True}
+        {"label": "kettle", "count": 1, "thing": True, "things": 1}
     ]
     assert "'pot'" in run("concepts", "rename", "kettle", "pot", "-s", url).stdout
     assert json.loads(run("concepts", "merge", "pot", "--into", "vessel", "-s", url, "--json").stdout) == {"merged": 1}
@@ -159,6 +159,63 @@ def test_concepts(folder, tmp_path):
     assert refused.exit_code == 1 and "vessel" in run("concepts", "list", "-s", url).stdout
     run("concepts", "remove", "vessel", "-s", url, "--yes")
     assert json.loads(run("concepts", "list", "-s", url, "--json").stdout) == []
+
+
+def test_one_default_for_things_and_what_is_mixed_is_said(folder, tmp_path):
+    url = f"faiss://{tmp_path}/kinds"
+    one = ["--mask", folder / "kettle.png", "--label", "pot", "-s", url]
+    run("add", folder / "images" / "0.png", *one)
+    listed = lambda: json.loads(run("concepts", "list", "-s", url, "--json").stdout)
+    assert listed() == [{"label": "pot", "count": 1, "thing": False, "things": 0}]
+    said = run("add", folder / "images" / "1.png", *one, "--thing").stderr
+    assert "'pot': 1 of 2 examples say that it is a thing" in said and "concepts kind" in said
+    assert "of 2, 1 say thing" in run("concepts", "list", "-s", url).stdout
+    image = folder / "images" / "2.png"
+    assert "'pot': 1 of 2" in run("segment", image, "-s", url, "-o", tmp_path / "out").stderr
+    assert "1 examples of 'pot' are now thing" in run("concepts", "kind", "pot", "--thing", "-s", url).stdout
+    assert run("add", image, *one).stderr == "" and listed()[0]["things"] == 3
+
+
+def test_a_name_with_a_comma(folder, tmp_path):
+    url, image = f"faiss://{tmp_path}/commas", folder / "images" / "0.png"
+    run("add", image, "--mask", folder / "kettle.png", "--label", "pot, pan", "-s", url)
+    (tmp_path / "names.txt").write_text("grass\n\nbowl, dish\n Käse \n", encoding="utf-8")
+
+    def classes(*options):
+        out = ["-o", tmp_path / "out", "--json"]
+        return json.loads(run("segment", image, "-s", url, *options, *out).stdout)["classes"]
+
+    assert classes("-c", "pot, pan", "-c", "grass, sand") == ["pot, pan", "grass", "sand"]
+    assert classes("-c", '"bowl, dish", grass', "-c", "sand") == ["bowl, dish", "grass", "sand"]
+    assert classes("-c", f"@{tmp_path / 'names.txt'}", "-c", "pan") == ["grass", "bowl, dish", "Käse", "pan"]
+    run("segment", image, "-c", f"@{tmp_path / 'none.txt'}", code=2)
+    run("segment", image, "-c", "a\nb", code=2)
+
+
+def test_a_name_with_a_comma_in_a_data_set(folder, tmp_path):
+    entries = json.loads((folder / "classes.json").read_text())
+    names = {"kettle": "kettle, pot", "lava": "lava, magma"}
+    renamed = [entry | {"name": names.get(entry["name"], entry["name"])} for entry in entries]
+    (tmp_path / "classes.json").write_text(json.dumps(renamed))
+    pairs = ["--pairs", folder / "images", folder / "labels", "--class-file", tmp_path / "classes.json"]
+    url = f"faiss://{tmp_path}/s"
+    run("add", "-s", url, *pairs, "-c", "kettle, pot", "-c", '"lava, magma",grass')
+    labels = {c["label"] for c in json.loads(run("concepts", "list", "-s", url, "--json").stdout)}
+    assert {"kettle, pot", "lava, magma"} <= labels <= {"kettle, pot", "lava, magma", "grass"}
+    result = json.loads(run("eval", *pairs, "-c", "lava, magma", "-c", "grass", "--limit", 1, "--json").stdout)
+    assert list(result["labels"]) == ["lava, magma", "grass"]
+
+
+def test_classes_that_nobody_knows_are_named_once(folder, store, tmp_path):
+    config = tmp_path / "retrieval-only.toml"
+    config.write_text('preset = "tiny"\n[base]\nname = "none"\n', encoding="utf-8")
+    pairs = ["--pairs", folder / "images", folder / "labels", "--class-file", folder / "classes.json"]
+    images = [folder / "images" / "0.png", folder / "images" / "1.png"]
+    commands = [["segment", *images, "-o", tmp_path / "out"], ["eval", *pairs, "--limit", 2]]
+    for command in commands:
+        done = run(*command, "-s", store, "-p", config, "-c", "kettle,zebra,gnu")
+        assert done.stderr.count("2 of 3 are known to nobody") == 1 and "'zebra', 'gnu'" in done.stderr
+        assert "nobody" not in run(*command, "-s", store, "-c", "kettle,zebra").stderr  # its base may know any word
 
 
 USER_ERRORS = [
@@ -171,7 +228,7 @@ USER_ERRORS = [
     (["segment", "missing.png", "-c", "a", "--preset", "wrong.toml"], "wrong.toml"),
     (["segment", "missing.png", "-c", "a", "--device", "quantum"], "quantum"),
     (["concepts", "list", "-s", "faiss:///nowhere/at/all"], "nowhere"),
-    (["concepts", "list", "-s", "memory:///x", "--checkpoint", "a.pth"], "such as the preset fcclip"),
+    (["concepts", "list", "-s", "memory:///x", "-p", "tiny", "--checkpoint", "a.pth"], "such as the preset fcclip"),
     (["concepts", "list", "-s", "faiss:///proc/knnseg"], "/proc/knnseg"),
     (["demo", "-o", "/proc/knnseg"], "/proc/knnseg"),
     (["eval", "--pairs", "no", "where", "--class-file", "none.json"], "none.json"),

@@ -1,13 +1,14 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import knnstore
 from knnseg import ConceptDatabase, LabelledImage, LabelledSegment, Vocabulary
-from knnseg.concepts import space_name
+from knnseg.concepts import Concept, space_name
 from knnseg.embeddings import pool
-from knnseg.errors import ConfigError, DatasetError, ImageError, MaskError, VocabularyError
+from knnseg.errors import ConfigError, DatasetError, ImageError, KnnSegWarning, MaskError, VocabularyError
 from knnseg.examples import FIELDS
 from knnseg.types import Masks
 from knnstore import F
@@ -264,3 +265,124 @@ def test_things_that_are_no_examples(database, scene):
 def test_a_grey_image_is_an_image_like_any_other(database, scene):
     grey = scene(1).image[..., 0]
     assert database.add_masks(grey, np.ones((1, 48, 64), bool), ["ball"]).added == 1
+
+
+# -- identity ----------------------------------------------------------------------------------------------------------
+
+
+def cross(size=(48, 64)):
+    """Two masks of one box and one area."""
+    masks = np.zeros((2, *size), bool)
+    masks[0, [8, 9, 20, 21], [8, 21, 8, 21]] = True
+    masks[1, [8, 9, 20, 21], [21, 8, 21, 8]] = True
+    masks[:, 8:22, 14] = masks[:, 14, 8:22] = True
+    return masks
+
+
+def test_an_example_of_a_renamed_concept_is_there_under_its_new_name(database, scene):
+    image, masks = scene(1).image, cross()
+    database.add_masks(image, masks[:1], ["kettle"], things=["kettle"])
+    database.rename("kettle", "teapot")
+    before = content(database)
+    for label in ("teapot", "kettle"):
+        again = database.add_masks(image, masks[:1], [label])
+        assert (again.added, again.present) == (0, 1) and content(database) == before
+    assert database.add_masks(image, masks[1:], ["teapot"]).added == 1, "another mask, if of the same box and area"
+    assert database.add_masks(image, masks[:1], ["vessel"]).added == 1, "an object may have two names"
+
+
+def test_without_masks_an_example_is_known_by_its_box(database, scene):
+    example = scene(1)
+    database.add(example, keep_masks=False)
+    database.rename("ball", "football")
+    info = [replace(s, label="football") if s.label == "ball" else s for s in example.info]
+    again = database.add(replace(example, info=tuple(info)))
+    assert (again.added, again.present) == (0, len(info))
+
+
+@pytest.mark.parametrize("keep_masks", [True, False])
+def test_what_is_merged_votes_once(database, scene, keep_masks):
+    one, other = scene(1), scene(2)
+    twice = [LabelledImage(one.image, one.segments, tuple(replace(s, label=f"{s.label} too") for s in one.info))]
+    database.add([one, *twice, other], keep_masks=keep_masks)
+    for label in ("ball", "grass", "sky"):
+        assert database.merge([f"{label} too", label], into=label) == 0
+    assert {c.label: c.count for c in database.concepts()} == {"ball": 2, "grass": 2, "sky": 2}
+    assert database.merge(["ball", "sky"], into="all") == 4 and database.store.count() == 6
+
+
+def test_merging_finds_what_a_second_merge_brings(database, scene):
+    masks = np.ones((1, 48, 64), bool)
+    for label in ("a", "b", "c"):
+        database.add_masks(scene(1).image, masks, [label])
+    assert database.merge(["a", "b", "c"], into="d") == 1 and database.store.count() == 1
+
+
+# -- things, and labels that look the same -----------------------------------------------------------------------------
+
+
+def test_what_is_not_said_is_as_the_database_knows_it(database, scene):
+    masks = np.ones((1, 48, 64), bool)
+    database.add_masks(scene(1).image, masks, ["pot"])
+    assert database.concepts() == (Concept("pot", 1, 0),) and not database.concepts()[0].thing
+    database.set_kind("pot", thing=True)
+    database.add_masks(scene(2).image, masks, ["pot"])
+    assert database.concepts() == (Concept("pot", 2, 2),) and database.concepts()[0].thing
+    database.add_masks(scene(3).image, masks, ["pot"], things=[])
+    assert database.concepts()[0].mixed and "2 of 3" in database.concepts()[0].disagreement
+    with pytest.raises(VocabularyError, match="unheard"):
+        database.set_kind("unheard of", thing=True)
+
+
+SAME = ["Käse", "Ka\u0308se", " Käse", "Käse\t", "\u3000Käse"]
+
+
+@pytest.mark.parametrize("label", SAME[1:])
+def test_labels_that_look_the_same_are_one_concept(database, scene, label):
+    masks = np.ones((1, 48, 64), bool)
+    database.add_masks(scene(1).image, masks, [SAME[0]])
+    with pytest.warns(KnnSegWarning, match="taken as 'Käse'"):
+        assert database.add_masks(scene(1).image, masks, [label], things=[label]).present == 1
+    with pytest.warns(KnnSegWarning, match="taken as 'Käse'"):
+        segment = LabelledSegment(1, label)
+    database.add(LabelledImage(scene(2).image, np.ones((48, 64), np.int32), (segment,)), classes=[label])
+    assert database.concepts() == (Concept("Käse", 2, 0),)
+    assert Vocabulary((label,), frozenset([label]), {label: ("cheese",)}) == Vocabulary(
+        ("Käse",), frozenset(["Käse"]), {"Käse": ("cheese",)}
+    )
+    assert Vocabulary(("Käse", "Brot"), wording={"Käse": ("cheese",)}).subset([label]).words(label) == ("cheese",)
+    with pytest.raises(VocabularyError, match="'Käse' more than once"):
+        Vocabulary((SAME[0], label))
+    assert database.rename(label, "cheese") == 2
+    with pytest.warns(KnnSegWarning):
+        assert database.merge(["cheese"], label) == 2
+    assert database.remove(label) == 2
+
+
+def test_labels_of_older_databases_are_found_as_they_are_spelt(database, scene, monkeypatch):
+    from knnseg import annotations, concepts
+
+    masks = np.ones((1, 48, 64), bool)
+    monkeypatch.setattr(concepts, "tidied", lambda label: label)
+    monkeypatch.setattr(annotations, "tidied", lambda label: label)
+    monkeypatch.setattr(Vocabulary, "_tidy", lambda self: None)
+    database.add_masks(scene(1).image, masks, [" Ka\u0308se "], things=[" Ka\u0308se "])
+    database.add_masks(scene(2).image, masks, ["Käse"], things=[])
+    monkeypatch.undo()
+    assert set(database.store.count_by("label")) == {" Ka\u0308se ", "Käse"}
+    assert database.concepts() == (Concept("Käse", 2, 1),)
+    pooled = pool(database.extractor.extract([scene(1).image])[0], Masks.from_dense(masks))
+    found = database.neighbours(pooled, 5, Vocabulary(("Käse",)))
+    assert found.found.sum() == 2 and set(found.labels[found.found]) == {"Käse"}
+    assert database.rename("Käse", "cheese") == 2 and set(database.store.count_by("label", where=F("area") > 0)) == {
+        "cheese"
+    }
+
+
+def test_a_masked_array_is_refused_where_it_leaves_pixels_out(database, scene):
+    """NumPy would drop what is masked without a word, and take the values below it."""
+    masks = np.ones((1, 48, 64), bool)
+    with pytest.raises(MaskError, match="filled"):
+        database.add_masks(scene(1).image, np.ma.masked_array(masks, masks & (np.arange(64) > 9)), ["ball"])
+    assert database.store.count() == 0
+    assert database.add_masks(scene(1).image, np.ma.masked_array(masks), ["ball"]).added == 1

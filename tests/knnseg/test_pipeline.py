@@ -8,8 +8,17 @@ from PIL import Image
 
 from knnseg import ClassScores, ConceptDatabase, DenseClip, Masks, NoBase, RegionProposer, Segmenter, Vocabulary, stages
 from knnseg.config import Config, StageConfig
-from knnseg.errors import ConfigError, ImageError, MaskError, UnknownStageError, VocabularyError
+from knnseg.errors import (
+    ConfigError,
+    DatasetError,
+    ImageError,
+    KnnSegWarning,
+    MaskError,
+    UnknownStageError,
+    VocabularyError,
+)
 from knnseg.images import load_image, load_label_map, load_panoptic_png
+from knnseg.segmentation import joined_coco
 from knnstore.errors import StoreConnectionError, StoreTimeoutError
 
 NAMES = ("sky", "grass", "ball")
@@ -56,6 +65,27 @@ def test_without_classes_every_concept_of_the_database_is_used(segmenter, scene)
     assert segmenter.predict(scene(50).image).vocabulary.names == ("ball", "grass", "sky")
 
 
+def test_classes_that_nobody_knows_are_named_once_for_a_batch(segmenter, make_segmenter, taught, scene):
+    images = [scene(50).image, scene(51).image]
+    for classes in (("sky", "zebra", "gnu"), Vocabulary(("zebra", "gnu"))):
+        with pytest.warns(KnnSegWarning, match="'zebra', 'gnu'") as said:
+            segmenter.predict(images, classes)
+        assert len(said) == 1
+    make_segmenter(taught).predict(images, ("zebra", "gnu"))  # a base may know any word
+
+
+def test_a_concept_that_is_half_thing_and_half_stuff_is_named(segmenter, taught, scene):
+    mask = np.ones((1, 48, 64), bool)
+    for i, things in enumerate((["pot"], ["pot"], [], [])):
+        taught.add_masks(scene(60 + i).image, mask, ["pot"], things=things)
+    with pytest.warns(
+        KnnSegWarning, match="'pot': 2 of 4 examples say that it is a thing.*taken as stuff.*concepts kind"
+    ):
+        segmenter.predict(scene(50).image, ["pot", "sky"])
+    assert taught.set_kind("pot", thing=True) == 2
+    assert segmenter.vocabulary(["pot", "sky"]).things == {"pot"}
+
+
 def test_given_masks_are_classified_as_instances(segmenter, scene):
     example = scene(50)
     masks = np.stack([example.segments == s.id for s in example.info])
@@ -72,6 +102,7 @@ def test_given_masks_are_classified_as_instances(segmenter, scene):
         (np.ones((1, 3, 3), bool), "like the image"),
         (np.zeros((1, 48, 64), bool), "empty mask at 0"),
         (np.ones((48, 64), bool), "N, H, W"),
+        (np.ma.masked_array(np.ones((1, 48, 64), bool), np.eye(48, 64, dtype=bool)), "filled"),
     ],
 )
 def test_masks_that_do_not_fit(segmenter, scene, masks, message):
@@ -88,7 +119,8 @@ def test_vocabularies_that_make_no_sense(segmenter, scene, classes):
 
 
 def test_without_a_database_and_a_base_nothing_is_known(make_segmenter, scene):
-    result = make_segmenter(base=NoBase()).predict(scene(50).image, NAMES)
+    with pytest.warns(KnnSegWarning, match="3 of 3 are known to nobody.*: 'sky', 'grass', 'ball'"):
+        result = make_segmenter(base=NoBase()).predict(scene(50).image, NAMES)
     assert (result.semantic == -1).all() and result.segments_info == ()
 
 
@@ -97,6 +129,8 @@ def test_objects_that_are_no_stages_are_refused(extractor):
         Segmenter(object(), RegionProposer())
     with pytest.raises(ConfigError, match="MaskProposer"):
         Segmenter(extractor, object())
+    with pytest.raises(ConfigError, match="BasePredictor"):
+        Segmenter(extractor, RegionProposer(), object())
     with pytest.raises(ConfigError, match="on_store_error"):
         Segmenter(extractor, RegionProposer(), on_store_error="ignore")
 
@@ -136,13 +170,27 @@ def test_save_and_read_back(result, tmp_path):
 def test_saved_panoptic_results_load_as_a_dataset(result, tmp_path):
     from knnseg.datasets import CocoPanoptic
 
-    Image.fromarray(result.image).save(tmp_path / "photo.panoptic.png.image.png")
-    _, annotation = result.save_coco(tmp_path, "photo")
-    data = json.loads(annotation.read_text())
-    data["images"][0]["file_name"] = "photo.panoptic.png.image.png"
-    annotation.write_text(json.dumps(data))
+    Image.fromarray(result.image).save(tmp_path / "photo.png")
+    *_, annotation = result.save(tmp_path, "photo")
     example = CocoPanoptic(tmp_path, tmp_path, annotation)[0]
     assert np.array_equal(example.semantic(NAMES), result.semantic)
+
+
+def test_coco_has_the_file_name_of_the_image(segmenter, scene, tmp_path):
+    path = tmp_path / "a photograph.png"
+    Image.fromarray(scene(50).image).save(path)
+    for given in (path, str(path)):
+        document = segmenter.predict(given, NAMES).coco_panoptic("x.png", 7)
+        assert (document["images"][0]["file_name"], document["images"][0]["id"]) == (path.name, 7)
+
+
+def test_joining_what_does_not_go_together(result):
+    one = result.coco_panoptic("a.png", 1, "a.jpg")
+    assert [image["id"] for image in joined_coco([one, result.coco_panoptic("b.png", 2)])["images"]] == [1, 2]
+    with pytest.raises(DatasetError, match="of their own"):
+        joined_coco([one, one])
+    with pytest.raises(DatasetError, match="categories"):
+        joined_coco([one, result.coco_panoptic("b.png", 2) | {"categories": []}])
 
 
 def test_rle(result):
@@ -319,3 +367,13 @@ def test_class_scores_of_the_wrong_width_are_noticed(make_segmenter, scene):
 
     with pytest.raises(ValueError, match="3 columns"):
         make_segmenter(base=Wrong()).predict(scene(1).image, NAMES)
+
+
+def test_a_vote_says_where_its_image_is(database, make_segmenter, scene, tmp_path):
+    path, example = tmp_path / "1.png", scene(1)
+    Image.fromarray(example.image).save(path)
+    masks = np.stack([example.segments == s.id for s in example.info])
+    database.add_masks(path, masks, [s.label for s in example.info])
+    segmenter = make_segmenter(database)
+    votes = segmenter.explain(segmenter.predict(scene(2).image), 1).votes
+    assert votes and {vote.image for vote in votes} == {path.as_uri()}

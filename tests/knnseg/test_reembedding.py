@@ -1,12 +1,14 @@
 """The same examples in another embedding space: ids, fields, interruption, and images that have gone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from knnseg import ConceptDatabase
 from knnseg.embeddings import pool
-from knnseg.errors import ConfigError, DatasetError
+from knnseg.errors import ConfigError, DatasetError, KnnSegWarning
 from knnseg.images import content_hash
 from knnseg.originals import Originals, stored_images
 from knnseg.reembedding import ReembedReport, reembed
@@ -18,8 +20,6 @@ from knnstore.errors import SpecMismatchError
 @pytest.fixture
 def files(tmp_path, scene):
     """Labelled images that lie in files, one of them in a folder with a space and an umlaut."""
-    from dataclasses import replace
-
     examples = []
     for i in range(6):
         folder = tmp_path / ("größere Bilder" if i == 0 else "images")
@@ -91,9 +91,10 @@ def test_images_that_have_moved_are_found_by_name_and_known_by_their_pixels(data
     Image.new("RGB", (64, 48)).save(impostor)
     (tmp_path / "moved" / "ab").mkdir()
     (tmp_path / "moved" / "ab" / "2.png").write_bytes(b"no picture")
-    report = reembed(database.store, other)
+    with pytest.warns(KnnSegWarning, match="left out: 5"):
+        report = reembed(database.store, other)
     assert report.images == 1 and report.missing == database.store.count() - report.added
-    assert len(report.lost) == 5 and all("images" in uri for uri in report.lost)
+    assert len(report.failed) == 5 and all("images" in uri for uri in report.failed)
     report = reembed(database.store, other, Originals(tmp_path / "moved"))
     assert report.images == 5 and not report.missing and set(rows(other)) == set(rows(database))
 
@@ -105,16 +106,18 @@ def test_what_cannot_be_embedded_again_is_counted_and_left(database, other, file
     mask = np.zeros((1, *image.shape[:2]), bool)
     mask[0, :5] = True
     database.add_masks(image, mask, ["sky"])  # nobody said where it is
-    report = reembed(database.store, other)
+    with pytest.warns(KnnSegWarning):
+        report = reembed(database.store, other)
     assert (report.images, report.maskless, report.missing) == (2, len(files[2].info), 1)
-    assert report.lost == (f"an image of hash {content_hash(image)}",)
+    assert report.failed == (f"an image of hash {content_hash(image)}: not found",)
     assert report.added == other.store.count() == len(files[0].info) + len(files[1].info)
 
 
 def test_an_image_that_was_changed_is_not_taken(database, other, files, tmp_path):
     database.add(files[:2])
     Image.new("RGB", (64, 48), "red").save(tmp_path / "images" / "1.png")
-    report = reembed(database.store, other)
+    with pytest.warns(KnnSegWarning, match="other pixels now"):
+        report = reembed(database.store, other)
     assert report.images == 1 and report.missing == len(files[1].info)
 
 
@@ -169,3 +172,72 @@ def test_stored_images_come_whole_whatever_the_batches_of_the_store(database, fi
         expected = pool(extractor.extract([example.image])[0], Masks.from_dense(masks.dense())).vectors
         np.testing.assert_allclose(image.records.vectors, expected, atol=1e-6)
     assert [i.image_hash for group in groups for i in group] == hashes
+
+
+def test_an_example_added_from_a_path_knows_where_its_image_is(database, other, files, tmp_path, monkeypatch):
+    path = tmp_path / "images" / "1.png"
+    monkeypatch.chdir(tmp_path)
+    for i, given in enumerate((path, str(path), "images/1.png")):
+        mask = np.zeros((1, *files[1].image.shape[:2]), bool)
+        mask[0, i : i + 5] = True
+        database.add_masks(given, mask, [f"strip {i}"])
+    assert dict(database.store.count_by("image")) == {path.as_uri(): 3}
+    monkeypatch.chdir("/")
+    assert reembed(database.store, other) == ReembedReport(images=1, added=3)
+
+
+def test_an_image_that_was_renamed_is_found_by_its_pixels(database, other, files, tmp_path):
+    """Among files of other pixels, one that is no picture, and one under the old name that shows something else."""
+    database.add(files)
+    moved = tmp_path / "moved"
+    (tmp_path / "images").rename(moved)
+    for path in list(moved.iterdir()):
+        path.rename(path.with_stem(f"renamed {path.stem}"))
+    (moved / "a.txt").write_text("no picture")
+    Image.new("RGB", (64, 48)).save(moved / "2.png")
+    report = reembed(database.store, other, Originals(moved))
+    assert report.images == 6 and not report.missing and set(rows(other)) == set(rows(database))
+
+
+def test_a_folder_is_read_once_however_many_images_are_looked_for(database, files, tmp_path, monkeypatch):
+    from knnseg import originals
+
+    database.add(files)
+    (tmp_path / "images").rename(tmp_path / "moved")
+    for path in list((tmp_path / "moved").iterdir()):
+        path.rename(path.with_stem(f"renamed {path.stem}"))
+    read, load = [], originals.load_image
+    monkeypatch.setattr(originals, "load_image", lambda path, **how: read.append(path) or load(path, **how))
+    finder = Originals(tmp_path / "moved")
+    images = [
+        image for group in stored_images(database.store, database.store.count_by("image_hash")) for image in group
+    ]
+    found = [finder.find(image) is not None for image in images]
+    assert all(found) and len(read) <= 2 * (
+        1 + 5 + 5
+    )  # where it was; the five files, upright or not; those known by then
+
+
+def test_what_is_not_found_has_a_reason_and_an_advice_that_helps(database, files, tmp_path):
+    database.add(files[:3])
+    (tmp_path / "images" / "1.png").write_bytes(b"no picture")
+    (tmp_path / "images" / "2.png").unlink()
+    (tmp_path / "empty").mkdir()
+    hashes = [content_hash(example.image) for example in files[:3]]
+    nowhere, somewhere = Originals(), Originals(tmp_path / "empty")
+    ((first, second, third),) = stored_images(database.store, hashes)
+    assert somewhere.find(first) is not None and somewhere.find(second) is None and somewhere.find(third) is None
+    assert "1.png: expected an image" in nowhere.reason(second) and "2.png: not found" in nowhere.reason(third)
+    assert nowhere.advice == "give the folder where the images are now (--images)"
+    assert "no file below" in somewhere.advice and "add them again" in somewhere.advice
+
+
+def test_an_example_under_another_id_is_not_brought_a_second_time(database, other, files):
+    """Renamed in one space, added under the new name in the other."""
+    database.add(files[0])
+    database.rename("ball", "sphere")
+    info = tuple(replace(s, label="sphere") if s.label == "ball" else s for s in files[0].info)
+    other.add(replace(files[0], info=info))
+    before = rows(other)
+    report = reembed(database.store, other)
+    assert (report.added, report.present) == (0, len(info)) and rows(other) == before

@@ -125,3 +125,14 @@ def test_scores_are_selected_and_joined_with_all_that_a_subclass_knows():
         ClassScores.concatenate([whole, ClassScores(np.eye(3, dtype=np.float32), ("a", "b", "c"))])
     with pytest.raises(ShapeError, match="one kind"):
         ClassScores.concatenate([])
+
+
+def test_a_vocabulary_of_very_many_names():
+    """Quadratic time would be many minutes."""
+    names = [f"class {i}" for i in range(200_000)]
+    vocabulary = Vocabulary.of(names, things=names[::2])
+    part = vocabulary.subset(names[:100_000])
+    assert len(part) == 100_000 and len(part.things) == 50_000
+    assert vocabulary.index(np.array(names[::-1], object))[:2].tolist() == [199_999, 199_998]
+    with pytest.raises(VocabularyError, match="'class 7' more than once"):
+        Vocabulary.of([*names, "class 7"])

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 
 from knnseg import Config, presets
+from knnseg.errors import WeightsError
 from knnseg.models.dinov2 import VARIANTS
 from knnseg.models.fcclip.config import FcClipConfig
 from knnseg.models.fcclip.model import FCCLIP
@@ -171,7 +172,33 @@ def test_a_preset_without_weights_and_without_network_says_what_to_do(preset, tm
     variables = {"KNNSEG_WEIGHTS": str(tmp_path / "weights"), "HF_HUB_CACHE": str(tmp_path / "hub")}
     done = command("segment", "photo.jpg", "-p", preset, "-c", "sky", **variables)
     name = {"base": BASE, "fcclip": "fcclip"}[preset]
-    said = done.stderr.splitlines()[-1]  # open_clip logs an error of its own first
-    assert done.returncode == 1 and said.startswith("knnseg: ") and "Traceback" not in done.stderr
+    (said,) = done.stderr.splitlines()
+    assert done.returncode == 1 and said.startswith("knnseg: ")
     assert known()[name].source in said
     assert str(Path(tmp_path / "weights", known()[name].place)) in said
+
+
+@pytest.mark.parametrize("model", [("open_clip", BASE), ("dinov2", "dinov2-b14-reg"), ("snapshot", "owner/name")])
+def test_a_hub_out_of_reach_is_found_out_once_and_quietly(model, tmp_path, monkeypatch, caplog, capfd):
+    """Nobody listens on that port. The client itself would try each file six times, with eight seconds in between."""
+    from huggingface_hub import constants
+
+    from knnseg.models import _torch
+    from knnseg.models.dinov2 import DinoFeatures
+    from knnseg.models.open_clip import load_model
+    from knnseg.models.proposers.hub import load
+
+    asked = []
+    monkeypatch.setenv("KNNSEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    silence = _torch._silence
+    monkeypatch.setattr(_torch, "_silence", lambda url: asked.append(url) or silence(url))
+    stage, name = model
+    load_it = {"open_clip": lambda: load_model(*name.split("/")), "dinov2": lambda: DinoFeatures.load(name),
+               "snapshot": lambda: load("sam", name, "AutoModel")}[stage]  # fmt: skip
+    with pytest.raises(WeightsError, match=r"http://127.0.0.1:9 cannot be reached \(.*refused\)\. Without network"):
+        load_it()
+    assert asked == ["http://127.0.0.1:9"] and not caplog.records and constants.HF_HUB_OFFLINE is False
+    assert "Retrying" not in "".join(capfd.readouterr())

@@ -13,7 +13,7 @@ from typing import Any
 import huggingface_hub
 
 from knnseg.errors import ConfigError, WeightsError
-from knnseg.models._torch import weights
+from knnseg.models._torch import from_hub, weights
 
 __all__ = ["build", "check", "library", "load", "settings", "share", "whole"]
 
@@ -128,7 +128,7 @@ def _folder(model: str, files: Sequence[str]) -> Path:
         return Path(model)
     if not _ID.fullmatch(model):
         raise WeightsError(f"model: expected a folder that exists or an id of the hub (owner/name), got {model!r}")
-    with _readable(model):
+    with _readable(model), from_hub():
         return Path(huggingface_hub.snapshot_download(model, allow_patterns=list(files)))
 
 
