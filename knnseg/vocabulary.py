@@ -28,7 +28,8 @@ def tidied(label: str) -> str:
     """:func:`tidy`, for a label that is to be kept: what is changed is said."""
     tidy_ = tidy(label)
     if tidy_ and tidy_ != label:
-        warnings.warn(f"label {label!r}: taken as {tidy_!r}, in Unicode's form NFC", KnnSegWarning, stacklevel=3)
+        said = f"label {label!r}: taken as {tidy_!r}; spaces around it do not count, nor how Unicode spells a letter"
+        warnings.warn(said, KnnSegWarning, stacklevel=3)
     return tidy_
 
 

@@ -224,7 +224,7 @@ def test_one_checkpoint_for_keys_masks_and_base_from_the_command_line(files, run
     assert run(*added, *common) == 0
     capsys.readouterr()
     assert run("concepts", "list", *store, *common) == 0
-    assert json.loads(capsys.readouterr().out) == [{"label": "kettle", "count": 1, "thing": False}]
+    assert json.loads(capsys.readouterr().out) == [{"label": "kettle", "count": 1, "thing": False, "things": 0}]
     assert run(*segment, f"{tmp_path}/with", *store) == 0
     before, after = (np.asarray(Image.open(tmp_path / f"{name}/photo.semantic.png")) for name in ("without", "with"))
     assert (before != after).any() and json.loads(capsys.readouterr().out)["images"][0]["segments"]
