@@ -7,6 +7,9 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from knnseg.errors import ImageError, MaskError, ShapeError
@@ -224,6 +227,16 @@ def test_a_map_that_is_tagged_as_lying_on_its_side_is_turned_like_its_photograph
     image = Image.fromarray(values.astype(np.uint8))
     assert np.array_equal(load_label_map(saved(image, "PNG", exif=exif)), np.rot90(values, -1))
     assert np.array_equal(load_label_map(tiff(values, 8, orientation=6)), np.rot90(values, -1))
+
+
+@settings(max_examples=40, derandomize=True, deadline=None, database=None)
+@given(arrays(np.int32, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 2**24 - 1)))
+def test_what_is_written_is_read_back(values):
+    """As results are saved: classes in 16 bits, segments in three channels; and classes in 8 bits."""
+    for dtype in (np.uint8, np.uint16):
+        assert np.array_equal(load_label_map(saved(Image.fromarray(values.astype(dtype)), "PNG")), values.astype(dtype))
+    digits = np.stack([values // 256**i % 256 for i in range(3)], -1).astype(np.uint8)
+    assert np.array_equal(load_panoptic_png(saved(Image.fromarray(digits), "PNG")), values)
 
 
 # -- arrays -----------------------------------------------------------------------------------------------------------
