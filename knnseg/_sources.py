@@ -34,7 +34,7 @@ __all__ = [
 
 Pairs = Annotated[
     tuple[Path, Path] | None,
-    typer.Option("--pairs", metavar="IMAGES LABELS", help="Folders of images and of PNG label maps of the same stems."),
+    typer.Option("--pairs", metavar="IMAGES LABELS", help="Folders of images and of label maps of the same stems."),
 ]
 ClassFile = Annotated[
     Path | None, typer.Option("--class-file", help='For --pairs: JSON list of {"id", "name", "isthing"}.')
@@ -101,7 +101,11 @@ def _pairs(pairs: tuple[Path, Path] | None, class_file: Path | None, ignore: str
         numbers = [int(number) for number in ignore.split(",") if number.strip()]
     except ValueError:
         raise typer.BadParameter(f"--ignore: expected numbers separated by commas, got {ignore!r}") from None
-    return ImageLabelPairs(*pairs, class_file, ignore=numbers)
+    labelled = ImageLabelPairs(*pairs, class_file, ignore=numbers)
+    if labelled.left_out:
+        some = ", ".join(labelled.left_out[:3]) + (", …" if len(labelled.left_out) > 3 else "")
+        print(f"knnseg: {len(labelled.left_out)} files have no part in a pair: {some}", file=sys.stderr)
+    return labelled
 
 
 def say_unlabelled(names: Iterable[str] | None, labelled: LabelledImages) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from knnseg.arrays import expect
 from knnseg.errors import MaskError, VocabularyError
-from knnseg.types import IGNORE, ImageArray, expect
+from knnseg.types import IGNORE, ImageArray
 from knnseg.vocabulary import tidied
 
 __all__ = ["LabelledImage", "LabelledSegment", "positions"]

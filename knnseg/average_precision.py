@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pycocotools.cocoeval import COCOeval
 
 from knnseg.annotations import positions
+from knnseg.arrays import whole_numbers
 from knnseg.errors import ShapeError
 from knnseg.instances import MOST, Instance, encode
 from knnseg.types import IGNORE
@@ -78,8 +79,11 @@ class AveragePrecision:
                 its pixels are in no true segment. None: no crowds.
 
         Raises:
-            ShapeError: an instance of another size than the truth, one of stuff, or more than 100 of them.
+            ShapeError: an instance of another size than the truth, one of stuff, or more than 100 of them; or a map of
+                no whole numbers.
         """
+        truth = whole_numbers(truth, "truth")
+        crowd = None if crowd is None else whole_numbers(crowd, "crowd")
         self._check(truth.shape, instances, classes)
         present = set(np.unique(truth).tolist())
         objects = {n: c for n, c in truth_classes.items() if self.things[c] and n in present}

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnseg.annotations import positions
+from knnseg.arrays import whole_numbers
 from knnseg.errors import ShapeError
 from knnseg.types import IGNORE
 
@@ -44,8 +45,9 @@ class ConfusionMatrix:
             int64 (n, 3): true class, predicted class (C for none) and pixels of each combination that occurs.
 
         Raises:
-            ShapeError: maps of different sizes, or values outside -1…C-1.
+            ShapeError: maps of different sizes or of no whole numbers, or values outside -1…C-1.
         """
+        truth, predicted = whole_numbers(truth, "truth"), whole_numbers(predicted, "prediction")
         if truth.shape != predicted.shape:
             raise ShapeError(f"maps: expected one size, got truth {truth.shape} and prediction {predicted.shape}")
         for name, values in (("truth", truth), ("prediction", predicted)):
@@ -149,8 +151,10 @@ class PanopticQuality:
             ones, of each class that has any.
 
         Raises:
-            ShapeError: maps of different sizes.
+            ShapeError: maps of different sizes, or of no whole numbers.
         """
+        truth, predicted = whole_numbers(truth, "truth"), whole_numbers(predicted, "prediction")
+        crowd = None if crowd is None else whole_numbers(crowd, "crowd")
         if truth.shape != predicted.shape:
             raise ShapeError(f"maps: expected one size, got truth {truth.shape} and prediction {predicted.shape}")
         t, t_ids = _renumbered(truth, truth_classes)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from scipy import sparse
 
+from knnseg.arrays import expect, plain, whole_numbers
 from knnseg.errors import ConfigError, MaskError, ShapeError
 from knnseg.vocabulary import Vocabulary
 
@@ -34,7 +35,6 @@ __all__ = [
     "Neighbours",
     "Vocabulary",
     "check_branch",
-    "expect",
     "nearest",
 ]
 
@@ -49,19 +49,6 @@ IGNORE = -1
 
 FINAL = "final"
 """The branch that every base has: its scores as they are."""
-
-
-def expect(array: NDArray[np.generic], name: str, kind: type[np.generic], ndim: int) -> None:
-    """Hold an array against the dtype and number of dimensions that it must have.
-
-    Raises:
-        ShapeError: it has others.
-    """
-    if array.dtype != kind or array.ndim != ndim:
-        raise ShapeError(
-            f"{name}: expected a {ndim}-dimensional {np.dtype(kind).name} array, "
-            f"got {array.ndim} dimensions of {array.dtype.name}"
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,12 +151,7 @@ class Masks:
             MaskError: the array is not (N, H, W), holds values outside [0, 1], or is a masked array that leaves some
                 out.
         """
-        if np.ma.is_masked(masks):
-            raise MaskError(
-                "masks: expected a plain array, got a masked one that says nothing of some pixels. "
-                "Say what they are, such as with masks.filled(False)"
-            )
-        array = np.asarray(masks)
+        array = plain(masks, "masks", MaskError)
         if array.ndim != 3 or array.dtype.kind not in "bf":
             raise MaskError(f"masks: expected a bool or float array (N, H, W), got {array.dtype.name} {array.shape}")
         weights = array.astype(np.float32)
@@ -177,7 +159,7 @@ class Masks:
             raise MaskError("masks: expected values between 0 and 1")
         count, height, width = array.shape
         matrix = sparse.csr_array(weights.reshape(count, height * width))
-        quality = _ones(count) if scores is None else np.asarray(scores, np.float32)
+        quality = _ones(count) if scores is None else plain(scores, "scores", MaskError).astype(np.float32)
         return cls(matrix, (height, width), quality, instances)
 
     @classmethod
@@ -191,8 +173,11 @@ class Masks:
         """One mask for each value that is at least 0 in an integer (h, w) map, ordered by value.
 
         The map is the mask grid over an image of ``size`` (H, W), by default of its own size.
+
+        Raises:
+            MaskError: the map is none of whole numbers.
         """
-        flat = regions.reshape(-1)
+        flat = whole_numbers(regions, "regions", MaskError).reshape(-1)
         pixels = np.flatnonzero(flat >= 0)
         values, rows = np.unique(flat[pixels], return_inverse=True)
         found = cls.from_pixels(rows, pixels, len(values), regions.shape, scores)

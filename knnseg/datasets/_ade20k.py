@@ -141,13 +141,11 @@ def open_ade20k_847(tree: Tree, split: str) -> LabelledImages:
         tree.picked(images, labels, f"label maps of annotations_detectron2/{split}")
         entries = [Entry(s, image, m) for (s, m), image in zip(labels.items(), pictures, strict=True)]
         return LabelMaps(table.vocabulary, entries, _read_prepared)
-    found: dict[str, str] = {}
-    for folder, _, names in os.walk(tree.need(f"images/ADE/{split}")):
-        found |= {name: f"{folder}{os.sep}{name}" for name in names if name.endswith((".jpg", "_seg.png"))}
-    stems = sorted(name.removesuffix(".jpg") for name in found if name.endswith(".jpg"))
-    pictures = tree.picked((f"{stem}.jpg" for stem in stems), found, f"images of images/ADE/{split}")
-    maps = tree.picked((f"{stem}_seg.png" for stem in stems), found, f"label maps of images/ADE/{split}")
-    entries = [Entry(*files) for files in zip(stems, pictures, maps, strict=True)]
+    folders = [Path(folder) for folder, _, _ in os.walk(tree.need(f"images/ADE/{split}"))]
+    photos, maps = (tree.files_of(folders, ending) for ending in (".jpg", "_seg.png"))
+    drawn = tree.picked(photos, maps, f"label maps of images/ADE/{split}")
+    tree.picked(maps, photos, f"images of images/ADE/{split}")
+    entries = [Entry(*files) for files in zip(photos, photos.values(), drawn, strict=True)]
     return LabelMaps(table.vocabulary, entries, _read_released)
 
 

@@ -51,8 +51,7 @@ def open_cityscapes(tree: Tree, split: str) -> LabelledImages:
 
 def _of_cities(tree: Tree, folder: Path, ending: str) -> dict[str, str]:
     """The files of all cities; their names begin with the city, so they differ."""
-    cities = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    return {stem: path for city in cities for stem, path in tree.files(folder / city, ending).items()}
+    return tree.files_of([Path(entry) for entry in os.scandir(folder) if entry.is_dir()], ending)
 
 
 def _read(table: ClassTable, entry: Entry) -> Truth:

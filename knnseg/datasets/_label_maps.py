@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from knnseg.annotations import LabelledImage, LabelledSegment, positions
 from knnseg.datasets.folders import LabelledImages
 from knnseg.errors import DatasetError, ImageError
-from knnseg.images import load_image, load_label_map
+from knnseg.images import load_annotated, load_label_map
 from knnseg.types import IGNORE, ImageArray, Vocabulary
 
 __all__ = [
@@ -130,19 +130,16 @@ def check_size(path: str | None, array: NDArray[np.int32], size: tuple[int, ...]
 def read_image(path: str, size: tuple[int, ...]) -> ImageArray:
     """The picture of a map of ``size`` (H, W); errors are :class:`DatasetError`.
 
-    A photograph that lies on its side is turned as its EXIF data say, unless only the pixels as stored fit the map.
+    Which of its two views is :func:`knnseg.images.load_annotated`'s to say.
     """
     try:
-        image = load_image(path)
-        if image.shape[:2] != size and image.shape[1::-1] == size:
-            image = load_image(path, upright=False)
+        return load_annotated(path, size)
     except ImageError as error:
         raise DatasetError(str(error)) from error
-    return image
 
 
 def read_map(path: str) -> NDArray[np.int32]:
-    """A map of one channel, 8-bit, palette or 16-bit; errors are :class:`DatasetError`."""
+    """A map of one channel, see :func:`knnseg.load_label_map`; errors are :class:`DatasetError`."""
     try:
         values = load_label_map(path)
     except ImageError as error:

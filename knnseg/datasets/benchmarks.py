@@ -89,7 +89,7 @@ def with_names(dataset: LabelledImages, path: str | PathLike[str]) -> LabelledIm
 def _read_names(path: Path) -> list[tuple[int, tuple[str, ...]]]:
     """(number, words) of each line, with ascending numbers."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: expected a text file with class names: {error}") from error
     rows: list[tuple[int, tuple[str, ...]]] = []

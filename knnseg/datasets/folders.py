@@ -1,10 +1,10 @@
-"""Labelled images in folders: pairs of image and PNG label map, and COCO panoptic."""
+"""Labelled images in folders: pairs of image and label map, and COCO panoptic."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, overload
@@ -12,13 +12,16 @@ from typing import Any, overload
 import numpy as np
 
 from knnseg.annotations import LabelledImage, LabelledSegment, positions
+from knnseg.datasets._json import Node, read_json
 from knnseg.errors import DatasetError
-from knnseg.images import load_image, load_label_map, load_panoptic_png
+from knnseg.images import load_annotated, load_label_map, load_panoptic_png
+from knnseg.listing import IMAGES, LABEL_MAPS, listed
 from knnseg.types import IGNORE, Vocabulary
 
 __all__ = ["CocoPanoptic", "ImageLabelPairs", "LabelledImages", "WithVocabulary", "read_classes"]
 
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_MOST = 256**3 - 1
+"""The highest number of a segment that a panoptic PNG can hold."""
 
 
 class LabelledImages(Sequence[LabelledImage]):
@@ -95,15 +98,20 @@ def read_classes(source: str | PathLike[str] | Mapping[int, str]) -> dict[int, t
         DatasetError: unreadable, or a number or name twice.
     """
     if isinstance(source, Mapping):
-        return {int(number): (name, False) for number, name in source.items()}
-    entries = _read_json(source)
-    entries = entries.get("categories", []) if isinstance(entries, dict) else entries
-    try:
-        rows = [(int(entry["id"]), str(entry["name"]), bool(entry.get("isthing", 0))) for entry in entries]
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise DatasetError(f'{source}: expected a list of {{"id": 1, "name": "kettle", "isthing": true}}') from error
+        named = [(Node(number, "classes", repr(number)).whole(), name, False) for number, name in source.items()]
+        return _distinct(named, "classes")
+    return _classes(read_json(source))
+
+
+def _classes(file: Node) -> dict[int, tuple[str, bool]]:
+    categories = file["categories"] if isinstance(file.value, dict) else file
+    rows = [(entry["id"].whole(), entry["name"].text(), entry.flag("isthing")) for entry in categories.entries()]
+    return _distinct(rows, file.file)
+
+
+def _distinct(rows: list[tuple[int, str, bool]], source: str) -> dict[int, tuple[str, bool]]:
     for what, values in (("id", [r[0] for r in rows]), ("name", [r[1] for r in rows])):
-        twice = [value for value, count in Counter(values).items() if count > 1]
+        twice = [value for value, count in Counter[Any](values).items() if count > 1]
         if twice:
             raise DatasetError(f"{source}: expected each {what} once, got {twice[0]!r} more than once")
     if not rows:
@@ -117,13 +125,6 @@ def _vocabulary(classes: Mapping[int, tuple[str, bool]]) -> Vocabulary:
     )
 
 
-def _read_json(path: str | PathLike[str]) -> Any:
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: expected a JSON file: {error}") from error
-
-
 def _folder(path: str | PathLike[str], what: str) -> Path:
     if not Path(path).is_dir():
         raise DatasetError(f"{what}: expected a folder, got {path}")
@@ -131,21 +132,21 @@ def _folder(path: str | PathLike[str], what: str) -> Path:
 
 
 class ImageLabelPairs(LabelledImages):
-    """Images in one folder, label maps of the same stems in another, as PNG with a class number in each pixel.
+    """Images in one folder, label maps of the same stems in another, with a class number in each pixel.
 
     Each class of an image is one segment. Images without a label map are left out; a label map without an image is an
     error, since it was meant to be used.
 
     Args:
         images: folder of images.
-        labels: folder of ``STEM.png``: 8-bit, palette or 16-bit.
+        labels: folder of label maps: ``STEM.png``, or another format that :func:`knnseg.load_label_map` takes.
         classes: see :func:`read_classes`.
         ignore: numbers that mean "unlabelled".
         stems: take only these, in this order.
 
     Raises:
-        DatasetError: folders or files missing. A label map with a number that is in neither ``classes`` nor ``ignore``
-            raises when it is read.
+        DatasetError: folders or files missing, or two files of one stem in a folder. A label map with a number that is
+            in neither ``classes`` nor ``ignore`` raises when it is read.
     """
 
     def __init__(
@@ -159,16 +160,26 @@ class ImageLabelPairs(LabelledImages):
     ) -> None:
         self.classes = read_classes(classes)
         self._ignore = frozenset(ignore) - set(self.classes)
-        found = {p.stem: p for p in sorted(_folder(images, "images").iterdir()) if p.suffix.lower() in _IMAGES}
-        maps = {p.stem: p for p in sorted(_folder(labels, "label maps").glob("*.png"))}
-        wanted = list(maps) if stems is None else list(stems)
-        missing = [stem for stem in wanted if stem not in found or stem not in maps]
+        found = listed(_folder(images, "images"), IMAGES)
+        maps = listed(_folder(labels, "label maps"), LABEL_MAPS)
+        wanted = list(maps.files) if stems is None else list(stems)
+        missing = [stem for stem in wanted if stem not in found.files or stem not in maps.files]
         if missing or not wanted:
             raise DatasetError(
-                f"{images} and {labels}: expected an image and a .png label map of each stem, "
+                f"{images} and {labels}: expected an image and a label map, such as STEM.png, of each stem, "
                 f"got none for {missing[:5] or 'any'}"
             )
-        self._files = [(found[stem], maps[stem]) for stem in wanted]
+        self._files = [(Path(found.files[stem]), maps.files[stem]) for stem in wanted]
+        unpaired = [] if stems is not None else [path for stem, path in found.files.items() if stem not in maps.files]
+        folders = ((images, found), (labels, maps))
+        self._left_out = (*unpaired, *(str(Path(f) / name) for f, listing in folders for name in listing.others))
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Files of both folders that take no part: images without a label map, unless stems were chosen, and files
+        that are no images, or no label maps.
+        """
+        return self._left_out
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -181,8 +192,8 @@ class ImageLabelPairs(LabelledImages):
     def load(self, index: int) -> LabelledImage:
         """Read one pair."""
         image, label_map = self._files[index]
-        segments = load_label_map(label_map)
-        present = set(np.unique(segments).tolist())
+        numbers = load_label_map(label_map)
+        present = set(np.unique(numbers).tolist())
         unknown = sorted(present - set(self.classes) - self._ignore)
         if unknown:
             raise DatasetError(
@@ -191,10 +202,20 @@ class ImageLabelPairs(LabelledImages):
             )
         # Segment numbers are positive; a class may well be number 0.
         known = sorted(present & set(self.classes))
-        table = np.zeros(max(present, default=0) + 1, np.int32)
-        table[known] = np.arange(1, len(known) + 1)
+        segments = (positions(numbers, known) + 1).astype(np.int32)
         info = tuple(LabelledSegment(i, *self.classes[number]) for i, number in enumerate(known, 1))
-        return LabelledImage(load_image(image), table[segments], info, image.absolute().as_uri(), image.stem)
+        pixels = load_annotated(image, segments.shape)
+        return LabelledImage(pixels, segments, info, image.absolute().as_uri(), image.stem)
+
+
+@dataclass(frozen=True, slots=True)
+class _Annotation:
+    """What COCO panoptic says of one image; segments are (number, category, is a crowd)."""
+
+    image_id: str
+    image: str
+    png: str
+    segments: tuple[tuple[int, int, bool], ...]
 
 
 class CocoPanoptic(LabelledImages):
@@ -215,15 +236,30 @@ class CocoPanoptic(LabelledImages):
         self, images: str | PathLike[str], panoptic: str | PathLike[str], annotations: str | PathLike[str]
     ) -> None:
         self._images, self._panoptic = _folder(images, "images"), _folder(panoptic, "panoptic PNGs")
-        data = _read_json(annotations)
-        self.classes = read_classes(annotations)
-        try:
-            self._names = {entry["id"]: entry["file_name"] for entry in data["images"]}
-            self._entries = [(a["image_id"], a["file_name"], a["segments_info"]) for a in data["annotations"]]
-        except (KeyError, TypeError) as error:
-            raise DatasetError(
-                f"{annotations}: expected COCO panoptic with images and annotations: {error!r}"
-            ) from error
+        file = read_json(annotations)
+        self.classes = _classes(file)
+        names: dict[str, str] = {}
+        for entry in file["images"].entries():
+            image_id = entry["id"].identity()
+            if image_id in names:
+                raise entry["id"].wrong(f"an id that no other image has, such as {names[image_id]}")
+            names[image_id] = entry["file_name"].text()
+        self._entries = [self._parsed(entry, names) for entry in file["annotations"].entries()]
+        twice = [png for png, count in Counter(entry.png for entry in self._entries).items() if count > 1]
+        if twice:
+            raise DatasetError(f"{annotations}: expected each PNG in one annotation, got {twice[0]} in several")
+
+    def _parsed(self, entry: Node, names: Mapping[str, str]) -> _Annotation:
+        image_id = entry["image_id"].identity()
+        if image_id not in names:
+            raise entry["image_id"].wrong("the id of an image of this file")
+        png, segments = entry["file_name"].text(), []
+        for segment in entry["segments_info"].entries():
+            category = segment["category_id"].whole()
+            if category not in self.classes:
+                raise segment["category_id"].wrong("the id of a category of this file")
+            segments.append((segment["id"].whole(1, _MOST), category, segment.flag("iscrowd")))
+        return _Annotation(image_id, names[image_id], png, tuple(segments))
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -236,35 +272,26 @@ class CocoPanoptic(LabelledImages):
     @property
     def files(self) -> tuple[list[str], list[str]]:
         """The file names of the images and of the PNGs that the annotations speak of."""
-        return [self._named(image_id, png) for image_id, png, _ in self._entries], [png for _, png, _ in self._entries]
+        return [entry.image for entry in self._entries], [entry.png for entry in self._entries]
 
     def segment_categories(self) -> dict[str, dict[int, int]]:
         """PNG file name -> {number of a segment: its category}, without crowds."""
         return {
-            png: {int(s["id"]): int(s["category_id"]) for s in infos if not s.get("iscrowd", 0)}
-            for _, png, infos in self._entries
+            entry.png: {number: category for number, category, crowd in entry.segments if not crowd}
+            for entry in self._entries
         }
-
-    def _named(self, image_id: Any, png: str) -> str:
-        if image_id not in self._names:
-            raise DatasetError(f"{png}: expected an image of id {image_id} in the annotations, got none")
-        return str(self._names[image_id])
 
     def load(self, index: int) -> LabelledImage:
         """Read one image with its segments."""
-        image_id, png, infos = self._entries[index]
-        path = self._images / self._named(image_id, png)
-        segments = load_panoptic_png(self._panoptic / png)
-        unlisted = [entry["category_id"] for entry in infos if entry["category_id"] not in self.classes]
-        if unlisted:
-            raise DatasetError(f"{png}: expected a listed category, got category_id {unlisted[0]}")
-        known = [LabelledSegment(int(entry["id"]), *self.classes[entry["category_id"]]) for entry in infos]
-        kept = [s for s, entry in zip(known, infos, strict=True) if not entry.get("iscrowd", 0)]
+        entry = self._entries[index]
+        path, segments = self._images / entry.image, load_panoptic_png(self._panoptic / entry.png)
+        known = [LabelledSegment(number, *self.classes[category]) for number, category, _ in entry.segments]
+        kept = [s for s, (_, _, crowd) in zip(known, entry.segments, strict=True) if not crowd]
         crowded: tuple[Any, ...] = ()
         if len(kept) < len(known):
             names = self.vocabulary.names
             of_segment = np.array([*(names.index(segment.label) for segment in known), IGNORE], np.int32)
             crowded = (of_segment[positions(segments, [segment.id for segment in known])], names)
         segments[positions(segments, [segment.id for segment in kept]) < 0] = 0
-        uri = path.absolute().as_uri()
-        return LabelledImage(load_image(path), segments, tuple(kept), uri, str(image_id), *crowded)
+        pixels, uri = load_annotated(path, segments.shape), path.absolute().as_uri()
+        return LabelledImage(pixels, segments, tuple(kept), uri, entry.image_id, *crowded)

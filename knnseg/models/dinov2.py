@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models import load_state_dict
+from timm.models.vision_transformer import checkpoint_filter_fn
 
-from knnseg.errors import ConfigError
+from knnseg.errors import ConfigError, WeightsError
 from knnseg.models._torch import existing, fingerprint, from_hub, pick_device, to_batch, weights
 from knnseg.types import Features, ImageArray
 from knnseg.weights import find, how_to_get
@@ -89,6 +92,8 @@ class DinoFeatures:
             network = timm.create_model(
                 architecture, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, dynamic_img_size=True
             )
+            if file:
+                _check_complete(network, file)
         return cls(model, network, short_side=short_side, device=device)
 
     @property
@@ -132,3 +137,19 @@ class DinoFeatures:
         tokens = torch.cat([model.cls_token + first, patches.flatten(1, 2) + table], dim=1)
         result: torch.Tensor = model.norm(model.blocks(model.norm_pre(tokens)))
         return result
+
+
+def _check_complete(network: Any, file: Path) -> None:
+    """Hold a file against the network that was loaded from it.
+
+    timm itself does so for DINOv2; of a model whose classifier is left away it takes any other weights or none too.
+    """
+    if network.pretrained_cfg["num_classes"] == 0:
+        return
+    head = f"{network.pretrained_cfg['classifier']}."
+    found = {key for key in checkpoint_filter_fn(load_state_dict(str(file)), network) if not key.startswith(head)}
+    wrong = [f"missing {key}" for key in sorted(network.state_dict().keys() - found)]
+    wrong += [f"unknown {key}" for key in sorted(found - network.state_dict().keys())]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise WeightsError(f"{file}: expected the weights of the model, got {'; '.join(wrong[:5])}{more}")

@@ -6,11 +6,12 @@ How a tower becomes dense is in :mod:`knnseg.models.dense`; here it is loaded, f
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,24 @@ from knnseg.types import Features, ImageArray
 from knnseg.weights import find, how_to_get
 from knnstore import EmbeddingSpace
 
-__all__ = ["OpenClipFeatures", "OpenClipModel", "OpenClipText", "dense_clip", "encode_tokens", "load_model"]
+__all__ = [
+    "OpenClipFeatures",
+    "OpenClipModel",
+    "OpenClipText",
+    "build",
+    "dense_clip",
+    "encode_tokens",
+    "load_model",
+    "read_config",
+]
 
 BUNDLED = "bundled:"
+_NEEDED = ("embed_dim", "vision_cfg", "text_cfg")
+_OPTIONAL = ("quick_gelu", "init_logit_scale", "init_logit_bias", "nonscalar_logit_scale")
+"""Keys of a model configuration that change the network."""
+_SWITCHES = ("quick_gelu", "nonscalar_logit_scale")
+_OTHER_TOKENIZERS = ("hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "hf_model_name")
+"""Keys of a text tower that reads other tokens than CLIP's own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,21 +101,74 @@ def load_model(model: str, pretrained: str = "", device: str = "auto") -> OpenCl
 
 def _from_config(path: Path, checkpoint: str, device: torch.device) -> OpenClipModel:
     what = f"open_clip model {path.parent.name}/{path.name}"
+    config = read_config(path, what)
+    preprocess = config.pop("preprocess_cfg", {})
+    mean, std = (
+        _channels(preprocess, key, default, what)
+        for key, default in (("mean", open_clip.OPENAI_DATASET_MEAN), ("std", open_clip.OPENAI_DATASET_STD))
+    )
+    clip, tokenizer = build(config, what)
+    with weights(what, how_to_get(what, "pass the path of a checkpoint as `pretrained`")):
+        open_clip.load_checkpoint(clip, str(existing(checkpoint, what)), strict=True, weights_only=True)
+    return OpenClipModel(path.parent.name, clip.eval().to(device), tokenizer, mean, std, device)
+
+
+def read_config(path: str | PathLike[str], what: str) -> dict[str, Any]:
+    """A model configuration in open_clip's format.
+
+    Raises:
+        ConfigError: no such file, or no JSON object.
+    """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{what}: expected a JSON file in open_clip's model-config format: {error}") from error
-    preprocess = config.pop("preprocess_cfg", {})
-    kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
-    with weights(what, how_to_get(what, "pass the path of a checkpoint as `pretrained`")):
-        clip = kind(**{key: value for key, value in config.items() if key.endswith(("_cfg", "_dim"))})
-        open_clip.load_checkpoint(clip, str(existing(checkpoint, what)), strict=True, weights_only=True)
-    tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
-    mean, std = (
-        preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN),
-        preprocess.get("std", open_clip.OPENAI_DATASET_STD),
-    )
-    return OpenClipModel(path.parent.name, clip.eval().to(device), tokenizer, tuple(mean), tuple(std), device)
+    if not isinstance(config, dict):
+        raise ConfigError(f"{what}: expected a JSON object in open_clip's model-config format, got {config!r:.80}")
+    return config
+
+
+def build(config: Mapping[str, Any], what: str, *, custom_text: bool = True) -> tuple[Any, Any]:
+    """The network of a model configuration, with random weights, and its tokenizer.
+
+    Args:
+        config: in open_clip's format, without ``preprocess_cfg``. Every key counts.
+        what: the model, for messages.
+        custom_text: whether the configuration may ask for the class with a text tower of its own.
+
+    Raises:
+        ConfigError: a key that is missing or that nothing here uses, or values that open_clip does not take.
+    """
+    given = dict(config)
+    own_text = given.pop("custom_text", False)
+    if not isinstance(own_text, bool) or (own_text and not custom_text):
+        raise ConfigError(
+            f"{what}: custom_text: expected {'true or false' if custom_text else 'false'}, got {own_text!r}"
+        )
+    missing = [key for key in _NEEDED if not isinstance(given.get(key), dict if key.endswith("_cfg") else int)]
+    if missing:
+        raise ConfigError(f"{what}: expected {', '.join(_NEEDED)}, got no usable {missing[0]} among {sorted(config)}")
+    unclear = [key for key in _SWITCHES if not isinstance(given.get(key, False), bool)]
+    if unclear:
+        raise ConfigError(f"{what}: {unclear[0]}: expected true or false, got {given[unclear[0]]!r}")
+    unknown = sorted(given.keys() - {*_NEEDED, *_OPTIONAL})
+    unknown += sorted(f"text_cfg.{key}" for key in _OTHER_TOKENIZERS if given["text_cfg"].get(key))
+    if unknown:
+        raise ConfigError(f"{what}: expected keys of {[*_NEEDED, *_OPTIONAL]}, got {unknown}, which nothing here uses")
+    kind = open_clip.CustomTextCLIP if own_text else open_clip.CLIP
+    try:
+        clip = kind(**given)
+    except Exception as error:  # of open_clip, timm and torch, by the value
+        raise ConfigError(f"{what}: expected values that open_clip takes: {type(error).__name__}: {error}") from error
+    return clip, open_clip.SimpleTokenizer(context_length=given["text_cfg"].get("context_length", 77))
+
+
+def _channels(settings: Mapping[str, Any], key: str, default: tuple[float, ...], what: str) -> tuple[float, ...]:
+    found = settings.get(key, default)
+    is_number = [isinstance(value, int | float) and not isinstance(value, bool) for value in found]
+    if len(is_number) != 3 or not all(is_number) or (key == "std" and min(found) <= 0):
+        raise ConfigError(f"{what}: preprocess_cfg.{key}: expected three numbers, for R, G and B, got {found!r}")
+    return tuple(found)
 
 
 def _published(model: str, pretrained: str, device: torch.device) -> OpenClipModel:

@@ -8,7 +8,6 @@ generator and, pooled under its masks, as the open-vocabulary classifier. ConvNe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from knnseg.errors import ConfigError
 from knnseg.models.fcclip.outputs import Pyramid
-from knnseg.models.open_clip import encode_tokens
+from knnseg.models.open_clip import build, encode_tokens, read_config
 
 __all__ = ["Backbone", "build_clip"]
 
@@ -32,19 +31,16 @@ def build_clip(name: str) -> tuple[Any, Any]:
         name: a model that open_clip knows, or the path of a JSON file in its model-config format.
 
     Raises:
-        ConfigError: neither, or a model whose image tower is no ConvNeXt.
+        ConfigError: neither, keys that are missing or of no use, or a model whose image tower is no ConvNeXt.
     """
-    if name.endswith(".json"):
-        try:
-            settings = json.loads(Path(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"FC-CLIP clip: expected a JSON file in open_clip's format: {error}") from error
-    elif (settings := open_clip.get_model_config(name)) is None:
+    what = f"FC-CLIP clip {Path(name).name}"
+    settings = read_config(name, what) if name.endswith(".json") else open_clip.get_model_config(name)
+    if settings is None:
         raise ConfigError(f"FC-CLIP clip: expected a ConvNeXt that open_clip knows, or a .json file, got {name!r}")
-    clip = open_clip.CLIP(**{key: settings[key] for key in ("embed_dim", "vision_cfg", "text_cfg")})
+    clip, tokenizer = build(settings, what, custom_text=False)
     if not isinstance(clip.visual, TimmModel) or not hasattr(clip.visual.trunk, "stages"):
         raise ConfigError(f"FC-CLIP clip: expected a ConvNeXt, got {type(clip.visual).__name__} of {name!r}")
-    return clip, open_clip.SimpleTokenizer(context_length=settings["text_cfg"].get("context_length", 77))
+    return clip, tokenizer
 
 
 class Backbone(nn.Module):

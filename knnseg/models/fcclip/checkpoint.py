@@ -118,10 +118,12 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
         WeightsError: a key missing, a key that nothing uses, or a tensor of another shape; nothing is loaded then.
     """
     ignored = tuple(key for key in state if key.startswith(IGNORED))
-    own = {to_ours(key) or key: value for key, value in state.items() if key not in ignored}
     expected = model.state_dict()
+    # Only the published name of a weight: another that leads to the same weight would overwrite it.
+    ours = {key: ours for key in state if (ours := to_ours(key)) in expected and to_published(str(ours)) == key}
+    own = {ours[key]: value for key, value in state.items() if key in ours}
     problems = [f"missing {to_published(key)}" for key in expected if key not in own]
-    problems += [f"unknown {to_published(key) or key}" for key in own if key not in expected]
+    problems += [f"unknown {key}" for key in state if key not in ours and key not in ignored]
     problems += [
         f"{to_published(key)} of shape {tuple(own[key].shape)} instead of {tuple(value.shape)}"
         for key, value in expected.items()

@@ -17,13 +17,16 @@ __all__ = ["pad", "prepare", "shortest_edge"]
 
 
 def shortest_edge(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
-    """(H, W) scaled to a shorter side of ``short_side``, or to a longer one of ``long_side`` where that is less."""
+    """(H, W) scaled to a shorter side of ``short_side``, or to a longer one of ``long_side`` where that is less.
+
+    However narrow the image is, a pixel of its shorter side is left.
+    """
     scale = short_side / min(size)
     height, width = (float(short_side) if side == min(size) else scale * side for side in size)
     if max(height, width) > long_side:
         shrink = long_side / max(height, width)
         height, width = height * shrink, width * shrink
-    return int(height + 0.5), int(width + 0.5)
+    return max(1, int(height + 0.5)), max(1, int(width + 0.5))
 
 
 def prepare(images: Sequence[ImageArray], config: FcClipConfig, device: torch.device) -> Batch:

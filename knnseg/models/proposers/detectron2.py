@@ -7,7 +7,7 @@ target is the one in which transformers' checkpoints are published on the hub. E
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,9 @@ def _convert(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     for key, value in state.items():
         found = next(filter(None, (pattern.fullmatch(key) for pattern in _STACKED)), None)
         parts = zip(("query", "key", "value"), value.chunk(3), strict=True) if found else ()
-        parted |= {f"{found[1]}.{name}.{found[2]}": part for name, part in parts} if found else {key: value}
+        own = {f"{found[1]}.{name}.{found[2]}": part for name, part in parts} if found else {key: value}
+        _check_once(own, parted, key, source)
+        parted |= own
     unknown = [key for key in parted if to_hub(key) is None]
     if unknown:
         hint = (
@@ -130,7 +132,17 @@ def _convert(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
             f"{source}: expected a Mask2Former with a Swin backbone in detectron2's layout, got the keys "
             f"{', '.join(unknown[:5])}{f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''}.{hint}"
         )
-    return {str(to_hub(key)): value.float().contiguous() for key, value in parted.items()}
+    converted: dict[str, Tensor] = {}
+    for key, value in parted.items():
+        _check_once([target := str(to_hub(key))], converted, key, source)
+        converted[target] = value.float().contiguous()
+    return converted
+
+
+def _check_once(targets: Iterable[str], taken: Container[str], key: str, source: str) -> None:
+    """Of two keys for one weight, an old name and a new one say, either could be meant."""
+    if any(target in taken for target in targets):
+        raise WeightsError(f"{source}: expected each weight once, got {key} for one that another key has given")
 
 
 def architecture(state: Mapping[str, Tensor]) -> Any:

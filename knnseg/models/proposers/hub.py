@@ -12,10 +12,10 @@ from typing import Any
 
 import huggingface_hub
 
-from knnseg.errors import ConfigError, WeightsError
+from knnseg.errors import ConfigError, ImageError, WeightsError
 from knnseg.models._torch import from_hub, weights
 
-__all__ = ["build", "check", "library", "load", "settings", "share", "whole"]
+__all__ = ["build", "check", "library", "load", "prepared", "settings", "share", "whole"]
 
 _SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 _WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
@@ -123,6 +123,21 @@ def build(kind: str, config: Any, state: Mapping[str, Any], source: str) -> Any:
     return network.eval()
 
 
+def prepared(processor: Any, image: Any, size: tuple[int, int], **options: Any) -> Any:
+    """What an image processor makes of one image of ``size`` (H, W), as tensors of torch.
+
+    Raises:
+        ImageError: an image so narrow that resizing leaves nothing of it.
+    """
+    try:
+        return processor(images=image, return_tensors="pt", **options)
+    except (ValueError, RuntimeError) as error:
+        raise ImageError(
+            f"image of {size[1]}×{size[0]}: expected one that {type(processor).__name__} takes, such as one of a more "
+            f"usual ratio of its sides: {str(error).splitlines()[0][:200]}. Cut it into parts."
+        ) from error
+
+
 def _folder(model: str, files: Sequence[str]) -> Path:
     if model and Path(model).is_dir():
         return Path(model)
@@ -141,7 +156,10 @@ def _readable(model: str) -> Iterator[None]:
 
 def _check_type(stage: str, model: str, folder: Path) -> None:
     with _readable(model):
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(kind, str):
+        raise WeightsError(f"{model}: expected a config.json with the model_type of transformers, got none")
     if _STAGES.get(kind) != stage:
         expected = " or ".join(key for key, value in _STAGES.items() if value == stage)
         hint = f'; that is for name = "{_STAGES[kind]}"' if kind in _STAGES else ""

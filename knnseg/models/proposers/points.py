@@ -20,7 +20,7 @@ from torchvision.ops import nms
 from knnseg.images import MASK_SIDE, resize, within
 from knnseg.masks import add_remainder, resolve_overlaps
 from knnseg.models._torch import pick_device
-from knnseg.models.proposers.hub import check, load, share, whole
+from knnseg.models.proposers.hub import check, load, prepared, share, whole
 from knnseg.types import ImageArray, Masks
 
 __all__ = ["PointProposer", "load_sam", "load_sam2"]
@@ -124,7 +124,8 @@ class PointProposer:
         return [_Crop(pixels, box) for pixels, box in zip(crops, boxes, strict=True)]
 
     def _look(self, crop: _Crop, size: tuple[int, int]) -> Iterator[_Found]:
-        inputs = self._processor(images=crop.pixels, return_tensors="pt")
+        own = (int(crop.pixels.shape[1]), int(crop.pixels.shape[2]))
+        inputs = prepared(self._processor, crop.pixels, own)
         pixels = inputs["pixel_values"].to(self._device)
         # SAM pads to a square, SAM 2 stretches to one.
         height, width = (int(n) for n in inputs.get("reshaped_input_sizes", [pixels.shape[2:]])[0])

@@ -17,7 +17,7 @@ from knnseg.images import MASK_SIDE, within
 from knnseg.models._torch import pick_device, to_numpy
 from knnseg.models.fcclip.pooling import resize
 from knnseg.models.proposers import detectron2
-from knnseg.models.proposers.hub import check, library, load, share, whole
+from knnseg.models.proposers.hub import check, library, load, prepared, share, whole
 from knnseg.types import ImageArray, Masks
 
 __all__ = ["QueryProposer", "load_eomt", "load_mask2former"]
@@ -139,7 +139,7 @@ def _cut(coverage: Tensor, least: float) -> Tensor:
 
 
 def _mask2former_view(processor: Any, image: ImageArray) -> _View:
-    inputs = processor(images=image, input_data_format="channels_last", return_tensors="pt")
+    inputs = prepared(processor, image, image.shape[:2], input_data_format="channels_last")
     shown = inputs["pixel_mask"][0].bool()
     height, width = int(shown.any(1).sum()), int(shown.any(0).sum())
     pixels = inputs["pixel_values"]
@@ -149,7 +149,7 @@ def _mask2former_view(processor: Any, image: ImageArray) -> _View:
 
 def _eomt_view(processor: Any, image: ImageArray) -> _View:
     """Padded to a square for panoptic and instance checkpoints, cut into windows for semantic ones."""
-    inputs = processor(images=image, input_data_format="channels_last", return_tensors="pt")
+    inputs = prepared(processor, image, image.shape[:2], input_data_format="channels_last")
     pixels = inputs["pixel_values"]
     height, width = (
         int(side)

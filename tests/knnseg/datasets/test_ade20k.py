@@ -117,6 +117,7 @@ def test_objects_of_the_prepared_panoptic_annotations(objects, trees):
     trees.dump(home / "ade20k_panoptic_val.json", data)
     check_objects(trees, root, maps, numbers)
     data["annotations"][0]["segments_info"][0]["category_id"] = 150
+    data["categories"].append({"id": 150, "name": "one more", "isthing": 1})
     del data["annotations"][1]
     trees.dump(home / "ade20k_panoptic_val.json", data)
     with pytest.raises(DatasetError, match=r"categories 0 to 149, got \[150\]"):
@@ -239,7 +240,14 @@ def test_847_as_released(tmp_path, trees):
         wanted = np.vectorize(numbers.get, otypes=[object])(maps[example.image_id])
         assert (trees.names_of(example) == wanted).all()
     (folder / "home/attic/ADE_train_1_seg.png").unlink()
-    with pytest.raises(
-        DatasetError, match=r"1 of 3 label maps of images/ADE/training are missing: ADE_train_1_seg.png"
-    ):
+    with pytest.raises(DatasetError, match=r"1 of 3 label maps of images/ADE/training are missing: ADE_train_1\."):
         open_dataset("ade20k-847", tmp_path, "training")
+
+
+def test_the_release_may_not_have_one_name_twice(tmp_path, trees):
+    folder = tmp_path / "ADE20K_2021_17_01/images/ADE/validation"
+    for scene in ("urban/street", "home/attic"):
+        trees.photo(folder / scene / "ADE_val_1.jpg", (4, 4))
+        trees.rgb(folder / scene / "ADE_val_1_seg.png", *np.zeros((3, 4, 4)))
+    with pytest.raises(DatasetError, match=r"ADE_val_1\.jpg is in two folders"):
+        open_dataset("ade20k-847", tmp_path)

@@ -214,3 +214,17 @@ def test_datasets_are_listed_and_their_trees_shown():
         assert benchmark.layout.strip("\n") in run("datasets", "--layout", name).stdout
     assert len(json.loads(run("datasets", "--layout", "voc-20", "--json").stdout)) == 1
     assert isinstance(runner.invoke(app, ["datasets", "--layout", "imagenet"]).exception, DatasetError)
+
+
+def test_companions_of_macos_are_no_files_and_capital_endings_are(tmp_path, trees):
+    home = tmp_path / "ADEChallengeData2016"
+    for name, size in zip(("ADE_val_1", "ADE_val_2"), trees.SIZES, strict=False):
+        trees.photo(home / f"images/validation/{name}.jpg", size)
+        trees.gray(home / f"annotations/validation/{name}.png", np.ones(size))
+        for path in (f"images/validation/._{name}.jpg", f"annotations/validation/._{name}.png"):
+            (home / path).write_bytes(b"\0\5\x16\7")
+    (home / "images/validation/ADE_val_2.jpg").rename(home / "images/validation/ADE_val_2.JPG")
+    assert [e.image_id for e in open_dataset("ade20k", tmp_path)] == ["ADE_val_1", "ADE_val_2"]
+    trees.photo(home / "images/validation/ADE_val_2.jpg", (4, 4))
+    with pytest.raises(DatasetError, match=r"ADE_val_2\.JPG and ADE_val_2\.jpg"):
+        open_dataset("ade20k", tmp_path)

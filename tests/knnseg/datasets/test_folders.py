@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 from knnseg import Vocabulary
+from knnseg._sources import examples
 from knnseg.datasets import CocoPanoptic, ImageLabelPairs, read_classes
 from knnseg.errors import DatasetError, ImageError
+from knnseg.images import load_image, load_label_map
 
 CLASSES = [{"id": 0, "name": "sky"}, {"id": 1, "name": "ball", "isthing": True}, {"id": 300, "name": "sand"}]
 
@@ -75,7 +77,7 @@ def test_a_label_map_that_is_a_colour_image(pairs):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [('[{"id": 1}]', "name"), ('{"a": 1}', "at least one class"), ("[1, 2]", "expected a list"), ("nonsense", "JSON"),
+    [('[{"id": 1}]', "name"), ('{"a": 1}', "the key 'categories'"), ("[]", "at least one class"), ("[1, 2]", r"\[0\]: expected an object with keys, got 1"), ("nonsense", "JSON"),
      ('[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]', "id once"), ('[{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]', "name once")],
 )  # fmt: skip
 def test_class_files_that_are_none(tmp_path, text, message):
@@ -129,8 +131,14 @@ def test_coco_panoptic_goes_into_a_database(coco, database):
     [
         (lambda d: d.pop("annotations"), "annotations"),
         (lambda d: d["annotations"][0].pop("segments_info"), "segments_info"),
-        (lambda d: d["annotations"][0]["segments_info"][0].update(category_id=9), "category_id 9"),
-        (lambda d: d["annotations"][0].update(image_id=1), "id 1"),
+        (
+            lambda d: d["annotations"][0]["segments_info"][0].update(category_id=9),
+            r"annotations\[0\]\.segments_info\[0\]\.category_id: expected the id of a category.*got 9",
+        ),
+        (
+            lambda d: d["annotations"][0].update(image_id=1),
+            r"annotations\[0\]\.image_id: expected the id of an image.*got 1",
+        ),
         (lambda d: d["annotations"][0].update(file_name="missing.png"), "missing.png"),
     ],
 )
@@ -140,3 +148,92 @@ def test_broken_coco_files(coco, broken, message):
     (folder / "panoptic_val2017.json").write_text(json.dumps(data))
     with pytest.raises((DatasetError, ImageError), match=message):
         CocoPanoptic(folder / "val2017", folder / "panoptic_val2017", folder / "panoptic_val2017.json")[0]
+
+
+def test_capital_endings_count_and_companions_of_macos_do_not(pairs):
+    (pairs / "images" / "1.jpg").rename(pairs / "images" / "1.JPG")
+    (pairs / "labels" / "1.png").rename(pairs / "labels" / "1.PNG")
+    for name in ("images/._1.JPG", "labels/._1.PNG", "labels/.DS_Store"):
+        (pairs / name).write_bytes(b"\0\5\x16\7")
+    assert [e.image_id for e in opened(pairs)] == ["0", "1", "2"]
+    assert opened(pairs).left_out == ()
+
+
+def test_files_without_a_part_are_told(pairs):
+    for name in ("images/notes.txt", "labels/0_preview.jpg"):
+        (pairs / name).write_bytes(b"")
+    (pairs / "labels" / "2.png").unlink()
+    assert opened(pairs).left_out == tuple(
+        str(pairs / name) for name in ("images/2.jpg", "images/notes.txt", "labels/0_preview.jpg")
+    )
+    assert opened(pairs, stems=["0"]).left_out == tuple(
+        str(pairs / name) for name in ("images/notes.txt", "labels/0_preview.jpg")
+    )
+
+
+def test_a_label_map_is_never_read_as_the_photograph(pairs):
+    """Neither beside it, nor where both lie in one folder."""
+    (pairs / "images" / "1.png").write_bytes((pairs / "labels" / "1.png").read_bytes())
+    with pytest.raises(DatasetError, match=r"one file for 1, got 1\.jpg and 1\.png.*folders of their own"):
+        opened(pairs)
+    with pytest.raises(DatasetError, match=r"got 1\.jpg and 1\.png"):
+        ImageLabelPairs(pairs / "images", pairs / "images", pairs / "classes.json")
+
+
+def test_label_maps_may_be_tiff_and_may_not_be_jpeg(pairs):
+    values = load_label_map(pairs / "labels" / "1.png")
+    Image.fromarray(values.astype(np.uint16)).save(pairs / "labels" / "1.tif")
+    (pairs / "labels" / "1.png").unlink()
+    assert np.array_equal(opened(pairs, ignore=[255])[1].segments, opened(pairs, ignore=[255])[0].segments)
+    Image.fromarray(np.zeros((6, 8), np.uint8)).save(pairs / "labels" / "0.png", "JPEG")
+    with pytest.raises(ImageError, match=r"0\.png.*PNG, got JPEG"):
+        opened(pairs)[0]
+
+
+def test_a_negative_number_that_is_ignored_is_no_class(pairs):
+    """It once was the last class, since an index of -1 finds the last entry."""
+    values = np.array([[-1, 0], [1, 300]], np.int32)
+    Image.fromarray(values).save(pairs / "labels" / "0.tif")
+    (pairs / "labels" / "0.png").unlink()
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(pairs / "images" / "0.jpg")
+    semantic = opened(pairs, ignore=[-1])[0].semantic(["sky", "ball", "sand"])
+    assert semantic.tolist() == [[-1, 0], [1, 2]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("drawn_on", ["stored", "seen"])
+@pytest.mark.parametrize("source", ["pairs", "coco"])
+def test_a_photograph_on_its_side_fits_its_label_map(tmp_path, orientation, drawn_on, source):
+    """Drawn on the pixels as stored, or on what a person sees; where both have one size, it is taken as the latter."""
+    stored = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(stored).save(tmp_path / "images" / "a.png", exif=tags)
+    seen = load_image(tmp_path / "images" / "a.png")
+    photo = stored if drawn_on == "stored" and orientation >= 5 else seen
+    labels = (photo[..., 0] > 127).astype(np.uint8) + 1
+    if source == "pairs":
+        Image.fromarray(labels).save(tmp_path / "labels" / "a.png")
+        dataset = ImageLabelPairs(tmp_path / "images", tmp_path / "labels", {1: "dark", 2: "light"})
+    else:
+        Image.fromarray(np.stack([labels, labels * 0, labels * 0], -1)).save(tmp_path / "labels" / "a.png")
+        rows = [{"id": i, "category_id": i} for i in (1, 2)]
+        data = {
+            "images": [{"id": 1, "file_name": "a.png"}],
+            "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": rows}],
+            "categories": [{"id": 1, "name": "dark"}, {"id": 2, "name": "light"}],
+        }
+        (tmp_path / "coco.json").write_text(json.dumps(data))
+        dataset = CocoPanoptic(tmp_path / "images", tmp_path / "labels", tmp_path / "coco.json")
+    example = dataset[0]
+    assert np.array_equal(example.image, photo)
+    assert np.array_equal(example.semantic(["dark", "light"]), example.image[..., 0] > 127)
+
+
+def test_the_command_line_says_which_files_have_no_part(pairs, capsys):
+    (pairs / "images" / "notes.txt").write_bytes(b"")
+    (pairs / "labels" / "2.png").unlink()
+    examples((pairs / "images", pairs / "labels"), pairs / "classes.json", None, "0,255")
+    assert f"2 files have no part in a pair: {pairs / 'images' / '2.jpg'}, " in capsys.readouterr().err

@@ -312,3 +312,54 @@ def test_a_broken_file_in_the_folder_is_named(published):
     (published / "small-vit.safetensors").write_text("not weights")
     with pytest.raises(WeightsError, match=r"from .*small-vit\.safetensors: expected readable weights"):
         load_model("Small-ViT", "atag", "cpu")
+
+
+def changed(folder, name, **changes):
+    """The path of a configuration with some keys changed, and of weights of the first one."""
+    _, config, path = written(folder, name, VIT)
+    content = {key: value for key, value in (VIT | changes).items() if value is not ...}
+    (folder / f"{name}.json").write_text(json.dumps(content))
+    return config, path
+
+
+def test_every_key_of_a_configuration_counts(folder):
+    plain, quick = (load_model(*changed(folder, f"g{q}", quick_gelu=q), "cpu").clip for q in (False, True))
+    kinds = [{type(m).__name__ for m in clip.modules()} for clip in (plain, quick)]
+    assert "QuickGELU" in kinds[1] - kinds[0]
+    text = {key: value for key, value in VIT["text_cfg"].items() if key != "context_length"}
+    with pytest.raises(WeightsError):  # the default of 77 does not fit these weights, and a bare KeyError is no help
+        load_model(*changed(folder, "nolength", text_cfg=text | {"width": 32}), "cpu")
+    preprocess = {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 2.5]}
+    assert load_model(*changed(folder, "mean", preprocess_cfg=preprocess), "cpu").std == (1, 1, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"text_cfg": ...}, "no usable text_cfg"), ({"multimodal_cfg": {}}, "multimodal_cfg.*nothing here uses"),
+        ({"hidden_dim": 3}, "hidden_dim.*nothing here uses"), ({"custom_text": "yes"}, "custom_text: expected true or false"),
+        ({"text_cfg": VIT["text_cfg"] | {"hf_tokenizer_name": "x"}}, "hf_tokenizer_name"),
+        ({"vision_cfg": VIT["vision_cfg"] | {"patchsize": 8}}, "open_clip takes.*patchsize"),
+        ({"preprocess_cfg": {"mean": [1, 2]}}, "preprocess_cfg.mean: expected three numbers"),
+        ({"preprocess_cfg": {"std": [1, 0, 1]}}, "preprocess_cfg.std"),
+    ],
+)  # fmt: skip
+def test_configurations_with_keys_of_no_use(folder, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        load_model(*changed(folder, "keys", **changes), "cpu")
+
+
+def test_a_vit_of_timm_with_a_classifier_is_loaded_strictly(folder):
+    """timm leaves the classifier away, and stops looking at what else is missing."""
+    network = timm.create_model("test_vit", dynamic_img_size=True)
+    state = {key: value.contiguous() for key, value in network.state_dict().items()}
+    path = folder / "test_vit.safetensors"
+    for content in (state, {key: value for key, value in state.items() if not key.startswith("head.")}):
+        save_file(content, path)
+        assert DinoFeatures.load("test_vit", str(path), short_side=32, device="cpu").dim == 64
+    save_file({key: value for key, value in state.items() if key != "norm.weight"}, path)
+    with pytest.raises(WeightsError, match=r"missing norm\.weight"):
+        DinoFeatures.load("test_vit", str(path), short_side=32, device="cpu")
+    save_file(state | {"strange.weight": torch.ones(1)}, path)
+    with pytest.raises(WeightsError, match=r"unknown strange\.weight"):
+        DinoFeatures.load("test_vit", str(path), short_side=32, device="cpu")

@@ -89,3 +89,29 @@ def test_a_checkpoint_of_another_size_is_refused(small_state, small_config, tmp_
     save_file(small_state, tmp_path / "fcclip.safetensors")
     with pytest.raises(WeightsError, match=r"query_feat.* instead of \(21, 64\)"):
         FCCLIP.load(tmp_path / "fcclip.safetensors", dataclasses.replace(small_config, queries=21))
+
+
+def test_only_published_names_load(model, small_state):
+    """Our own names, and others that the rules lead to the same weight, once overwrote what was published."""
+    names = {key: to_ours(key) for key in small_state}
+    aliases = {
+        "sem_seg_head.pixel_decoder.lateral.0.weight": names["sem_seg_head.pixel_decoder.adapter_1.weight"],
+        "sem_seg_head.predictor.layers.0.cross.norm.weight": "decoder.layers.0.cross.norm.weight",
+        "void": "void", "decoder.query_feat.weight": "decoder.query_feat.weight",
+        "backbone.clip.logit_scale": "backbone.clip.logit_scale",
+    }  # fmt: skip
+    own = model.state_dict()
+    for alias, ours in aliases.items():
+        assert ours in own
+        before = {key: value.clone() for key, value in own.items()}
+        with pytest.raises(WeightsError, match=rf"unknown {alias.replace('.', '[.]')}"):
+            load_state(model, small_state | {alias: own[ours] + 1})
+        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    alone = {names[key]: value for key, value in small_state.items()}
+    with pytest.raises(WeightsError, match=f"missing .* and {2 * len(alone) - 5} more"):
+        load_state(model, alone)
+
+
+def test_every_key_that_is_given_is_used_or_ignored(model, small_state):
+    report = load_state(model, small_state | {"criterion.empty_weight": torch.ones(6)})
+    assert report.used + len(report.ignored) == len(small_state) + 1

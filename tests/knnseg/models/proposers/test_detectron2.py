@@ -296,3 +296,16 @@ def test_other_files_are_refused(tmp_path):
         detectron2.load(write(tmp_path / "list.pth", [1, 2], wrapped=False))
     with pytest.raises(WeightsError, match="no_such_layer"):
         detectron2.load(write(tmp_path / "other.pth", {"no_such_layer": torch.zeros(1)}))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("sem_seg_head.predictor.query_feat.weight", "sem_seg_head.predictor.static_query.weight"),
+        ("backbone.layers.0.blocks.0.attn.qkv.bias", "backbone.layers.0.blocks.0.attn.key.bias"),
+    ],
+)
+def test_two_keys_for_one_weight_are_refused(tmp_path, keys):
+    save_file({key: torch.ones(6) for key in keys}, tmp_path / "m2f.safetensors")
+    with pytest.raises(WeightsError, match=f"each weight once, got ({'|'.join(map(re.escape, keys))}) for"):
+        detectron2.load(str(tmp_path / "m2f.safetensors"))

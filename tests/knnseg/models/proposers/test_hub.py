@@ -132,3 +132,10 @@ def test_without_transformers_the_message_says_what_to_install(monkeypatch, m2f_
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ConfigError, match=r"pip install 'knnseg\[transformers\]'"):
         load_mask2former(str(m2f_folder))
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"model_type": 3}'])
+def test_a_configuration_without_a_type_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(WeightsError, match="model_type of transformers"):
+        load_mask2former(str(tmp_path))

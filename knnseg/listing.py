@@ -1,0 +1,68 @@
+"""Files of a folder by their stems: one way to list them, so that every source of images leaves out the same ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+
+from knnseg.errors import DatasetError
+
+__all__ = ["IMAGES", "LABEL_MAPS", "Listing", "listed"]
+
+LABEL_MAPS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
+"""Endings of files that may be label maps; whether one is, its content says."""
+IMAGES = (".jpg", ".jpeg", ".webp", ".jp2", ".avif", ".ppm", *LABEL_MAPS)
+"""Endings of files that are images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a folder has.
+
+    Args:
+        files: the path of each file of the wanted kind, by its name without the ending, in order of names.
+        others: the names of the other files, in order.
+    """
+
+    files: dict[str, str]
+    others: tuple[str, ...]
+
+
+def listed(folder: str | PathLike[str], endings: Sequence[str]) -> Listing:
+    """The files of a folder, without those of its subfolders. The case of an ending does not matter.
+
+    Hidden files are left out, as if they were not there; among them are the companions ``._NAME`` that macOS lays
+    beside the files of a foreign disk. Paths are strings, since making 60,000 ``Path`` takes a second.
+
+    Args:
+        folder: where to look.
+        endings: of the names that are wanted, in lower case, of which the first that fits counts.
+
+    Raises:
+        DatasetError: no such folder, or two files of one stem, of which either could be meant.
+    """
+    files: dict[str, str] = {}
+    others: list[str] = []
+    for name, path in _entries(folder):
+        ending = next((ending for ending in endings if name.lower().endswith(ending)), None)
+        if ending is None:
+            others.append(name)
+            continue
+        stem = name[: len(name) - len(ending)]
+        if stem in files:
+            raise DatasetError(
+                f"{folder}: expected one file for {stem}, got {os.path.basename(files[stem])} and {name}. "  # noqa: PTH119
+                "Remove one; images and label maps belong into folders of their own."
+            )
+        files[stem] = path
+    return Listing(files, tuple(others))
+
+
+def _entries(folder: str | PathLike[str]) -> list[tuple[str, str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e.name, e.path) for e in entries if not e.name.startswith(".") and not e.is_dir())
+    except OSError as error:
+        raise DatasetError(f"{folder}: expected a folder: {error.strerror}") from error
