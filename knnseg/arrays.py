@@ -16,12 +16,13 @@ def plain(value: object, name: str, error: type[KnnSegError] = ShapeError) -> ND
     """A value as the array of NumPy that it is, or that it is a view of.
 
     Raises:
-        error: a masked array, whose mask would be forgotten; or what is no array, such as a tensor that wants a
-            gradient or is on a GPU.
+        error: a masked array that leaves entries out, which would come back; or what is no array, such as a tensor
+            that wants a gradient or is on a GPU.
     """
-    if isinstance(value, np.ma.MaskedArray):
+    if np.ma.is_masked(value):
         raise error(
-            f"{name}: expected a plain array, got a masked one. Say what its masked entries are: .filled(value)"
+            f"{name}: expected a plain array, got a masked one that says nothing of some entries. "
+            "Say what they are: .filled(value)"
         )
     try:
         array = np.asarray(value)
