@@ -339,6 +339,35 @@ class StaleIndex(MemoryStore):
         return super()._upsert(batch, on_conflict)
 
 
+@caught_by("test_optimize_after_deletions")
+class UnsearchableOnceOptimized(MemoryStore):
+    """Has an index from 20 records on. Optimised with fewer it begins an empty one, which later writes are added to."""
+
+    _missing: frozenset[str] = frozenset()
+    _indexed = False
+
+    def _search(self, queries: Any, k: int, where: Any, fields: Any) -> Hits:
+        if len(self._data.rows) >= 20:
+            self._indexed, self._missing = True, frozenset()
+        data = self._data
+        self._data = _Collection(self.spec)
+        view = data.view()
+        rows = [row for row, value in enumerate(view.ids.tolist()) if value not in self._missing]
+        self._data.write(Batch(view.ids.tolist(), view.vectors, view.fields), rows)
+        try:
+            return super()._search(queries, k, where, fields)
+        finally:
+            self._data = data
+
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        self._missing -= set(batch.ids)
+        return super()._upsert(batch, on_conflict)
+
+    def _optimize(self) -> None:
+        if self._indexed and len(self._data.rows) < 20:
+            self._indexed, self._missing = False, frozenset(self._data.rows)
+
+
 @caught_by("test_upsert_twice_is_once", "test_upsert_replaces")
 class DuplicatesKept(MemoryStore):
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:

@@ -30,7 +30,6 @@ Detail: TypeAlias = str | int | float | bool | None
 
 _log = logging.getLogger("knnstore_faiss")
 
-_NOTHING = Commit(0, b"", 0, 0)
 _DEAD_SHARE = 0.3
 _CLOSE = 0.05
 _TUNED_FLOOR = 0.8
@@ -89,36 +88,36 @@ class SyncedIndex:
         if at is None and self._wants_ann(commit):
             at = self._from_cache(connection)
         if at is None or at.generation > commit.generation or not self._database.is_ancestor(connection, at):
-            at = self._start(connection, commit)
-        self._catch_up(connection, at, commit)
+            self._rebuild(connection, commit)
+        else:
+            self._catch_up(connection, at, commit)
         self._at = commit
         return commit
 
     def _wants_ann(self, commit: Commit) -> bool:
         return not self._options.exact and commit.count >= self._threshold and commit.count > 0
 
-    def _start(self, connection: sqlite3.Connection, commit: Commit) -> Commit:
-        """Forget everything; what is returned is how far the new index is."""
-        self._flat = self._ann = None
+    def _rebuild(self, connection: sqlite3.Connection, commit: Commit) -> None:
+        """Forget everything, and index every record of the snapshot in the way that suits their number."""
+        self._flat = self._ann = self._saved = None
         if self._wants_ann(commit):
             self._ann = build(self._database, connection, self._options, commit)
-            return commit
+            return
         self._flat = FlatIndex(self._database.spec.dim, self._database.spec.metric, commit.count)
-        return Commit(0, b"", 0, 0)
+        for rows, vectors in self._database.vectors_after(connection, 0):
+            self._flat.add(rows, vectors)
 
     def _catch_up(self, connection: sqlite3.Connection, at: Commit, commit: Commit) -> None:
+        """Follow from ``at``, a state that the index stands for, to ``commit``."""
         index = self._ann or self._flat
-        assert index is not None  # _start made one
-        if at.generation < commit.generation and at != _NOTHING:
-            index.remove(self._database.deleted_since(connection, at.generation))
+        assert index is not None  # of the state ``at``
+        index.remove(self._database.deleted_since(connection, at.generation))
         for rows, vectors in self._database.vectors_after(connection, at.last_row):
             index.add(rows, vectors)
         outgrown = self._ann is None and self._wants_ann(commit)
         wasteful = self._ann is not None and self._ann.dead > _DEAD_SHARE * len(self._ann.rows)
         if outgrown or wasteful:
-            self._start(connection, commit)
-            if self._ann is None and self._flat is not None:
-                self._catch_up(connection, _NOTHING, commit)
+            self._rebuild(connection, commit)
 
     def _from_cache(self, connection: sqlite3.Connection) -> Commit | None:
         found = cache.load(self._database.folder, self._key)
@@ -176,7 +175,7 @@ class SyncedIndex:
         commit = self.follow(connection)
         if self._ann is not None and (self._ann.dead or len(self._ann.rows) >= 2 * self._ann.trained_on):
             self._at = None
-            self._start(connection, commit)
+            self._rebuild(connection, commit)
             self._at = commit
 
     def release(self) -> None:
