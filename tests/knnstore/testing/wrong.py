@@ -527,6 +527,20 @@ class CreatesReadOnly(MemoryStore):
     pass
 
 
+class _FrozenForReaders(MemoryBackend):
+    def open(self, request: OpenRequest) -> MemoryStore:
+        store = super().open(request)
+        if request.read_only:
+            view, store._data = store._data.view(), _Collection(store.spec)
+            store._data.write(Batch(view.ids.tolist(), view.vectors, view.fields), list(range(len(view.ids))))
+        return store
+
+
+@caught_by("test_a_reader_sees_later_writes", backend=_FrozenForReaders)
+class ReadersSeeThePast(MemoryStore):
+    """Declares strong consistency, and reads what was there when it was opened."""
+
+
 class _OneForAll(MemoryBackend):
     def open(self, request: OpenRequest) -> MemoryStore:
         if request.url.path.endswith(("/one", "/two")):

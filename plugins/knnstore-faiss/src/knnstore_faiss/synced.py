@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 from typing import TypeAlias
 
 import numpy as np
@@ -23,6 +22,7 @@ from knnstore_faiss.flat import FlatIndex
 from knnstore_faiss.gpu import GpuNominator, GpuSearcher, device_number
 from knnstore_faiss.nominate import Candidates
 from knnstore_faiss.options import Options
+from knnstore_faiss.schema import Connection
 
 __all__ = ["Detail", "SyncedIndex"]
 
@@ -79,7 +79,7 @@ class SyncedIndex:
 
     # -- following ----------------------------------------------------------------------------------------------------
 
-    def follow(self, connection: sqlite3.Connection) -> Commit:
+    def follow(self, connection: Connection) -> Commit:
         """Bring the index to the state that the connection's snapshot sees, and say which."""
         commit = latest(connection)
         if self._at == commit:
@@ -91,13 +91,14 @@ class SyncedIndex:
             self._rebuild(connection, commit)
         else:
             self._catch_up(connection, at, commit)
+        connection.check_unchanged()
         self._at = commit
         return commit
 
     def _wants_ann(self, commit: Commit) -> bool:
         return not self._options.exact and commit.count >= self._threshold and commit.count > 0
 
-    def _rebuild(self, connection: sqlite3.Connection, commit: Commit) -> None:
+    def _rebuild(self, connection: Connection, commit: Commit) -> None:
         """Forget everything, and index every record of the snapshot in the way that suits their number."""
         self._flat = self._ann = self._saved = None
         if self._wants_ann(commit):
@@ -107,7 +108,7 @@ class SyncedIndex:
         for rows, vectors in self._database.vectors_after(connection, 0):
             self._flat.add(rows, vectors)
 
-    def _catch_up(self, connection: sqlite3.Connection, at: Commit, commit: Commit) -> None:
+    def _catch_up(self, connection: Connection, at: Commit, commit: Commit) -> None:
         """Follow from ``at``, a state that the index stands for, to ``commit``."""
         index = self._ann or self._flat
         assert index is not None  # of the state ``at``
@@ -119,7 +120,7 @@ class SyncedIndex:
         if outgrown or wasteful:
             self._rebuild(connection, commit)
 
-    def _from_cache(self, connection: sqlite3.Connection) -> Commit | None:
+    def _from_cache(self, connection: Connection) -> Commit | None:
         found = cache.load(self._database.folder, self._key)
         if found is None or isinstance(found, str):
             self._cache = "none" if found is None else f"ignored: {found}"
@@ -138,7 +139,7 @@ class SyncedIndex:
     # -- searching ----------------------------------------------------------------------------------------------------
 
     def search(
-        self, connection: sqlite3.Connection, queries: NDArray[np.float32], k: int, chosen: NDArray[np.int64] | None
+        self, connection: Connection, queries: NDArray[np.float32], k: int, chosen: NDArray[np.int64] | None
     ) -> Candidates:
         """Candidates among all rows, or the chosen ones, that include the k best (those found, where approximate)."""
         if self._ann is not None:
@@ -149,7 +150,7 @@ class SyncedIndex:
             return GpuSearcher(self._flat, self._nominate).search(queries, k, positions)
         return self._flat.search(queries, k, positions)
 
-    def measured_recall(self, connection: sqlite3.Connection) -> float | None:
+    def measured_recall(self, connection: Connection) -> float | None:
         """Recall@10 on a sample of the stored vectors, None where there are none."""
         if self._at is None or not self._at.count:
             return None
@@ -170,7 +171,7 @@ class SyncedIndex:
             cache.save(self._database.folder, self._key, self._at, self._ann)
             self._saved, self._cache = self._at, "written"
 
-    def optimize(self, connection: sqlite3.Connection) -> None:
+    def optimize(self, connection: Connection) -> None:
         """Rebuild, and train and tune anew, an approximate index that has dead entries or that has grown."""
         commit = self.follow(connection)
         if self._ann is not None and (self._ann.dead or len(self._ann.rows) >= 2 * self._ann.trained_on):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from knnstore.errors import ConflictError
 from knnstore.types import Batch, Conflict
 from knnstore_faiss.database import Commit, Database
+from knnstore_faiss.schema import Connection
 
 __all__ = ["remove", "upsert"]
 
@@ -35,7 +35,7 @@ def upsert(database: Database, batch: Batch, on_conflict: Conflict) -> int:
         return len(batch)
 
 
-def remove(connection: sqlite3.Connection, commit: Commit, rows: Sequence[int]) -> None:
+def remove(connection: Connection, commit: Commit, rows: Sequence[int]) -> None:
     """Delete stored rows; none is fine."""
     if rows:
         _delete(connection, rows, commit.generation + 1)
@@ -48,7 +48,7 @@ def _without(batch: Batch, there: dict[str, int]) -> Batch:
     return Batch([batch.ids[i] for i in kept], batch.vectors[kept], columns)
 
 
-def _insert(database: Database, connection: sqlite3.Connection, batch: Batch, first: int) -> None:
+def _insert(database: Database, connection: Connection, batch: Batch, first: int) -> None:
     rows = range(first, first + len(batch))
     names = list(batch.fields)
     listed = [batch.fields[name].tolist() for name in names]
@@ -64,13 +64,13 @@ def _insert(database: Database, connection: sqlite3.Connection, batch: Batch, fi
     )
 
 
-def _delete(connection: sqlite3.Connection, rows: Sequence[int], generation: int) -> None:
+def _delete(connection: Connection, rows: Sequence[int], generation: int) -> None:
     connection.executemany("DELETE FROM records WHERE row = ?", ((row,) for row in rows))
     connection.executemany("DELETE FROM vectors WHERE row = ?", ((row,) for row in rows))
     connection.executemany("INSERT INTO deleted VALUES (?, ?)", ((row, generation) for row in rows))
 
 
-def _note(connection: sqlite3.Connection, before: Commit, added: int, gone: int) -> None:
+def _note(connection: Connection, before: Commit, added: int, gone: int) -> None:
     generation = before.generation + 1
     connection.execute(
         "INSERT INTO commits VALUES (?, ?, ?, ?)",
