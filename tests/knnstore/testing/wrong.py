@@ -87,6 +87,24 @@ class DotIsCosine(MemoryStore):
         return super()._search(queries, *args)
 
 
+@caught_by("test_norms_whose_square_overflows[l2]")
+class OverflowingAreFar(MemoryStore):
+    """Ranks by |q|² + |x|² - 2qx in float32, where an overflow is the largest distance of all."""
+
+    def _search(self, queries: Any, k: int, where: Any, fields: Any) -> Hits:
+        hits = super()._search(queries, len(self._data.rows) + k, where, fields)
+        vectors = {value: self._data.view().vectors[row] for value, row in self._data.rows.items()}
+        for q in range(len(queries) if self.spec.metric == "l2" else 0):
+            with np.errstate(over="ignore", invalid="ignore"):
+                lost = [
+                    bool(value) and not np.isfinite(vectors[value] @ vectors[value] + queries[q] @ queries[q])
+                    for value in hits.ids[q]
+                ]
+            order = np.argsort(lost, kind="stable")
+            hits.ids[q], hits.scores[q] = hits.ids[q, order], hits.scores[q, order]
+        return Hits(hits.ids[:, :k], hits.scores[:, :k], {n: c[:, :k] for n, c in hits.fields.items()})
+
+
 @caught_by("test_scores_and_order[l2]", "test_dot_depends_on_length")
 class OneTooFew(MemoryStore):
     def _search(self, queries: Any, k: int, *args: Any) -> Hits:

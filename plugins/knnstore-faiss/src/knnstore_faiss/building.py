@@ -109,7 +109,7 @@ def search_approximately(
 ) -> Candidates:
     """What the index nominates, scored from the stored vectors; exactly where the index does not find enough."""
     available = index.live if chosen is None else len(chosen)
-    if available <= k or (chosen is not None and available <= _FEW):
+    if available <= k or (chosen is not None and available <= _FEW) or not index.fits(queries):
         everything = index.rows[index.alive] if chosen is None else chosen
         return exact_among(database, connection, queries, k, everything)
     nominated = index.nominate(queries, k, chosen)

@@ -77,6 +77,7 @@ def save(folder: Path, key: CacheKey, commit: Commit, index: AnnIndex) -> int:
             "effort": effort,
             "recall": index.recall,
             "trained_on": index.trained_on,
+            "largest": index.largest,
         }
     ).encode()
     temporary = folder / f"{FILE}.{os.getpid()}.tmp"
@@ -155,5 +156,5 @@ def _read(file: BinaryIO, header: dict[str, Any], key: CacheKey) -> AnnIndex:
     index = AnnIndex(key.index, key.dim, key.metric, Effort(**header["effort"]))  # type: ignore[arg-type]  # checked key
     index.index = faiss.read_index(faiss.PyCallbackIOReader(file.read, _PIECE))
     index.rows, index.alive, index.recall = rows, alive, header["recall"]
-    index.trained_on = header["trained_on"]
+    index.trained_on, index.largest = header["trained_on"], header.get("largest", 0.0)  # not in the first ones
     return index
