@@ -28,12 +28,22 @@ from knnstore.errors import StoreBusyError, StoreCorruptError, StoreNotFoundErro
 from knnstore.types import StoreSpec
 from knnstore_faiss.sql import column_names
 
-__all__ = ["FILE", "ChangedMeanwhileError", "Connection", "Meta", "connect", "is_store", "open_meta", "steady"]
+__all__ = [
+    "FILE",
+    "INDEX_FILE",
+    "ChangedMeanwhileError",
+    "Connection",
+    "Meta",
+    "connect",
+    "is_store",
+    "open_meta",
+    "steady",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-FILE = "store.sqlite3"
+FILE, INDEX_FILE = "store.sqlite3", "index.cache"
 _FORMAT = "1"
 _PAGE = 16_384
 """Bytes. Five 768-wide vectors fit a page almost without waste, where 4096 would waste a quarter and write more slowly;
@@ -165,9 +175,10 @@ def open_meta(folder: Path, spec: StoreSpec | None, *, timeout: float, read_only
 
     Raises:
         StoreNotFoundError: nothing is there and nothing may be created.
-        StoreCorruptError: an SQLite file that is no store of ours.
+        StoreCorruptError: an SQLite file that is no store of ours, or one without the files that belong to it.
     """
     may_create = spec is not None and not read_only
+    _check_complete(folder)
     if not is_store(folder) and not may_create:
         raise _nothing(folder)
     if may_create:
@@ -182,6 +193,28 @@ def open_meta(folder: Path, spec: StoreSpec | None, *, timeout: float, read_only
             return _read_meta(connection, folder)
     finally:
         connection.close()
+
+
+def _check_complete(folder: Path) -> None:
+    """Refuse what is left of a store: SQLite would begin a new one, or go back to an older state, without a word.
+
+    A store makes its database first, then its log, then what is beside the log, and removes them in the other order; so
+    a file that is there while an earlier one is not tells that somebody has taken that away. The order of the questions
+    keeps another process that opens or closes meanwhile from looking like that.
+    """
+    file = folder / FILE
+    log, shared = (file.with_name(f"{FILE}-{end}") for end in ("wal", "shm"))
+    left = [path.name for path in (log, folder / INDEX_FILE) if path.exists() and path.stat().st_size]
+    if left and not file.exists():
+        raise StoreCorruptError(
+            f"{folder}", expected=f"a {FILE} beside {left[0]}", got="a store without its records",
+            hint="Put it back, or restore the folder from a backup. Remove the folder if it is not wanted any more.",
+        )  # fmt: skip
+    if not log.exists() and shared.exists() and not log.exists() and shared.exists():
+        raise StoreCorruptError(
+            f"{folder}", expected=f"a {log.name} beside {shared.name}", got="a store without its last writes",
+            hint=f"Put it back. To go on without what it held, remove {shared.name}.",
+        )  # fmt: skip
 
 
 def _nothing(folder: Path) -> StoreNotFoundError:
