@@ -235,7 +235,11 @@ class Database:
         size = 4 * self.spec.dim
         if any(len(blob) != size for blob in blobs):
             raise StoreCorruptError(f"{self.folder}", expected=f"vectors of {size} bytes", got="another length")
-        return np.frombuffer(b"".join(blobs), "<f4").astype(np.float32, copy=False).reshape(len(blobs), self.spec.dim)
+        return (
+            np.frombuffer(bytearray().join(blobs), "<f4")
+            .astype(np.float32, copy=False)
+            .reshape(len(blobs), self.spec.dim)
+        )
 
     # -- keeping ------------------------------------------------------------------------------------------------------
 
