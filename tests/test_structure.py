@@ -16,6 +16,7 @@ KNNSEG = ["errors", "types", "annotations", "config", "weights", "hookspecs", "i
 KNNSTORE = [
     "errors",
     "filters",
+    "_filter_forms",
     "filter_text",
     "types",
     "url",

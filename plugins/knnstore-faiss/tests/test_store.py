@@ -19,6 +19,7 @@ from knnstore.errors import (
     StoreCorruptError,
     StoreFullError,
     StoreNotFoundError,
+    UnsupportedFilterError,
 )
 
 SPEC = knnstore.StoreSpec(dim=4, fields={"label": str, "Label": str, "select": int, "share": float, "thing": bool})
@@ -95,6 +96,30 @@ def test_long_filters(tmp_path):
             either, both = either | (F("select") == i), both & (F("select") != -i)
         assert store.count(either) == store.count(both) == len(TEXTS)
         assert store.count(F("share") < 10**300) == len(TEXTS)
+
+
+def test_filters_that_are_too_large_for_sqlite(tmp_path):
+    """A refusal that says so, and the store goes on working."""
+    with knnstore.open_store(f"faiss://{tmp_path}/s", SPEC) as store:
+        fill(store)
+        large = F("share") < 0
+        for i in range(100):
+            large = large | (F("share") < -i)
+        with store._database.connection() as connection:  # the one that is used next
+            usual = connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 50)
+        with pytest.raises(UnsupportedFilterError, match="too large for SQLite"):
+            store.count(large)
+        with store._database.connection() as connection:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, usual)
+        assert store.count(large) == 0
+        deep = F("select") < 3
+        for i in range(250):
+            deep = (deep & (F("share") < 1000 - i)) | (F("select") == i % 7)
+        assert store.count(deep) == 7
+        wide = F("select") == 0
+        for i in range(1_000):
+            wide = wide | ((F("select") > i) & (F("select") < i))
+        assert store.count(wide) == 1
 
 
 @pytest.mark.parametrize(

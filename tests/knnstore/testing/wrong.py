@@ -11,7 +11,7 @@ import numpy as np
 
 from knnstore.abc import OpenRequest
 from knnstore.errors import ConflictError
-from knnstore.filters import Filter, IsIn
+from knnstore.filters import Filter, IsIn, depth_of
 from knnstore.memory import MemoryBackend, MemoryStore, _Collection
 from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreStats
 from knnstore.url import StoreURL
@@ -206,6 +206,16 @@ class FilterAfterwards(MemoryStore):
 class EmptyListMatchesAll(MemoryStore):
     def _count(self, where: Filter | None) -> int:
         return super()._count(None if isinstance(where, IsIn) and not where.values else where)
+
+
+@caught_by("test_filters_built_in_a_loop")
+class ShallowParser(MemoryStore):
+    """Fails on filters that are nested, or long, as an engine with a small stack does."""
+
+    def _count(self, where: Filter | None) -> int:
+        if where is not None and (depth_of(where) > 6 or sum(1 for _ in where.leaves()) > 500):
+            raise RuntimeError("parser stack overflow")
+        return super()._count(where)
 
 
 @caught_by("test_filter[int-eq]")

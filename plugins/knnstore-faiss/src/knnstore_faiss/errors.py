@@ -11,6 +11,7 @@ from knnstore.errors import (
     StoreBusyError,
     StoreCorruptError,
     StoreFullError,
+    UnsupportedFilterError,
 )
 
 __all__ = ["map_error"]
@@ -24,6 +25,7 @@ _DAMAGED = {
     sqlite3.SQLITE_IOERR_DATA,
 }
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+_FILTER_LIMITS = ("parser stack overflow", "Expression tree is too large", "too many SQL variables")
 _DENIED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH}
 # SQLite says FULL only for ENOSPC; a quota or a file-size limit arrives as a failed write.
 _WRITE_FAILED = {
@@ -69,6 +71,10 @@ def _sqlite_error(error: sqlite3.Error, where: str) -> KnnStoreError | None:
         )
     if primary in _CORRUPT or code in _DAMAGED:
         return StoreCorruptError(text, hint="Restore the folder from a backup, or copy what can still be scanned.")
+    if any(limit in text for limit in _FILTER_LIMITS):
+        return UnsupportedFilterError(
+            f"{where}: the filter is too large for SQLite: {error}", hint="Write many values of one field with isin."
+        )
     if primary in _DENIED:
         return _denied(str(error), where)
     return None
