@@ -222,5 +222,7 @@ def test_a_store_on_a_stand_in_for_a_gpu(tmp_path, monkeypatch, metric):
                 for k in (1, 7, 400):
                     same(store.search(queries, k, where=where), memory.search(queries, k, where=where))
         assert store._index._nominate._index.adds == 3
+    with knnstore.open_store(f"faiss://{tmp_path}/a?device=auto", spec) as store:
+        assert store.stats().details["device"] == "cpu"
     with pytest.raises(knnstore.KnnStoreError, match="index=Flat"):
         knnstore.open_store(f"faiss://{tmp_path}/h?device=cuda&index=HNSW8", spec)

@@ -4,9 +4,11 @@ import json
 import logging
 import shutil
 
+import faiss
 import numpy as np
 import pytest
 from knnstore_faiss import cache
+from knnstore_faiss.factory import make_index
 
 import knnstore
 from knnstore import F
@@ -154,6 +156,16 @@ def test_a_filter_that_leaves_little_of_much(tmp_path, monkeypatch):
             each.upsert([f"{i}" for i in range(2000)], rows_of(2000, 0), {"n": [i % 20 for i in range(2000)]})
         assert recall(store, exact, rows_of(20, 1), F("n") == 3) >= 0.8
         assert (store.search(rows_of(20, 1), 100, where=F("n") == 3).ids != "").all()
+
+
+@pytest.mark.parametrize("text", ["IVF8,PQ4", "IVF8,PQ4x4", "OPQ4_8,IVF8,PQ4", "PCA8,IVF8,PQ4"])
+def test_nothing_is_trained_that_no_search_uses(text):
+    """Polysemous codes: 27 s of 27 for PQ of 8 bits."""
+    whole = make_index(text, DIM, "cosine")  # owns its parts
+    index = faiss.downcast_index(whole)
+    if isinstance(index, faiss.IndexPreTransform):
+        index = faiss.downcast_index(index.index)
+    assert index.do_polysemous_training is False
 
 
 def test_two_trainings_give_the_same_index(tmp_path):

@@ -151,6 +151,43 @@ def test_a_second_thread_waits_and_then_gives_up(tmp_path):
         assert len(errors) == 1
 
 
+def test_optimizing_waits_for_another_writer(tmp_path):
+    """Another process writes without a pause; each call waits for its turn, as a write does."""
+    url = f"faiss://{tmp_path}/store"
+    with knnstore.open_store(url, SPEC) as store:
+        write(store, 1)
+    until = time.monotonic() + 1.2
+
+    def writer():
+        with knnstore.open_store(url + "?timeout=30") as other:
+            while time.monotonic() < until:
+                write(other, 2)
+                other.delete(["1"])
+                write(other, 2)
+
+    child = forked(writer)
+    with knnstore.open_store(url + "?timeout=30") as store:
+        calls = 0
+        while time.monotonic() < until:
+            store.optimize()
+            calls += 1
+    join(child)
+    assert calls > 3
+
+
+def test_optimizing_gives_up_after_the_timeout(tmp_path):
+    url = f"faiss://{tmp_path}/store"
+    with knnstore.open_store(url, SPEC) as first, knnstore.open_store(url + "?timeout=0.2") as hasty:
+        write(first, 1)
+        for deleted in (False, True):
+            with first._database.writing() as (connection, _):
+                connection.execute("DELETE FROM vectors WHERE ?", (deleted,))
+                started = time.monotonic()
+                with pytest.raises(StoreBusyError, match="timeout"):
+                    hasty.optimize()
+                assert 0.15 < time.monotonic() - started < 5
+
+
 def test_threads_search_while_one_writes(tmp_path):
     with knnstore.open_store(f"faiss://{tmp_path}/store", SPEC) as store:
         write(store, 1)

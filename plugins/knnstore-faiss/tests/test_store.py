@@ -142,7 +142,7 @@ def test_a_gpu_that_is_not_there(tmp_path):
     with pytest.raises(BackendUnavailableError, match="cuda:7"):
         knnstore.open_store(f"faiss://{tmp_path}/x?device=cuda:7", SPEC)
     with knnstore.open_store(f"faiss://{tmp_path}/x?device=auto", SPEC) as store:
-        assert store.stats().details["device"] in ("cpu", "cuda:0")
+        assert store.stats().details["device"] == "cpu"
 
 
 def test_without_faiss(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from knnstore.errors import StoreBusyError, StoreCorruptError
 from knnstore.filters import Filter, Scalar
 from knnstore.types import Column, Records, StoreSpec, empty_column
 from knnstore_faiss.pool import ConnectionPool
-from knnstore_faiss.schema import FILE, Connection, Meta, connect
+from knnstore_faiss.schema import FILE, Connection, Meta, connect, patiently
 from knnstore_faiss.sql import column_names, compile_filter
 
 __all__ = ["Commit", "Database", "chunks"]
@@ -106,13 +106,18 @@ class Database:
         Raises:
             StoreBusyError: another thread writes for longer than the timeout; another process: an error of SQLite.
         """
+        with self._only_writer() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection, latest(connection)
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def _only_writer(self) -> Iterator[Connection]:
         if not self._write_lock.acquire(timeout=self.timeout):
             raise StoreBusyError(f"{self.folder}: another thread writes", hint="Raise ?timeout= (seconds).")
         try:
             with self._pool.connection() as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection, latest(connection)
-                connection.execute("COMMIT")
+                yield connection
         finally:
             self._write_lock.release()
 
@@ -256,18 +261,28 @@ class Database:
                 os.close(descriptor)
 
     def compact(self) -> None:
-        """Give back the space of deleted records, where they were many, and let SQLite look at its indexes."""
-        with self.connection() as connection:
+        """Give back the space of deleted records, where they were many, and let SQLite look at its indexes.
+
+        Raises:
+            StoreBusyError: another thread writes for longer than the timeout; another process: an error of SQLite.
+        """
+        with self._only_writer() as connection:
             pages, free = (
                 connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count")
             )
             if free * 4 > pages:
-                connection.execute("VACUUM")
+                patiently(connection, "VACUUM", self.timeout)
+            connection.execute("BEGIN IMMEDIATE")  # what only reads at first and then writes would not wait
             connection.execute("PRAGMA optimize")
+            connection.execute("COMMIT")
 
     def bytes_on_disk(self) -> int:
         """Everything in the folder."""
-        return sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
+        total = 0
+        for file in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # another process may come or go meanwhile
+                total += file.stat().st_size if file.is_file() else 0
+        return total
 
 
 def latest(connection: Connection) -> Commit:

@@ -36,12 +36,10 @@ def device_number(device: str) -> int | None:
     Raises:
         BackendUnavailableError: a GPU is asked for by name and cannot be used.
     """
-    if device == "cpu":
+    if device in ("auto", "cpu"):  # until this has run on a GPU, it is for those who ask for it by name
         return None
     faiss = load_faiss()
     count = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
-    if device == "auto":
-        return 0 if count else None
     number = int(device.partition(":")[2] or 0)
     if number >= count:
         built = hasattr(faiss, "StandardGpuResources")

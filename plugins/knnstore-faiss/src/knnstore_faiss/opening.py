@@ -48,7 +48,7 @@ def open_folder(request: OpenRequest) -> FaissStore:
 
 def _check_index(options: Options, spec: StoreSpec | None) -> None:
     """Refuse what cannot be used before anything is created on disk."""
-    if device_number(options.device) is not None and not options.exact and options.device != "auto":
+    if device_number(options.device) is not None and not options.exact:
         raise InvalidURLError(f"device={options.device}", expected="index=Flat", got=f"index={options.index}")
     if spec is not None and not options.exact:
         make_index(options.index, spec.dim, spec.metric)

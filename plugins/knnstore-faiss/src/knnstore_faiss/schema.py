@@ -141,7 +141,16 @@ def _stamp(file: Path) -> tuple[int, ...]:
 
 def _log_in_use(file: Path) -> bool:
     log, shared = (file.with_name(f"{FILE}-{end}") for end in ("wal", "shm"))
-    return log.exists() and (shared.exists() or log.stat().st_size > 0)
+    size = _size(log)
+    return size is not None and (size > 0 or shared.exists())
+
+
+def _size(file: Path) -> int | None:
+    """In bytes; None where there is no such file, which in a folder in use may be so from one question to the next."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def connect(folder: Path, *, timeout: float, sync: str = "normal", read_only: bool = False) -> Connection:
@@ -204,7 +213,7 @@ def _check_complete(folder: Path) -> None:
     """
     file = folder / FILE
     log, shared = (file.with_name(f"{FILE}-{end}") for end in ("wal", "shm"))
-    left = [path.name for path in (log, folder / INDEX_FILE) if path.exists() and path.stat().st_size]
+    left = [path.name for path in (log, folder / INDEX_FILE) if _size(path)]
     if left and not file.exists():
         raise StoreCorruptError(
             f"{folder}", expected=f"a {FILE} beside {left[0]}", got="a store without its records",
@@ -227,10 +236,10 @@ def _table_count(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
 
 
-def _create(connection: sqlite3.Connection, spec: StoreSpec, timeout: float) -> None:
+def _create(connection: Connection, spec: StoreSpec, timeout: float) -> None:
     """All tables in one transaction: killed before its end, the next opening finds an empty file and starts again."""
     connection.execute(f"PRAGMA page_size={_PAGE}")
-    _to_wal(connection, timeout)
+    patiently(connection, "PRAGMA journal_mode=wal", timeout)
     connection.execute("BEGIN IMMEDIATE")
     try:
         if _table_count(connection) == 0:  # else another process was faster
@@ -247,12 +256,12 @@ def _create(connection: sqlite3.Connection, spec: StoreSpec, timeout: float) -> 
             connection.execute("ROLLBACK")
 
 
-def _to_wal(connection: sqlite3.Connection, timeout: float) -> None:
-    """Switch to write-ahead logging. SQLite does not wait for this lock by itself."""
+def patiently(connection: Connection, statement: str, timeout: float) -> None:
+    """Execute what SQLite gives up at once where another writes, although it is told to wait."""
     deadline = time.monotonic() + timeout
     while True:
         try:
-            connection.execute("PRAGMA journal_mode=wal")
+            connection.execute(statement)
             return
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
