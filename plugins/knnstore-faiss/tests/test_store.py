@@ -279,6 +279,26 @@ def test_optimize_gives_space_back(tmp_path):
         assert store.search(store.get(["3950"]).vectors, 1).ids[0, 0] == "3950"
 
 
+def test_replacing_for_ever_takes_no_more_space(tmp_path, monkeypatch):
+    """An index follows from a short way behind; one that lags further is rebuilt, and both find everything."""
+    monkeypatch.setattr("knnstore_faiss.writes._DELETED", 100)
+    spec = knnstore.StoreSpec(dim=4, metric="l2")
+    url = f"faiss://{tmp_path}/s"
+    ids = [f"{i}" for i in range(20)]
+    with knnstore.open_store(url, spec) as store, knnstore.open_store(url) as near, knnstore.open_store(url) as far:
+        for step in range(1, 400):
+            rows = np.full((20, 4), step, np.float32) + np.arange(20, dtype=np.float32)[:, None] / 64
+            store.upsert(ids, rows)
+            for reader in (near, far) if step == 1 else (near,):
+                assert reader.search(rows, 1).ids[:, 0].tolist() == ids
+        assert far.search(rows, 1).ids[:, 0].tolist() == ids
+        assert far.count() == 20
+        with store._database.snapshot() as (connection, _):
+            held = [connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in ("deleted", "commits")]
+        assert held[0] <= 100 + 64 * 20
+        assert held[1] <= 2 * 64
+
+
 def test_a_folder_that_cannot_be_written_is_read_as_it_is(tmp_path, monkeypatch):
     with knnstore.open_store(f"faiss://{tmp_path}/s", SPEC) as store:
         rows = fill(store)

@@ -16,6 +16,10 @@ __all__ = ["remove", "upsert"]
 
 _KEPT = 100_000
 """Generations that an index may lag behind before it is rebuilt instead of following."""
+_DELETED = 10_000
+"""The same in deleted rows, or twice the records where those are more."""
+_EVERY = 64
+"""Generations from one look at that to the next."""
 
 
 def upsert(database: Database, batch: Batch, on_conflict: Conflict) -> int:
@@ -71,11 +75,19 @@ def _delete(connection: Connection, rows: Sequence[int], generation: int) -> Non
 
 
 def _note(connection: Connection, before: Commit, added: int, gone: int) -> None:
-    generation = before.generation + 1
+    generation, count = before.generation + 1, before.count + added - gone
     connection.execute(
-        "INSERT INTO commits VALUES (?, ?, ?, ?)",
-        (generation, os.urandom(16), before.last_row + added, before.count + added - gone),
+        "INSERT INTO commits VALUES (?, ?, ?, ?)", (generation, os.urandom(16), before.last_row + added, count)
     )
-    if generation % 1024 == 0:
-        connection.execute("DELETE FROM deleted WHERE generation <= ?", (generation - _KEPT,))
-        connection.execute("DELETE FROM commits WHERE generation < ?", (generation - _KEPT,))
+    if generation % _EVERY == 0:
+        _forget(connection, generation, count)
+
+
+def _forget(connection: Connection, generation: int, count: int) -> None:
+    """Drop what only an index would read that lags so far behind that it is rebuilt with less effort."""
+    oldest = connection.execute(
+        "SELECT generation FROM deleted ORDER BY generation DESC LIMIT 1 OFFSET ?", (max(_DELETED, 2 * count),)
+    ).fetchone()
+    horizon = max(generation - _KEPT, oldest[0] if oldest else 0)
+    connection.execute("DELETE FROM deleted WHERE generation <= ?", (horizon,))
+    connection.execute("DELETE FROM commits WHERE generation < ?", (horizon,))  # an index of before is of no history
