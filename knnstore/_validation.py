@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,11 +95,36 @@ def check_vectors(vectors: object, dim: int, metric: Metric, name: str = "vector
 
 def _as_array(vectors: object, name: str) -> NDArray[Any]:
     try:
-        return np.asarray(vectors)
-    except (ValueError, TypeError) as error:  # rows of different lengths, or an object that is no array at all
+        return np.asarray(_plain(vectors, name))
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged rows, a tensor of a kind that NumPy has not, …
+        if isinstance(error, InvalidVectorError):
+            raise
         raise InvalidVectorError(
-            name, expected="an array of numbers", got=f"{type(vectors).__name__}: {error}"
+            name, expected="an array of numbers", got=f"{type(vectors).__name__}: {error}"[:300]
         ) from None
+
+
+def _plain(vectors: object, name: str) -> object:
+    """What NumPy reads as the numbers that are meant: no mask that it would drop, no tensor that it would refuse."""
+    if isinstance(vectors, list | tuple):
+        return [_plain(row, name) for row in vectors] if any(map(_peculiar, vectors)) else vectors
+    if isinstance(vectors, np.ma.MaskedArray):
+        if np.ma.getmaskarray(vectors).any():
+            raise InvalidVectorError(
+                name, expected="a number everywhere", got="a masked array with masked entries",
+                hint="Leave those rows out, or fill them with .filled(value).",
+            )  # fmt: skip
+        return vectors.data
+    # A tensor, told by its methods, as no library of tensors is imported here: its values, wherever they are.
+    return vectors.detach().cpu() if _is_tensor(vectors) else vectors
+
+
+def _peculiar(row: object) -> bool:
+    return isinstance(row, np.ma.MaskedArray) or _is_tensor(row)
+
+
+def _is_tensor(value: object) -> TypeGuard[Any]:
+    return callable(getattr(value, "detach", None)) and callable(getattr(value, "cpu", None))
 
 
 def _normalised(rows: NDArray[np.float32], name: str) -> NDArray[np.float32]:
@@ -149,6 +174,11 @@ def check_batch(
 
 
 def _column(name: str, kind: FieldType, values: Sequence[Any] | NDArray[Any], count: int) -> Column:
+    if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
+        raise InvalidFieldError(
+            f"field {name!r}", expected="a value for each id", got="a masked array with masked entries",
+            hint="Fill them with .filled(value); there is nothing like null.",
+        )  # fmt: skip
     # Arrays of any library, and columns of data frames, have tolist.
     items = values.tolist() if hasattr(values, "tolist") else values
     if isinstance(items, str | bytes) or not isinstance(items, Sequence):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from knnstore import _validation as checks
 from knnstore._engine import Backend, Engine, OpenRequest, mapped_error
+from knnstore._filter_forms import for_engine
 from knnstore.errors import InvalidFilterError, InvalidInputError, KnnStoreError, StoreClosedError
 from knnstore.filters import Filter, Scalar
 from knnstore.types import Capabilities, Conflict, Hits, Records, StoreSpec, StoreStats, empty_column
@@ -280,7 +281,7 @@ class EmbeddingStore(Engine):
     def _checked(self, where: Filter | None) -> Filter | None:
         if where is not None and not isinstance(where, Filter):
             raise InvalidFilterError("where", expected="a filter such as F('label') == 'x'", got=repr(where))
-        return None if where is None else where.check(self._spec.fields)
+        return None if where is None else for_engine(where.check(self._spec.fields), self.capabilities.filters)
 
     def _scanned(
         self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int

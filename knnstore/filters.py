@@ -15,19 +15,25 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from knnstore.errors import InvalidFilterError, UnknownFieldError
+from knnstore.errors import InvalidFilterError, UnknownFieldError, UnsupportedFilterError
 
-__all__ = ["And", "Compare", "F", "FieldType", "Filter", "IsIn", "Not", "Or", "Scalar", "balanced"]
+__all__ = [
+    "And", "Compare", "F", "FieldType", "Filter", "IsIn", "Not", "Or", "Scalar", "balanced", "depth_of", "rebalanced",
+]  # fmt: skip
 
 Scalar: TypeAlias = str | int | float | bool
 FieldType: TypeAlias = type[str] | type[int] | type[float] | type[bool]
 Operator: TypeAlias = Literal["==", "!=", "<", "<=", ">", ">="]
+
+_DEEPEST = 64
+"""Operators nested in one another. Every method is recursive and needs a few frames of Python for each."""
+_MOST = 1_000_000
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
@@ -39,16 +45,19 @@ class Filter:
 
     __slots__ = ()
 
-    # A chain is one flat node, however it was put together: a long one overflows no stack, here or in an engine.
+    # A chain is one flat node and what gets deep is balanced, however it was put together: no stack overflows, here or
+    # in an engine.
 
     def __and__(self, other: Filter) -> Filter:
-        return And((*_operands(And, self), *_operands(And, _filter(other))))
+        return _chain(And, self, _filter(other))
 
     def __or__(self, other: Filter) -> Filter:
-        return Or((*_operands(Or, self), *_operands(Or, _filter(other))))
+        return _chain(Or, self, _filter(other))
 
     def __invert__(self) -> Filter:
-        return Not(self)
+        if isinstance(self, Not):
+            return self.operand
+        return Not(self) if depth_of(self) < _DEEPEST else rebalanced(self, holds=False)
 
     def __bool__(self) -> bool:
         raise InvalidFilterError(
@@ -178,6 +187,10 @@ class And(Filter):
     """Every operand holds."""
 
     operands: tuple[Filter, ...]
+    _shape: tuple[int, int] = field(default=(0, 0), kw_only=True, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _measure(self, self.operands)
 
     def leaves(self) -> Iterator[Compare | IsIn]:
         for operand in self.operands:
@@ -199,6 +212,10 @@ class Or(Filter):
     """At least one operand holds."""
 
     operands: tuple[Filter, ...]
+    _shape: tuple[int, int] = field(default=(0, 0), kw_only=True, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _measure(self, self.operands)
 
     def leaves(self) -> Iterator[Compare | IsIn]:
         for operand in self.operands:
@@ -220,6 +237,10 @@ class Not(Filter):
     """The operand does not hold."""
 
     operand: Filter
+    _shape: tuple[int, int] = field(default=(0, 0), kw_only=True, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _measure(self, (self.operand,))
 
     def leaves(self) -> Iterator[Compare | IsIn]:
         yield from self.operand.leaves()
@@ -238,7 +259,84 @@ def _operands(kind: type[And] | type[Or], node: Filter) -> tuple[Filter, ...]:
     return node.operands if isinstance(node, And | Or) and isinstance(node, kind) else (node,)
 
 
-def balanced(word: str, parts: Sequence[str]) -> str:
+def depth_of(node: Filter) -> int:
+    """How many nodes of &, | and ~ are above the deepest comparison."""
+    return node._shape[0] if isinstance(node, And | Or | Not) else 0
+
+
+def _size(node: Filter) -> int:
+    return node._shape[1] if isinstance(node, And | Or | Not) else 1
+
+
+def _measure(node: And | Or | Not, operands: Sequence[Filter]) -> None:
+    """Note the depth and the number of comparisons, and refuse what no stack and no memory would take."""
+    if node._shape == (0, 0):
+        shape = (1 + max(map(depth_of, operands), default=0), sum(map(_size, operands)))
+        object.__setattr__(node, "_shape", shape)
+    depth, size = node._shape
+    if depth > _DEEPEST or size > _MOST:
+        raise UnsupportedFilterError(
+            "filter", expected=f"at most {_DEEPEST} operators nested in one another and {_MOST} comparisons",
+            got=f"{depth} and {size}", hint="Write many values of one field with isin.",
+        )  # fmt: skip
+
+
+def _chain(kind: type[And] | type[Or], left: Filter, right: Filter) -> Filter:
+    """One node of both, in constant time but for the copy, as long chains are built step by step."""
+    depth = 1 + max(depth_of(side) - isinstance(side, kind) for side in (left, right))
+    if depth > _DEEPEST:
+        return _joined(kind, rebalanced(left), rebalanced(right))
+    operands = (*_operands(kind, left), *_operands(kind, right))
+    return kind(operands, _shape=(depth, _size(left) + _size(right)))
+
+
+def _joined(kind: type[And] | type[Or], *parts: Filter) -> Filter:
+    operands = tuple(
+        {id(operand): operand for part in parts for operand in _operands(kind, part)}.values()
+    )  # once each
+    return operands[0] if len(operands) == 1 else kind(operands)
+
+
+def rebalanced(node: Filter, *, holds: bool = True, core: int = 24) -> Filter:
+    """The same condition, or its negation, as a tree whose depth grows with the logarithm of that of ``node``.
+
+    Args:
+        node: any filter.
+        holds: False for the negation.
+        core: a part of no more depth is left as it is; balancing again and again what is balanced makes it long.
+
+    Along the deepest path each step is ``x & a`` or ``x | a``, so any run of steps is ``(x & every) | some`` for two
+    conditions, and two runs in a row make another such pair (a formula of n parts can be balanced: Spira, 1971).
+    """
+    steps: list[tuple[type[And] | type[Or], list[Filter]]] = []
+    while isinstance(node, And | Or | Not) and depth_of(node) > core:
+        if isinstance(node, Not):
+            node, holds = node.operand, not holds
+            continue
+        deepest = max(range(len(node.operands)), key=[depth_of(operand) for operand in node.operands].__getitem__)
+        others = [
+            rebalanced(operand, holds=holds, core=core) for i, operand in enumerate(node.operands) if i != deepest
+        ]
+        if others:
+            steps.append((And if isinstance(node, And) == holds else Or, others))
+        node = node.operands[deepest]
+    every, some = _composed(steps[::-1])
+    whole = _joined(And, node if holds else ~node, *every)
+    return _joined(Or, whole, *some)
+
+
+def _composed(steps: list[tuple[type[And] | type[Or], list[Filter]]]) -> tuple[list[Filter], list[Filter]]:
+    """``every`` and ``some`` of the steps, the innermost first; an empty list is true, and false."""
+    if len(steps) <= 1:
+        every = [_joined(And, *others) for kind, others in steps if kind is And]
+        return every, [_joined(Or, *others) for kind, others in steps if kind is Or]
+    inner, outer = _composed(steps[: len(steps) // 2]), _composed(steps[len(steps) // 2 :])
+    some = [_joined(And, *inner[1], *outer[0])] if inner[1] else []
+    some += outer[1]
+    return [*inner[0], *outer[0]], [_joined(Or, *some)] if some else []
+
+
+def balanced(word: str, parts: Sequence[str], width: int = 2) -> str:
     """Join the parts of an expression in a balanced tree, for engines that limit how deep one may be.
 
     >>> balanced("or", ["a", "b", "c"])
@@ -246,8 +344,8 @@ def balanced(word: str, parts: Sequence[str]) -> str:
     """
     level = list(parts)
     while len(level) > 1:
-        pairs = zip(level[::2], level[1::2], strict=False)
-        level = [f"({left} {word} {right})" for left, right in pairs] + (level[-1:] if len(level) % 2 else [])
+        groups = [level[start : start + width] for start in range(0, len(level), width)]
+        level = [f"({f' {word} '.join(group)})" if len(group) > 1 else group[0] for group in groups]
     return level[0]
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from knnstore.types import Metric
 
-__all__ = ["best", "error_bound", "nominated", "pair_scores"]
+__all__ = ["best", "error_bound", "nominated", "overflows", "pair_scores"]
 
 _LARGEST = float(np.finfo(np.float32).max)
 _PRODUCT = 16_000_000
@@ -72,6 +72,19 @@ def error_bound(queries: NDArray[np.float32], largest: float, metric: Metric) ->
     return np.asarray(2 * unit * spread + tiny)
 
 
+def overflows(queries: NDArray[np.float32], largest: float, metric: Metric) -> bool:
+    """Whether a float32 product of these queries with vectors up to the norm ``largest`` may leave float32's range.
+
+    Args:
+        queries: float32 (Q, D).
+        largest: the largest Euclidean norm among the vectors.
+        metric: the metric; under ``"l2"`` the expanded square must not overflow either.
+    """
+    longest = float(np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64).max(initial=0)))
+    reach = (longest + largest) ** 2 if metric == "l2" else longest * largest  # Cauchy-Schwarz
+    return not reach < _LARGEST / 4
+
+
 def best(ids: NDArray[np.object_], scores: NDArray[np.float32], k: int) -> NDArray[np.intp]:
     """Positions of the k best of M candidates, by falling score, then by rising id.
 
@@ -103,7 +116,7 @@ def nominated(
     lengths = np.einsum("qd,qd->q", queries, queries, dtype=np.float64)
     largest = float(np.sqrt(norms.max(initial=0)))
     bounds = error_bound(queries, largest, metric)
-    safe = float(np.sqrt(lengths.max(initial=0))) * largest < _LARGEST / 4  # Cauchy-Schwarz: then nothing overflows
+    safe = not overflows(queries, largest, "dot")  # the rest of the square is added in float64
     step = max(1, _PRODUCT // max(1, len(vectors)))  # many queries against many vectors would not fit in memory
     for start in range(0, len(queries), step):
         rough = _rough(queries[start : start + step], vectors, safe=safe)

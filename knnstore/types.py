@@ -108,6 +108,9 @@ class StoreSpec:
         object.__setattr__(self, "dim", int(self.dim))
         object.__setattr__(self, "fields", dict(self.fields))
 
+    def __hash__(self) -> int:
+        return hash((self.dim, self.metric, frozenset(self.fields.items()), self.space))
+
     def to_json(self) -> str:
         """The text that a backend stores beside the data."""
         space = None if self.space is None else {
@@ -280,3 +283,7 @@ class StoreStats:
     bytes_in_memory: int | None = None
     recall: float | None = None
     details: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        details = frozenset(self.details.items())
+        return hash((self.backend, self.count, self.bytes_on_disk, self.bytes_in_memory, self.recall, details))

@@ -47,6 +47,10 @@ class StoreURL:
     user: str = ""
     password: str = field(default="", repr=False)
 
+    def __hash__(self) -> int:
+        options = frozenset(self.options.items())
+        return hash((self.backend, self.variant, self.host, self.port, self.path, options, self.user, self.password))
+
     @classmethod
     def parse(cls, url: str | StoreURL) -> StoreURL:
         """Take a URL apart.

@@ -16,6 +16,7 @@ KNNSEG = ["errors", "arrays", "vocabulary", "types", "annotations", "config", "w
 KNNSTORE = [
     "errors",
     "filters",
+    "_filter_forms",
     "filter_text",
     "types",
     "url",

@@ -20,7 +20,7 @@ ENOUGH = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Of several timings, in seconds: the median, the 95th percentile, and how many there were."""
+    """Of several timings, in seconds: the median (of those of the rounds), the 95th percentile, how many there were."""
 
     median: float
     p95: float
@@ -105,9 +105,9 @@ def _row(run: BackendRun, queries: int) -> Row:
         engine=f"{parsed.backend}+{parsed.variant}" if parsed.variant else parsed.backend,
         recall=quality.recall if quality else None,
         filtered_recall=quality.filtered if quality else None,
-        single=_spread(list(chain.from_iterable(each.single for each in run.rounds))),
-        batch=_spread([seconds / queries for each in run.rounds for seconds in each.batch]),
-        filtered=_spread(list(chain.from_iterable(each.filtered for each in run.rounds))),
+        single=_spread([each.single for each in run.rounds]),
+        batch=_spread([[seconds / queries for seconds in each.batch] for each in run.rounds]),
+        filtered=_spread([each.filtered for each in run.rounds]),
         load=loaded.seconds if loaded else None,
         first_answer=run.first_answer,
         optimize=run.optimized,
@@ -134,10 +134,13 @@ def _memory(run: BackendRun) -> int | None:
     return run.footprint.in_memory if run.opened.server else max(run.footprint.process - run.opened.process, 0)
 
 
-def _spread(seconds: Sequence[float]) -> Spread | None:
-    if not seconds:
+def _spread(rounds: Sequence[Sequence[float]]) -> Spread | None:
+    """The median is that of the medians of the rounds, from which the ratios are taken too: the two never disagree."""
+    every = list(chain.from_iterable(rounds))
+    if not every:
         return None
-    return Spread(statistics.median(seconds), float(np.percentile(seconds, 95)), len(seconds))
+    middle = statistics.median(statistics.median(each) for each in rounds if each)
+    return Spread(middle, float(np.percentile(every, 95)), len(every))
 
 
 # -- ratios ------------------------------------------------------------------------------------------------------------
@@ -145,9 +148,9 @@ def _spread(seconds: Sequence[float]) -> Spread | None:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times as long as another: the median over the rounds, and what the middle half of them spans.
+    """How many times as long as another: the ratio of the medians, and what the middle half of the rounds spans.
 
-    Both were measured in every round, so a machine that is slower for a while does not enter.
+    Both were measured in every round, so a machine that is slower for a while hardly widens the span.
     """
 
     median: float
@@ -158,8 +161,7 @@ class Ratio:
 def fastest(shown: Sequence[Row], rounds: Callable[[Row], tuple[float, ...]]) -> Row | None:
     """The fastest of those that find enough; None where none does.
 
-    A round counts by how each compares with the geometric mean of all in it, so it does not matter how slow the machine
-    was meanwhile.
+    By the median over the rounds, as it is shown; whoever reads the table can tell as much.
 
     Args:
         shown: all of them.
@@ -168,9 +170,7 @@ def fastest(shown: Sequence[Row], rounds: Callable[[Row], tuple[float, ...]]) ->
     good = [row for row in shown if enough(row) and rounds(row)]
     if not good:
         return None
-    least = min(len(rounds(row)) for row in good)
-    logarithms = np.log([rounds(row)[:least] for row in good])
-    return good[int(np.argmin(np.median(logarithms - logarithms.mean(axis=0), axis=1)))]
+    return min(good, key=lambda row: statistics.median(rounds(row)))
 
 
 def enough(row: Row) -> bool:
@@ -183,8 +183,9 @@ def ratio(row: Row, other: Row | None, rounds: Callable[[Row], tuple[float, ...]
     if other is None or not rounds(row):
         return None
     each = [a / b for a, b in zip(rounds(row), rounds(other), strict=False)]
-    low, median, high = np.percentile(each, [25, 50, 75]).tolist()
-    return Ratio(median, low, high)
+    low, high = np.percentile(each, [25, 75]).tolist()
+    of_medians = statistics.median(rounds(row)) / statistics.median(rounds(other))
+    return Ratio(of_medians, min(low, of_medians), max(high, of_medians))
 
 
 # -- texts -------------------------------------------------------------------------------------------------------------

@@ -38,6 +38,13 @@ def _with(number: float) -> Any:
     return row
 
 
+def _masked(values: Any) -> Any:
+    """A masked array in which nothing but its mask says that the last entry is none."""
+    array = np.ma.array(values)
+    array[..., -1] = np.ma.masked
+    return array
+
+
 BAD_UPSERTS: dict[str, tuple[type[KnnStoreError], tuple[Any, ...]]] = {
     "id-empty": (InvalidIdError, ([""], ROW, GOOD)),
     "id-number": (InvalidIdError, ([1], ROW, GOOD)),
@@ -61,6 +68,10 @@ BAD_UPSERTS: dict[str, tuple[type[KnnStoreError], tuple[Any, ...]]] = {
     "vector-int": (InvalidVectorError, (["x"], ROW.astype(np.int64), GOOD)),
     "vector-text": (InvalidVectorError, (["x"], [["a"] * 8], GOOD)),
     "vector-ragged": (InvalidVectorError, (["x", "y"], [[1.0], [1.0, 2.0]], GOOD)),
+    "vector-masked": (InvalidVectorError, (["x"], _masked(ROW), GOOD)),
+    "vector-masked-rows": (InvalidVectorError, (["x"], [_masked(ROW[0])], GOOD)),
+    "field-masked": (InvalidFieldError, (["x"], ROW, {**GOOD, "area": _masked([1])})),
+    "label-masked": (InvalidFieldError, (["x"], ROW, {**GOOD, "label": _masked(["x"])})),
     "field-unknown": (UnknownFieldError, (["x"], ROW, {**GOOD, "no_such": [1]})),
     "field-missing": (InvalidFieldError, (["x"], ROW, {"label": ["x"]})),
     "fields-none": (InvalidFieldError, (["x"], ROW)),
@@ -150,6 +161,7 @@ class ErrorChecks(KitBase):
         bad: list[tuple[type[KnnStoreError], Callable[[], object]]] = [
             (InvalidVectorError, lambda: store.search(_with(np.nan), 1)),
             (InvalidVectorError, lambda: store.search(ROW * 0, 1)),
+            (InvalidVectorError, lambda: store.search(_masked(ROW), 1)),
             (InvalidVectorError, lambda: store.search(ROW.astype(np.float64), 1)),
             (InvalidLimitError, lambda: store.scan(batch_size=0)),
             (InvalidLimitError, lambda: store.scan(batch_size=2.0)),  # type: ignore[arg-type]  # on purpose

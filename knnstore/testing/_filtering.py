@@ -207,6 +207,26 @@ class FilterChecks(KitBase):
             where = where | (F("area") == 10_000 + i)
         assert store.count(where) == sample.fields["area"].count(sample.fields["area"][0])
 
+    def test_filters_built_in_a_loop(self, store: EmbeddingStore) -> None:
+        """However they were put together, they are no deeper and no longer than an engine can take."""
+        sample = make_sample(40).write(store)
+        areas = sample.fields["area"]
+        pairs, twice, holds = F("area") == areas[0], F("area") > 300, np.array(areas) == areas[0]
+        for i in range(60):
+            pairs = (pairs & (F("weight") < 1 - i / 100)) | (F("area") == areas[i % 40])
+            holds = (holds & (np.array(sample.fields["weight"]) < 1 - i / 100)) | (np.array(areas) == areas[i % 40])
+            twice = ~twice
+        either, other = F("area") == areas[0], F("area") != areas[0]
+        for i in range(3_000):
+            either, other = either | (F("area") == 2_000 + i), other & (F("area") != 2_000 + i)
+        same = areas.count(areas[0])
+        for where, count in ((pairs, int(holds.sum())), (twice, sum(area > 300 for area in areas)), (either, same),
+                             (other, 40 - same), (~either, 40 - same)):  # fmt: skip
+            if _supported(store, where):
+                assert store.count(where) == count
+                found = store.search(make_queries(1), 40, where=where).ids[0]
+                assert (found != "").sum() == count
+
     def test_large_integers_are_exact(self, store: EmbeddingStore) -> None:
         """Neighbours beyond 2**53, which a double cannot tell apart, and both ends of the range."""
         sample = make_sample(5)

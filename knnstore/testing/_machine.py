@@ -30,6 +30,8 @@ __all__ = ["StateMachineChecks", "StoreMachine", "machine_settings"]
 
 IDS = ["a", "A", "b", "\u00e9", "it's", "0", "long" * 20]
 LABELS = ["kettle", "zebra", "it's", ""]
+MANY = [f"many{i}" for i in range(20)]
+"""Written and deleted together: enough to cross the size at which an engine begins to use an index."""
 POOL = np.random.default_rng(7).integers(-3, 4, size=(12, 4)).astype(np.float32)
 POOL[:, 0] += (~POOL.any(axis=1)).astype(np.float32)  # no zero vector: the machine runs under cosine too
 FIELDS = {"label": str, "area": int}
@@ -82,6 +84,15 @@ class StoreMachine(RuleBasedStateMachine):
         assert written == len(batch) - (len(stored) if on_conflict == "skip" else 0)
         self.model = {**batch, **self.model} if on_conflict == "skip" else {**self.model, **batch}
 
+    @rule(record=_record, gone=st.sampled_from([6, len(MANY)]), tidy=st.booleans())
+    def crowd(self, record: tuple[int, str, int], gone: int, tidy: bool) -> None:
+        """Write many records, search, so that an engine builds what it uses for many, and delete some or all again."""
+        self.upsert({value: ((record[0] + i) % len(POOL), *record[1:]) for i, value in enumerate(MANY)}, "replace")
+        self.search(record[0], 3, None)
+        self.delete(MANY[:gone])
+        if tidy:
+            self.optimize(record[0])
+
     @precondition(lambda self: len(self.model) > 1)  # an empty store has nothing to get wrong
     @rule(ids=_ids)
     def delete(self, ids: list[str]) -> None:
@@ -101,7 +112,8 @@ class StoreMachine(RuleBasedStateMachine):
     def search(self, query: int, k: int, where: Filter | None) -> None:
         """Search, with or without a filter."""
         queries, sample = POOL[query : query + 1], _sample(self.model)
-        rows = [sample.ids.index(value) for value in self._matching(where)]
+        row_of = {value: row for row, value in enumerate(sample.ids)}
+        rows = [row_of[value] for value in self._matching(where)]
         hits = self.store.search(queries, k, where=where)
         recall = self.store.capabilities.recall_floor
         assert_hits(hits, queries, sample, self.metric, k, rows=rows, recall=recall)
@@ -124,10 +136,12 @@ class StoreMachine(RuleBasedStateMachine):
         """Close the store and open what is stored."""
         self.store = self.opener.reopen()
 
-    @rule()
-    def optimize(self) -> None:
-        """Let the engine tidy up."""
+    @rule(query=st.integers(0, len(POOL) - 1))
+    def optimize(self, query: int) -> None:
+        """Let the engine tidy up what a search has made it build; every record is still found."""
+        self.search(query, 1, None)
         self.store.optimize()
+        self.search(query, max(len(self.model), 1), None)
 
     @invariant()
     def holds_the_model(self) -> None:

@@ -189,6 +189,20 @@ class OpeningChecks(KitBase):
         if level == "strong":
             assert_content(opener(consistency="strong", read_only=True), sample)
 
+    def test_a_reader_sees_later_writes(self, opener: Opener) -> None:
+        """A store that was opened to read sees, where that is declared, what another writes afterwards."""
+        store = opener(make_spec())
+        if "strong" not in store.capabilities.consistency:
+            return
+        reader = opener(consistency="strong", read_only=True)
+        sample = make_sample(8)
+        for count in (3, 8):
+            part = sample.take(range(count)).write(opener(consistency="strong"))
+            assert_content(reader, part)
+            hits = reader.search(part.vectors, 3)
+            recall = reader.capabilities.recall_floor
+            assert_hits(hits, part.vectors, part, "cosine", 3, recall=recall)
+
     def test_consistency_is_checked(self, opener: Opener) -> None:
         with pytest.raises(InvalidInputError, match="consistency"):
             opener(make_spec(), consistency="whatever")

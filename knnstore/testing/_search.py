@@ -84,6 +84,23 @@ class SearchChecks(KitBase):
                 assert {name: column[place] for name, column in hits.fields.items()} == row
         assert store.search(make_queries(1), 1).fields == {}, "fields that nobody asked for"
 
+    @pytest.mark.parametrize("metric", ["dot", "l2"])
+    def test_norms_whose_square_overflows(self, opener: Opener, metric: Metric) -> None:
+        """Beyond 1.8e19 the square of a norm is no float32. An exact engine in this process ranks such vectors too."""
+        store = opener(make_spec(metric, dim=4, fields={}))
+        if not _repeatable(store):
+            return
+        rows = np.array([[1e20, 0, 0, 0], [1e20, 3, 0, 0], [2e19, 0, 0, 0], [-1e20, 0, 0, 0], [5, 0, 0, 0]], np.float32)
+        ids = ["same", "twin", "nearer zero", "opposite", "small"]
+        store.upsert(ids, rows)
+        assert store.search(rows[3:4], 1).ids.tolist() == [["opposite"]]
+        assert store.search(rows[4:], 1).ids.tolist() == [["small" if metric == "l2" else "same"]]
+        if metric == "l2":
+            hits = store.search(rows[:1], 2)
+            assert hits.ids.tolist() == [["same", "twin"]]
+            assert hits.scores.tolist() == [[0, -9]]
+            assert store.search(rows[2:3], 1).ids.tolist() == [["nearer zero"]]
+
     @pytest.mark.parametrize("metric", METRICS)
     def test_a_batch_is_its_single_queries(self, opener: Opener, metric: Metric) -> None:
         store = opener(make_spec(metric))

@@ -88,6 +88,19 @@ class VectorChecks(KitBase):
             assert vectors is not None
             assert_same_bits(vectors, np.asarray(given, np.float32), f"{given.dtype} with strides {given.strides}")
 
+    def test_tensors_are_their_values(self, opener: Opener) -> None:
+        """One that wants gradients, and one that lies on a device, as a batch or as rows; asked for and stored."""
+        store = opener(make_spec("l2"))
+        sample = make_sample(6)
+        for given in (_Tensor(sample.vectors), [_Tensor(row) for row in sample.vectors]):
+            store.upsert(sample.ids, given, sample.fields)  # type: ignore[arg-type]  # what users pass
+            assert_content(store, sample)
+            hits = store.search(given, 1)  # type: ignore[arg-type]  # the same
+            assert hits.ids[:, 0].tolist() == sample.ids
+        whole = np.ma.array(sample.vectors)
+        store.upsert(sample.ids, whole, sample.fields)
+        assert_content(store, sample)
+
     def test_arrays_written_stay_the_callers(self, opener: Opener) -> None:
         store = opener(make_spec("dot"))
         sample = make_sample(10)
@@ -127,7 +140,31 @@ class VectorChecks(KitBase):
         assert "scribble" not in store.search(make_queries(2), 3).ids.ravel()
 
 
+class _Tensor:
+    """What a tensor on a device that wants gradients looks like from here."""
+
+    def __init__(self, values: np.ndarray, *, free: bool = False, near: bool = False) -> None:
+        self.values, self.free, self.near = values, free, near
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def detach(self) -> _Tensor:
+        return _Tensor(self.values, free=True, near=self.near)
+
+    def cpu(self) -> _Tensor:
+        return _Tensor(self.values, free=self.free, near=True)
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        if not self.free:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+        if not self.near:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy.")
+        return self.values
+
+
 def _scribble(array: np.ndarray) -> None:
-    """Overwrite an array, where it can be written."""
-    if array.flags.writeable:
+    """Overwrite an array; one that cannot be written is not the caller's."""
+    assert array.flags.writeable, "an array that was read cannot be written to"
+    if array.size:
         array[...] = "scribble" if array.dtype == object else array.dtype.type(1)

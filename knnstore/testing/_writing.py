@@ -113,6 +113,21 @@ class WriteChecks(KitBase):
         query, recall = sample.vectors[2:3], store.capabilities.recall_floor
         assert_hits(store.search(query, 10), query, kept, "cosine", 10, recall=recall)
 
+    def test_optimize_after_deletions(self, store: EmbeddingStore) -> None:
+        """An index that was built for many records is still whole when few of them are left."""
+        sample, recall = make_sample(40).write(store), store.capabilities.recall_floor
+        query = sample.vectors[:3]
+        assert_hits(store.search(query, 10), query, sample, "cosine", 10, recall=recall)
+        for left in (30, 23, 18, 14, 11, 9):  # so few at a time that an engine need not tidy up by itself
+            store.delete(sample.ids[left:])
+            kept = sample.take(range(left))
+            assert_hits(store.search(query, 10), query, kept, "cosine", 10, recall=recall)
+            store.optimize()
+            assert_hits(store.search(query, left), query, kept, "cosine", left, recall=recall)
+        again = make_sample(1, seed=4, prefix="again").write(store)
+        now = _joined(kept, again)
+        assert_hits(store.search(query, 10), query, now, "cosine", 10, recall=recall)
+
     def test_delete_what_is_not_there(self, store: EmbeddingStore) -> None:
         store.delete(["absent"])
         sample = make_sample(3).write(store)

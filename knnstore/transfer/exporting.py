@@ -175,6 +175,7 @@ def _check_leftover(root: Path) -> None:
 
 def _write_metadata(folder: Path, described: dict[str, Any]) -> None:
     partial = folder / f"{parquet.METADATA}.partial"
+    described = {**described, "metadata_checksum": parquet.described_checksum(described)}
     partial.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     _sync(partial)
     partial.replace(folder / parquet.METADATA)

@@ -12,6 +12,7 @@ has none.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -34,11 +35,14 @@ __all__ = [
     "VERSION",
     "ParquetFolder",
     "arrow_schema",
+    "described_checksum",
     "load_pyarrow",
     "read_folder",
 ]
 
-FORMAT, VERSION = "knnstore-parquet", 1
+FORMAT, VERSION = "knnstore-parquet", 2
+_UNSIGNED = 1
+"""The version whose description has no checksum of its own; it is still read."""
 METADATA, MARKER, RECORDS = "metadata.json", "INCOMPLETE", "records"
 PART = re.compile(r"part-\d{5,}\.parquet")
 
@@ -181,11 +185,23 @@ def _described(folder: Path) -> dict[str, Any]:
         raise StoreCorruptError(f"{path} is damaged: {error}") from error
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise StoreCorruptError(f"{path}", expected=f'"format": "{FORMAT}"', got="a description of something else")
-    if raw.get("version") != VERSION:
+    if raw.get("version") not in (_UNSIGNED, VERSION):
         raise StoreCorruptError(
             f"{path}", expected=f"version {VERSION}", got=f"version {raw.get('version')!r}", hint="Update knnseg."
         )
+    noted = raw.pop("metadata_checksum", None)
+    if noted != described_checksum(raw) and not (noted is None and raw["version"] == _UNSIGNED):
+        raise StoreCorruptError(
+            f"{path} was changed after the export", expected=noted, got=described_checksum(raw),
+            hint="Put the original back, or export again; to change a spec, copy into a store that has the other one.",
+        )  # fmt: skip
     return raw
+
+
+def described_checksum(described: dict[str, Any]) -> str:
+    """Of everything in a description but this checksum: ``sha256:…``. How the JSON is laid out does not matter."""
+    text = json.dumps(described, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _names(folder: Path, raw: dict[str, Any]) -> list[str]:

@@ -305,6 +305,20 @@ def test_the_fastest_is_fastest_within_the_rounds() -> None:
     assert fastest([shown[2]], lambda row: row.single_rounds) is None
 
 
+def test_what_is_called_fastest_has_the_least_median() -> None:
+    """Three uneven rounds, in which the ratios within the rounds point the other way."""
+    a, b = rows(a_report(a_run("a", 1, [3.0, 5.0, 1.0]), a_run("b", 1, [4.0, 2.0, 2.9])))
+    assert a.single is not None
+    assert b.single is not None
+    assert (a.single.median, b.single.median) == pytest.approx((0.003, 0.0029))
+    best = fastest([a, b], lambda row: row.single_rounds)
+    assert best is b
+    found = ratio(a, best, lambda row: row.single_rounds)
+    assert found is not None
+    assert found.median == pytest.approx(3.0 / 2.9)
+    assert found.low <= found.median <= found.high
+
+
 def test_a_server_that_tells_nothing_has_no_memory_of_ours() -> None:
     run = a_run("server", 1, [1], "milvus://h:1/c")
     server = BackendRun(

@@ -13,8 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knnstore.errors import InvalidFilterError, UnknownFieldError
-from knnstore.filters import And, Compare, F, Filter, IsIn, Not, Or
+from knnstore._filter_forms import for_engine
+from knnstore.errors import InvalidFilterError, UnknownFieldError, UnsupportedFilterError
+from knnstore.filter_text import parse_filter
+from knnstore.filters import And, Compare, F, FieldType, Filter, IsIn, Not, Or, depth_of
+from knnstore.types import Capabilities
 
 FIELDS = {"label": str, "area": int, "weight": float, "thing": bool}
 COLUMNS = {
@@ -208,3 +211,69 @@ def test_mask_is_the_expression(where: Filter, rows: list[tuple[str, int]]) -> N
     mask = where.check({"label": str, "area": int}).mask(columns)
     assert mask.tolist() == [holds(where, row) for row in rows]
     assert eval(repr(where), {"F": F}).mask(columns).tolist() == mask.tolist()
+
+
+# -- built in loops ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pairs", [45, 250])
+@pytest.mark.parametrize("negated", [False, True])
+def test_pairs_of_and_and_or_mean_the_same_however_many(pairs: int, negated: bool) -> None:
+    """Balanced on the way: neither Python's stack nor an engine's overflows, and the meaning is that of the loop."""
+    area, weight = np.arange(3 * pairs), np.linspace(0, 1, 3 * pairs)
+    where, holds = F("area") < pairs, area < pairs
+    for i in range(pairs):
+        where = (where & (F("weight") < 1 - i / pairs / 2)) | (F("area") == 2 * i + pairs)
+        holds = (holds & (weight < 1 - i / pairs / 2)) | (area == 2 * i + pairs)
+        if negated and i % 7 == 0:
+            where, holds = ~where, ~holds
+    assert (where.mask({"area": area, "weight": weight}) == holds).all()
+    fields: dict[str, FieldType] = {"area": int, "weight": float}
+    for form in (for_engine(where.check(fields), Capabilities().filters), for_engine(where.check(fields), {"=="})):
+        assert depth_of(form) <= 24
+        assert (form.mask({"area": area, "weight": weight}) == holds).all()
+    for again in (pickle.loads(pickle.dumps(where)), copy.deepcopy(where)):  # our own
+        assert again == where
+        assert hash(again) == hash(where)
+        assert repr(again) == repr(where)
+    assert {leaf.field for leaf in where.leaves()} == {"area", "weight"}
+
+
+def test_two_nots_are_nothing() -> None:
+    where: Filter = F("a") == 1
+    for _ in range(501):
+        where = ~where
+    assert where == ~(F("a") == 1)
+    assert ~where == (F("a") == 1)
+
+
+def test_what_cannot_be_balanced_is_refused() -> None:
+    deep: Filter = F("a") == 1
+    with pytest.raises(UnsupportedFilterError, match="nested"):
+        for _ in range(70):
+            deep = And((deep,))
+    twice: Filter = F("a") == 1
+    with pytest.raises(UnsupportedFilterError, match="comparisons"):
+        for i in range(70):  # every step is twice the one before
+            twice = (twice & (F("b") == i)) | (twice & (F("c") == i))
+
+
+def test_comparisons_of_one_field_become_a_list() -> None:
+    every = Capabilities().filters
+    a, b = F("a"), F("b")
+    assert for_engine((a == 1) | (b == 2) | a.isin([3, 1]), every) == Or((a.isin([1, 3]), b.isin([2])))
+    assert for_engine((a != 1) & (b > 2) & ~a.isin([3]) & ~(a == 4), every) == And((~a.isin([1, 3, 4]), b > 2))
+    assert for_engine((a == 1) | (a == 2), every) == a.isin([1, 2])
+    for left_alone in ((a == 1) | (b == 1), (a == 1) & (a == 2), (a != 1) | (a != 2), (a > 1) | (a > 2)):
+        assert for_engine(left_alone, every) == left_alone
+    chain = (a == 1) | (a == 2)
+    assert for_engine(chain, every - {"isin"}) == chain
+
+
+def test_filters_as_text_may_be_deep() -> None:
+    text = "a == 0"
+    for i in range(90):
+        text = f"({text} and b < {i}) or a == {i}" if i % 2 else f"{text} or b == {i}"
+    where = parse_filter(text)
+    columns = {"a": np.arange(100), "b": np.arange(100) % 7}
+    assert where.mask(columns).tolist() == [bool(eval(text, {}, {"a": a, "b": b})) for a, b in zip(*columns.values())]  # noqa: B905  # our own text

@@ -33,6 +33,7 @@ from knnstore.errors import (
     UnknownFieldError,
 )
 from knnstore.memory import MemoryStore
+from knnstore.transfer.parquet import described_checksum
 
 FIELDS: dict[str, Any] = {"label": str, "area": int, "score": float, "thing": bool}
 SPEC = StoreSpec(6, "cosine", FIELDS, EmbeddingSpace("tiny", "sha256:abc", "a note — 猫"))
@@ -209,8 +210,10 @@ def test_the_description_says_what_it_is(tmp_path: Path, folder: Path) -> None:
     [report] = export_parquet(with_secret, folder)
     text = (folder / "metadata.json").read_text(encoding="utf-8")
     assert "hunter2" not in text and "猫" in text
-    assert json.loads(text) == {
-        "format": "knnstore-parquet", "version": 1, "dim": 6, "metric": "cosine",
+    raw = json.loads(text)
+    assert raw.pop("metadata_checksum") == described_checksum(raw)
+    assert raw == {
+        "format": "knnstore-parquet", "version": 2, "dim": 6, "metric": "cosine",
         "fields": {"label": "str", "area": "int", "score": "float", "thing": "bool"},
         "space": {"encoder": "tiny", "fingerprint": "sha256:abc", "note": "a note — 猫"},
         "count": 300, "checksum": report.checksum, "files": [{"name": "part-00000.parquet", "rows": 300}],
@@ -327,9 +330,50 @@ def replaced(name: str, old: bytes, new: bytes) -> Callable[[Path], None]:
 def described(**changes: Any) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         path = folder / "metadata.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+        raw = {**json.loads(path.read_text()), **changes}
+        del raw["metadata_checksum"]
+        path.write_text(json.dumps({**raw, "metadata_checksum": described_checksum(raw)}))
 
     return damage
+
+
+def as_version_1(folder: Path) -> None:
+    """How exports were described before the description had a checksum of its own."""
+    path = folder / "metadata.json"
+    raw = {**json.loads(path.read_text()), "version": 1}
+    del raw["metadata_checksum"]
+    path.write_text(json.dumps(raw))
+
+
+EDITS: dict[str, tuple[bytes, bytes]] = {
+    "metric": (b'"metric": "cosine"', b'"metric": "l2"'),
+    "fingerprint": (b"sha256:abc", b"sha256:abd"),
+    "space": (b'"encoder": "tiny"', b'"encoder": "huge"'),
+    "a field": (b'"area": "int"', b'"bbox": "int"'),
+    "a type": (b'"score": "float"', b'"score": "int"'),
+    "width": (b'"dim": 6', b'"dim": 3'),
+    "where": (b'"where": null', b'"where": "all"'),
+    "collections": (b'"collections": []', b'"collections": ["more"]'),
+    "its checksum": (b'"metadata_checksum": "sha256:', b'"metadata_checksum": "sha256:0'),
+    "no checksum of its own": (b'"metadata_checksum"', b'"note"'),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_description_is_refused(tmp_path: Path, folder: Path, name: str) -> None:
+    """Whatever part of it: a metric or a space that is not that of the vectors would be silently wrong."""
+    export_parquet(fill(f"memory://{tmp_path}/x"), folder)
+    replaced("metadata.json", *EDITS[name])(folder)
+    with pytest.raises(StoreCorruptError, match="changed after the export"):
+        import_parquet(folder, f"memory://{tmp_path}/target")
+    assert knnstore.collections(f"memory://{tmp_path}/target") == []
+
+
+def test_an_export_of_the_first_version_is_read(tmp_path: Path, folder: Path) -> None:
+    export_parquet(fill(f"memory://{tmp_path}/x"), folder)
+    as_version_1(folder)
+    [report] = import_parquet(folder, f"memory://{tmp_path}/target")
+    assert report.records == 300
 
 
 def rewritten(change: Callable[[pa.Table], pa.Table]) -> Callable[[Path], None]:
@@ -383,10 +427,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "part missing": (lambda f: (f / "records/part-00000.parquet").unlink(), "cannot be read"),
     "count": (described(count=299), "is damaged: expected 299 records"),
     "checksum": (described(checksum="sha256-sum:00"), "is damaged"),
-    "no checksum": (replaced("metadata.json", b'"checksum"', b'"sum"'), "is damaged"),
+    "no checksum": (replaced("metadata.json", b'"checksum"', b'"sum"'), "changed after the export"),
     "metric": (described(metric="hamming"), "is damaged"),
     "no JSON": (lambda f: (f / "metadata.json").write_text('{"format": "knnst'), "is damaged"),
-    "later version": (described(version=2), "Update knnseg"),
+    "later version": (described(version=3), "Update knnseg"),
     "foreign": (lambda f: (f / "metadata.json").write_text('{"name": "a web page"}'), "something else"),
     "foreign list": (lambda f: (f / "metadata.json").write_text("[]"), "something else"),
     "leads out": (described(collections=["../../etc"]), "names of folders"),

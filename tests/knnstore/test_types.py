@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 
+import knnstore
+from knnstore.abc import OpenRequest
 from knnstore.errors import InvalidFieldError, InvalidInputError, SpecMismatchError, StoreCorruptError
-from knnstore.types import Batch, Capabilities, EmbeddingSpace, Records, StoreSpec, empty_column
+from knnstore.types import Batch, Capabilities, EmbeddingSpace, Records, StoreSpec, StoreStats, empty_column
 
 SPACE = EmbeddingSpace("enc", "sha256:1", "note with 'quotes' and \u00e9")
 FULL = StoreSpec(768, "dot", {"b": str, "a": int, "c": float, "d": bool}, SPACE)
@@ -105,3 +108,21 @@ def test_lengths() -> None:
     assert len(Batch(["a"], np.ones((1, 2), np.float32), {})) == 1
     assert len(Records(np.array(["a", "b"], object), None, {})) == 2
     assert Capabilities().recall_floor == 1
+
+
+def test_everything_frozen_can_be_a_key() -> None:
+    """What is equal has the same hash, whatever the order in which fields were given."""
+    space = EmbeddingSpace("e", "sha256:1")
+    spec = StoreSpec(3, "l2", {"a": int, "b": str}, space)
+    same = StoreSpec(3, "l2", {"b": str, "a": int}, space)
+    url = knnstore.StoreURL.parse("memory:///x?a=1&b=2")
+    assert spec == same
+    assert hash(spec) == hash(same)
+    assert {spec: 1}[same] == 1
+    assert hash(url) == hash(knnstore.StoreURL.parse("memory:///x?b=2&a=1"))
+    request = [OpenRequest(knnstore.StoreURL.parse("memory:///x"), each) for each in (spec, same)]
+    stats = [StoreStats("x", 1, details={"a": 1, "b": 2}), StoreStats("x", 1, details={"b": 2, "a": 1})]
+    report = knnstore.CopyReport("a", "b", 1, 1, 0, 0, 0, "sum", created=True, dry_run=False)
+    assert len({*request}) == len({*stats}) == 1
+    for value in (Capabilities(), space, report, *knnstore.backends()):
+        assert hash(value) == hash(copy.copy(value))

@@ -213,3 +213,14 @@ def test_names_of_fields() -> None:
             check_fields(names, SPEC, default_all=True)  # type: ignore[arg-type]
     with pytest.raises(InvalidFieldError):
         check_fields("area", SPEC, default_all=True)
+
+
+def test_real_tensors() -> None:
+    torch = pytest.importorskip("torch")
+    spec = StoreSpec(4, "l2")
+    wants = torch.ones((2, 4), requires_grad=True)
+    for given in (wants, [wants[0], wants[1]], wants * 1, wants.half()):
+        assert check_batch(spec, ["a", "b"], given, None).vectors.tolist() == [[1.0] * 4] * 2
+    for given, said in ((wants.bfloat16(), "BFloat16"), (wants.to("meta"), "meta"), (wants.double(), "float64")):
+        with pytest.raises(InvalidVectorError, match=said):
+            check_batch(spec, ["a", "b"], given, None)

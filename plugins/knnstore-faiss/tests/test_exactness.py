@@ -116,6 +116,31 @@ def test_numbers_near_the_end_of_float32(tmp_path):
     store.close()
 
 
+@pytest.mark.parametrize("index", ["Flat", "HNSW8", "IVF4,Flat", "OPQ4_8,IVF4,PQ4x4", "SQ8"])
+@pytest.mark.parametrize("metric", ["dot", "l2"])
+def test_what_overflows_is_found_too(tmp_path, metric, index):
+    """Norms from 1 to 1e38 in one store, against the memory store; and as before once the large ones are gone."""
+    spec = knnstore.StoreSpec(dim=8, metric=metric, fields={"size": int})
+    rng = np.random.default_rng(2)
+    rows = rng.standard_normal((400, 8)).astype(np.float32)
+    sizes = np.repeat([0, 17, 19, 20, 37], 80)
+    rows *= (10.0 ** sizes[:, None]).astype(np.float32)
+    memory = knnstore.open_store(f"memory:///{tmp_path}", spec)
+    with knnstore.open_store(f"faiss://{tmp_path}/s?index={index}&train_at=50", spec) as store:
+        for each in (store, memory):
+            each.upsert([f"{i}" for i in range(400)], rows, {"size": sizes})
+        queries = rows[::9] * np.float32(1.001)
+        for where in (None, F("size") >= 19, F("size") != 20):
+            for k in (1, 7):
+                same(store.search(queries, k, where=where), memory.search(queries, k, where=where))
+        for each in (store, memory):
+            each.delete(where=F("size") > 0)
+        if index == "Flat":
+            assert store._index._flat.largest > 1e18  # until the next search
+            same(store.search(queries[:8], 3), memory.search(queries[:8], 3))
+            assert store._index._flat.largest < 10
+
+
 @pytest.mark.parametrize("metric", ["dot", "l2"])
 def test_the_path_of_the_gpu_with_another_nominator(metric):
     """No GPU here: the same code with a nominator that is as rough as a float32 product may be."""
@@ -142,6 +167,10 @@ def test_the_path_of_the_gpu_with_another_nominator(metric):
             assert found[0].tolist() == expected[0].tolist()
             assert found[1].tobytes() == expected[1].tobytes()
     assert max(asked) <= gpu._MOST
+    index.add(np.array([10_000]), np.full((1, 16), 1e30, np.float32))
+    asked.clear()
+    GpuSearcher(index, nominate).search(np.full((1, 16), 1e30, np.float32), 1, None)
+    assert not asked, "what overflows is searched on the CPU"
 
 
 class FakeGpu:
@@ -193,5 +222,7 @@ def test_a_store_on_a_stand_in_for_a_gpu(tmp_path, monkeypatch, metric):
                 for k in (1, 7, 400):
                     same(store.search(queries, k, where=where), memory.search(queries, k, where=where))
         assert store._index._nominate._index.adds == 3
+    with knnstore.open_store(f"faiss://{tmp_path}/a?device=auto", spec) as store:
+        assert store.stats().details["device"] == "cpu"
     with pytest.raises(knnstore.KnnStoreError, match="index=Flat"):
         knnstore.open_store(f"faiss://{tmp_path}/h?device=cuda&index=HNSW8", spec)

@@ -4,9 +4,11 @@ import json
 import logging
 import shutil
 
+import faiss
 import numpy as np
 import pytest
 from knnstore_faiss import cache
+from knnstore_faiss.factory import make_index
 
 import knnstore
 from knnstore import F
@@ -93,6 +95,44 @@ def test_too_few_to_train_is_searched_exactly(tmp_path):
         assert store.search(rows_of(5, 0), 1).ids[:, 0].tolist() == ["0", "1", "2", "3", "4"]
 
 
+@pytest.mark.parametrize("index", ["IVF4,Flat", "SQ8", "PCA8,IVF4,Flat"])
+def test_optimize_with_too_few_left_to_train(tmp_path, index):
+    """They are searched exactly from then on, all of them, and trained again once there are enough."""
+    url = f"faiss://{tmp_path}/s?index={index}&train_at=100"
+    exact = knnstore.open_store(f"memory:///{tmp_path}", spec_of())
+    with knnstore.open_store(url, spec_of()) as store:
+        fill(store, 120)
+        fill(exact, 120)
+        assert store.stats().details["trained"] is True
+        for each in (store, exact):
+            each.delete([f"{i}" for i in range(90, 120)])
+        store.optimize()
+        assert store.stats().details["trained"] is False
+        assert recall(store, exact, rows_of(9, 3)) == 1
+        for each in (store, exact):
+            fill(each, 1, 4, "more")
+        assert recall(store, exact, rows_of(9, 3)) == 1
+        assert (store.search(rows_of(1, 0), 91).ids != "").all()
+        for each in (store, exact):
+            fill(each, 120)
+        assert recall(store, exact, rows_of(9, 3)) >= 0.8
+        assert store.stats().details["trained"] is True
+
+
+def test_what_optimize_has_rebuilt_is_what_comes_back(tmp_path):
+    url = f"faiss://{tmp_path}/s?index=HNSW8"
+    with knnstore.open_store(url, spec_of()) as store:
+        fill(store, 300)
+        store.delete(["7"])
+        store.search(rows_of(1, 0), 1)
+        store.flush()
+        store.delete(["8"])
+        store.optimize()
+    with knnstore.open_store(url) as store:
+        store.search(rows_of(1, 0), 1)
+        assert (store.stats().details["entries"], store.stats().details["dead"]) == (298, 0)
+
+
 def test_many_dead_entries_are_cleared_away(tmp_path):
     with knnstore.open_store(f"faiss://{tmp_path}/s?index=HNSW8", spec_of()) as store:
         fill(store, 500)
@@ -116,6 +156,16 @@ def test_a_filter_that_leaves_little_of_much(tmp_path, monkeypatch):
             each.upsert([f"{i}" for i in range(2000)], rows_of(2000, 0), {"n": [i % 20 for i in range(2000)]})
         assert recall(store, exact, rows_of(20, 1), F("n") == 3) >= 0.8
         assert (store.search(rows_of(20, 1), 100, where=F("n") == 3).ids != "").all()
+
+
+@pytest.mark.parametrize("text", ["IVF8,PQ4", "IVF8,PQ4x4", "OPQ4_8,IVF8,PQ4", "PCA8,IVF8,PQ4"])
+def test_nothing_is_trained_that_no_search_uses(text):
+    """Polysemous codes: 27 s of 27 for PQ of 8 bits."""
+    whole = make_index(text, DIM, "cosine")  # owns its parts
+    index = faiss.downcast_index(whole)
+    if isinstance(index, faiss.IndexPreTransform):
+        index = faiss.downcast_index(index.index)
+    assert index.do_polysemous_training is False
 
 
 def test_two_trainings_give_the_same_index(tmp_path):

@@ -1,8 +1,12 @@
 """Several processes and threads on one folder: writers take turns, readers see whole batches."""
 
 import os
+import shutil
+import tempfile
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -10,7 +14,7 @@ import pytest
 
 import knnstore
 from knnstore import F
-from knnstore.errors import InvalidInputError, StoreBusyError
+from knnstore.errors import BackendError, InvalidInputError, StoreBusyError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 
@@ -147,6 +151,43 @@ def test_a_second_thread_waits_and_then_gives_up(tmp_path):
         assert len(errors) == 1
 
 
+def test_optimizing_waits_for_another_writer(tmp_path):
+    """Another process writes without a pause; each call waits for its turn, as a write does."""
+    url = f"faiss://{tmp_path}/store"
+    with knnstore.open_store(url, SPEC) as store:
+        write(store, 1)
+    until = time.monotonic() + 1.2
+
+    def writer():
+        with knnstore.open_store(url + "?timeout=30") as other:
+            while time.monotonic() < until:
+                write(other, 2)
+                other.delete(["1"])
+                write(other, 2)
+
+    child = forked(writer)
+    with knnstore.open_store(url + "?timeout=30") as store:
+        calls = 0
+        while time.monotonic() < until:
+            store.optimize()
+            calls += 1
+    join(child)
+    assert calls > 3
+
+
+def test_optimizing_gives_up_after_the_timeout(tmp_path):
+    url = f"faiss://{tmp_path}/store"
+    with knnstore.open_store(url, SPEC) as first, knnstore.open_store(url + "?timeout=0.2") as hasty:
+        write(first, 1)
+        for deleted in (False, True):
+            with first._database.writing() as (connection, _):
+                connection.execute("DELETE FROM vectors WHERE ?", (deleted,))
+                started = time.monotonic()
+                with pytest.raises(StoreBusyError, match="timeout"):
+                    hasty.optimize()
+                assert 0.15 < time.monotonic() - started < 5
+
+
 def test_threads_search_while_one_writes(tmp_path):
     with knnstore.open_store(f"faiss://{tmp_path}/store", SPEC) as store:
         write(store, 1)
@@ -197,3 +238,175 @@ def test_processes_that_create_at_once(tmp_path):
     with knnstore.open_store(url) as store:
         assert consistent(store) in range(1, 6)
         assert store.stats().details["generation"] == 5
+
+
+# -- a reader who may not write the folder ----------------------------------------------------------------------------
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def shared():
+    """A folder that everybody may read and only its owner write; pytest's own are closed to others."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def as_nobody(work):
+    """Run in a child that has given up every right to the folder."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+
+    def child():
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        work()
+
+    return forked(child)
+
+
+class Turn:
+    """Two processes take turns."""
+
+    def __init__(self):
+        self.pipes = [os.pipe(), os.pipe()]
+
+    def over(self, side):
+        os.write(self.pipes[side][1], b".")
+
+    def wait(self, side):
+        os.read(self.pipes[side][0], 1)
+
+
+@pytest.mark.parametrize("index", ["Flat", "HNSW8"])
+@pytest.mark.parametrize("stays_open", [False, True])
+def test_a_reader_without_rights_sees_every_write(shared, index, stays_open):
+    """Of an owner who opens and closes for each write, and of one who stays open."""
+    url = f"faiss://{shared}/store?index={index}"
+    with knnstore.open_store(url, SPEC) as store:
+        write(store, 1)
+    turn = Turn()
+
+    def reader():
+        with knnstore.open_store(url, read_only=True) as store:
+            assert "strong" in store.capabilities.consistency
+            revisions = set()
+            for step in range(1, 6):
+                assert store.count() == SIZE
+                assert consistent(store) == step
+                assert store.count(F("batch") == step) == SIZE
+                revisions.add(store.revision())
+                turn.over(0)
+                turn.wait(1)
+            assert len(revisions) == 5
+
+    child = as_nobody(reader)
+    owner = knnstore.open_store(url) if stays_open else None
+    for step in range(2, 7):
+        turn.wait(0)
+        with knnstore.open_store(url) as store:
+            write(owner or store, step)
+        turn.over(1)
+    join(child)
+    if owner:
+        owner.close()
+    assert [path.name for path in (shared / "store").iterdir() if path.stat().st_uid == NOBODY] == []
+
+
+@pytest.mark.parametrize("index", ["Flat", "HNSW8"])
+def test_a_reader_without_rights_while_the_owner_comes_and_goes(shared, index):
+    url = f"faiss://{shared}/store?index={index}"
+    with knnstore.open_store(url, SPEC) as store:
+        write(store, 1)
+    until = time.monotonic() + 1.5
+
+    def reader():
+        with knnstore.open_store(url, read_only=True) as store:
+            seen = []
+            while time.monotonic() < until:
+                seen.append(consistent(store))
+                with suppress(StoreBusyError):  # what a scan has handed out cannot be read again
+                    (records,) = store.scan(batch_size=SIZE)
+                    assert len(set(records.fields["batch"].tolist())) == 1
+            assert seen == sorted(seen)
+            assert seen[-1] > seen[0]
+
+    children = [as_nobody(reader), as_nobody(reader)]
+    step = 1
+    while time.monotonic() < until:
+        step += 1
+        with knnstore.open_store(url) as store:
+            write(store, step)
+    for child in children:
+        join(child)
+
+
+def test_a_reader_without_rights_after_the_owner_was_killed(shared):
+    """What was acknowledged is in the log; it is read from there, and left to its owner."""
+    url = f"faiss://{shared}/store"
+
+    def owner():
+        store = knnstore.open_store(url, SPEC)
+        write(store, 1)
+        os.kill(os.getpid(), 9)
+
+    pid = forked(owner)
+    os.waitpid(pid, 0)
+    assert (shared / "store" / "store.sqlite3-wal").stat().st_size
+
+    def reader():
+        with knnstore.open_store(url, read_only=True) as store:
+            assert consistent(store) == 1
+
+    join(as_nobody(reader))
+    (shared / "store" / "store.sqlite3-shm").unlink()
+
+    def refused():
+        with pytest.raises(StoreBusyError, match="may write"):
+            knnstore.open_store(url, read_only=True)
+
+    join(as_nobody(refused))
+    with knnstore.open_store(url) as store:
+        assert consistent(store) == 1
+
+
+def test_a_writer_without_rights_is_refused(shared):
+    url = f"faiss://{shared}/store"
+    with knnstore.open_store(url, SPEC) as store:
+        write(store, 1)
+
+        def writer():
+            with pytest.raises(BackendError, match="read_only=True"), knnstore.open_store(url) as other:
+                write(other, 2)
+
+        join(as_nobody(writer))
+    join(as_nobody(writer))
+    with knnstore.open_store(url) as store:
+        assert consistent(store) == 1
+
+
+def test_a_scan_of_a_file_that_changes_says_so(shared):
+    url = f"faiss://{shared}/store"
+    with knnstore.open_store(url, SPEC) as store:
+        write(store, 1)
+    turn = Turn()
+
+    def reader():
+        with knnstore.open_store(url, read_only=True) as store:
+            scan = store.scan(batch_size=7)
+            next(scan)
+            turn.over(0)
+            turn.wait(1)
+            with pytest.raises(StoreBusyError, match="written to while"):
+                list(scan)
+            assert consistent(store) == 2
+
+    child = as_nobody(reader)
+    turn.wait(0)
+    with knnstore.open_store(url) as store:
+        write(store, 2)
+    turn.over(1)
+    join(child)

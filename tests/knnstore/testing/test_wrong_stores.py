@@ -35,7 +35,7 @@ WRONG = _load("wrong").WRONG
 SEQUENCES = [
     "worstfirst", "paddingidleaks", "onetoofew", "filterignored", "filterafterwards", "staleindex", "duplicateskept",
     "skipreplaces", "errorwriteshalf", "deleteforgets", "deletebyfilterdoesnothing", "idscasefolded",
-    "getinstoredorder", "scanoverlaps",
+    "getinstoredorder", "scanoverlaps", "unsearchableonceoptimized",
 ]  # fmt: skip
 
 

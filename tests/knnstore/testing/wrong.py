@@ -11,7 +11,7 @@ import numpy as np
 
 from knnstore.abc import OpenRequest
 from knnstore.errors import ConflictError
-from knnstore.filters import Filter, IsIn
+from knnstore.filters import Filter, IsIn, depth_of
 from knnstore.memory import MemoryBackend, MemoryStore, _Collection
 from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreStats
 from knnstore.url import StoreURL
@@ -85,6 +85,24 @@ class DotIsCosine(MemoryStore):
         if self.spec.metric == "dot":
             queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
         return super()._search(queries, *args)
+
+
+@caught_by("test_norms_whose_square_overflows[l2]")
+class OverflowingAreFar(MemoryStore):
+    """Ranks by |q|² + |x|² - 2qx in float32, where an overflow is the largest distance of all."""
+
+    def _search(self, queries: Any, k: int, where: Any, fields: Any) -> Hits:
+        hits = super()._search(queries, len(self._data.rows) + k, where, fields)
+        vectors = {value: self._data.view().vectors[row] for value, row in self._data.rows.items()}
+        for q in range(len(queries) if self.spec.metric == "l2" else 0):
+            with np.errstate(over="ignore", invalid="ignore"):
+                lost = [
+                    bool(value) and not np.isfinite(vectors[value] @ vectors[value] + queries[q] @ queries[q])
+                    for value in hits.ids[q]
+                ]
+            order = np.argsort(lost, kind="stable")
+            hits.ids[q], hits.scores[q] = hits.ids[q, order], hits.scores[q, order]
+        return Hits(hits.ids[:, :k], hits.scores[:, :k], {n: c[:, :k] for n, c in hits.fields.items()})
 
 
 @caught_by("test_scores_and_order[l2]", "test_dot_depends_on_length")
@@ -188,6 +206,26 @@ class FilterAfterwards(MemoryStore):
 class EmptyListMatchesAll(MemoryStore):
     def _count(self, where: Filter | None) -> int:
         return super()._count(None if isinstance(where, IsIn) and not where.values else where)
+
+
+@caught_by("test_filters_built_in_a_loop")
+class ShallowParser(MemoryStore):
+    """Fails on filters that are nested, or long, as an engine with a small stack does."""
+
+    def _count(self, where: Filter | None) -> int:
+        if where is not None and (depth_of(where) > 6 or sum(1 for _ in where.leaves()) > 500):
+            raise RuntimeError("parser stack overflow")
+        return super()._count(where)
+
+
+@caught_by("test_filters_built_in_a_loop", "test_a_long_list")
+class LastPartOfALongList(MemoryStore):
+    """Asks for a long list in several requests and keeps the last answer."""
+
+    def _count(self, where: Filter | None) -> int:
+        if isinstance(where, IsIn) and len(where.values) > 1000:
+            where = IsIn(where.field, where.values[-1000:])
+        return super()._count(where)
 
 
 @caught_by("test_filter[int-eq]")
@@ -309,6 +347,37 @@ class OwnArraysHandedOut(MemoryStore):
         return Records(view.ids, view.vectors if with_vectors else None, {name: view.fields[name] for name in fields})
 
 
+class _Careless(MemoryStore):
+    """Lets NumPy make what it will of what it is given, before anything is checked."""
+
+    def upsert(self, ids: Any, vectors: Any, *args: Any, **kwargs: Any) -> int:  # type: ignore[misc]  # final, but Python does not mind
+        return super().upsert(ids, self._read(vectors), *args, **kwargs)
+
+    def _read(self, vectors: Any) -> Any:
+        raise NotImplementedError
+
+
+@caught_by("test_bad_upserts_change_nothing")
+class MasksDropped(_Careless):
+    def _read(self, vectors: Any) -> Any:
+        return np.asarray(vectors) if isinstance(vectors, np.ma.MaskedArray) else vectors
+
+
+@caught_by("test_tensors_are_their_values")
+class TensorsWithGradientsFail(_Careless):
+    def _read(self, vectors: Any) -> Any:
+        return np.asarray(vectors) if hasattr(vectors, "detach") else vectors
+
+
+@caught_by("test_arrays_read_are_the_callers")
+class ReadOnlyArraysHandedOut(MemoryStore):
+    def _get(self, *args: Any) -> Records:
+        records = super()._get(*args)
+        if records.vectors is not None:
+            records.vectors.flags.writeable = False
+        return records
+
+
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
@@ -337,6 +406,35 @@ class StaleIndex(MemoryStore):
         if self._index is None:
             self._search(np.ones((1, self.spec.dim), np.float32), 1, None, [])
         return super()._upsert(batch, on_conflict)
+
+
+@caught_by("test_optimize_after_deletions")
+class UnsearchableOnceOptimized(MemoryStore):
+    """Has an index from 20 records on. Optimised with fewer it begins an empty one, which later writes are added to."""
+
+    _missing: frozenset[str] = frozenset()
+    _indexed = False
+
+    def _search(self, queries: Any, k: int, where: Any, fields: Any) -> Hits:
+        if len(self._data.rows) >= 20:
+            self._indexed, self._missing = True, frozenset()
+        data = self._data
+        self._data = _Collection(self.spec)
+        view = data.view()
+        rows = [row for row, value in enumerate(view.ids.tolist()) if value not in self._missing]
+        self._data.write(Batch(view.ids.tolist(), view.vectors, view.fields), rows)
+        try:
+            return super()._search(queries, k, where, fields)
+        finally:
+            self._data = data
+
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        self._missing -= set(batch.ids)
+        return super()._upsert(batch, on_conflict)
+
+    def _optimize(self) -> None:
+        if self._indexed and len(self._data.rows) < 20:
+            self._indexed, self._missing = False, frozenset(self._data.rows)
 
 
 @caught_by("test_upsert_twice_is_once", "test_upsert_replaces")
@@ -496,6 +594,20 @@ class _CreatesAlways(MemoryBackend):
 @caught_by("test_nothing_there", backend=_CreatesAlways)
 class CreatesReadOnly(MemoryStore):
     pass
+
+
+class _FrozenForReaders(MemoryBackend):
+    def open(self, request: OpenRequest) -> MemoryStore:
+        store = super().open(request)
+        if request.read_only:
+            view, store._data = store._data.view(), _Collection(store.spec)
+            store._data.write(Batch(view.ids.tolist(), view.vectors, view.fields), list(range(len(view.ids))))
+        return store
+
+
+@caught_by("test_a_reader_sees_later_writes", backend=_FrozenForReaders)
+class ReadersSeeThePast(MemoryStore):
+    """Declares strong consistency, and reads what was there when it was opened."""
 
 
 class _OneForAll(MemoryBackend):

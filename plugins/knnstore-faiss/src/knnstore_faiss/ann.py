@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from knnstore.ranking import overflows
 from knnstore.types import Metric
 from knnstore_faiss.factory import Effort, bitmap, make_index, search_parameters
 from knnstore_faiss.library import load_faiss
@@ -18,6 +19,9 @@ from knnstore_faiss.library import load_faiss
 __all__ = ["AnnIndex"]
 
 _MOST_EF = 4096
+_LONGEST = 1e18
+"""FAISS squares norms in float32, and where that overflows, its training ends the process. Longer vectors are given to
+it shortened: their exact scores come from the stored ones, and a store that has any is searched exactly."""
 
 
 class AnnIndex:
@@ -32,11 +36,13 @@ class AnnIndex:
 
     def __init__(self, text: str, dim: int, metric: Metric, effort: Effort) -> None:
         self.index: Any = make_index(text, dim, metric)
-        self.effort = effort
+        self.effort, self._metric = effort, metric
         self.rows = np.empty(0, np.int64)
         self.alive = np.empty(0, bool)
         self.recall: float | None = None
         self.trained_on = 0
+        self.largest = 0.0
+        """No vector of it has a larger norm."""
 
     @property
     def live(self) -> int:
@@ -51,13 +57,19 @@ class AnnIndex:
     def train(self, sample: NDArray[np.float32]) -> None:
         """Train on float32 (M, D), where there is something to train."""
         if not self.index.is_trained:
-            self.index.train(sample)
+            self.index.train(_shortened(sample)[0])
 
     def add(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Append records; ``rows`` rise, beyond every row before."""
+        vectors, largest = _shortened(vectors)
         self.index.add(vectors)
+        self.largest = max(self.largest, largest)
         self.rows = np.concatenate([self.rows, rows])
         self.alive = np.concatenate([self.alive, np.ones(len(rows), bool)])
+
+    def fits(self, queries: NDArray[np.float32]) -> bool:
+        """Whether FAISS can compare float32 (Q, D) with what is here; where not, search exactly."""
+        return self.largest <= _LONGEST and not overflows(queries, self.largest, self._metric)
 
     def remove(self, rows: NDArray[np.int64]) -> None:
         """Mark records as dead; rows that are not here are ignored."""
@@ -97,3 +109,12 @@ class AnnIndex:
         """A graph walked under a filter meets as many entries for each one allowed as the filter leaves out."""
         wanted = max(self.effort.ef_search, count)
         return max(count, min(_MOST_EF, int(wanted / max(share, 1 / 16))))
+
+
+def _shortened(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    """Rows of a norm that FAISS can square, and the largest norm that there was."""
+    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    largest = float(norms.max(initial=0))
+    if largest > _LONGEST:
+        vectors = (vectors * np.minimum(1, _LONGEST / np.maximum(norms, 1))[:, None]).astype(np.float32)
+    return vectors, largest

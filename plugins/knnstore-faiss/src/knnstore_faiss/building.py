@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +11,7 @@ from knnstore_faiss.factory import Effort, training_size
 from knnstore_faiss.flat import FlatIndex, exact_scores
 from knnstore_faiss.nominate import Candidates, joined
 from knnstore_faiss.options import Options
+from knnstore_faiss.schema import Connection
 
 __all__ = ["build", "exact_among", "first_effort", "recall_of", "search_approximately"]
 
@@ -31,7 +30,7 @@ def first_effort(options: Options) -> Effort:
     return Effort(options.nprobe or 8, options.ef_search or 64, options.refine)
 
 
-def build(database: Database, connection: sqlite3.Connection, options: Options, commit: Commit) -> AnnIndex:
+def build(database: Database, connection: Connection, options: Options, commit: Commit) -> AnnIndex:
     """An index of every record of the snapshot, trained, filled and tuned."""
     spec = database.spec
     index = AnnIndex(options.index, spec.dim, spec.metric, first_effort(options))
@@ -53,7 +52,7 @@ def _sample(rows: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]
     return np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
 
 
-def _tune(index: AnnIndex, database: Database, connection: sqlite3.Connection, seed: int) -> None:
+def _tune(index: AnnIndex, database: Database, connection: Connection, seed: int) -> None:
     """Look harder until recall on stored vectors is good; what it takes depends on the data, not on a default."""
     queries, truth = _truth(index, database, connection, seed)
     for attempt in range(_DOUBLINGS + 1):
@@ -63,14 +62,14 @@ def _tune(index: AnnIndex, database: Database, connection: sqlite3.Connection, s
         index.effort = index.effort.doubled()
 
 
-def recall_of(index: AnnIndex, database: Database, connection: sqlite3.Connection, seed: int) -> float:
+def recall_of(index: AnnIndex, database: Database, connection: Connection, seed: int) -> float:
     """Share of the true 10 nearest that are found, for a sample of the stored vectors."""
     queries, truth = _truth(index, database, connection, seed)
     return _recall(index, database, connection, queries, truth)
 
 
 def _truth(
-    index: AnnIndex, database: Database, connection: sqlite3.Connection, seed: int
+    index: AnnIndex, database: Database, connection: Connection, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Sampled vectors and the score of the last of their 10 best: what scores as well is as good an answer."""
     live = index.rows[index.alive]
@@ -82,7 +81,7 @@ def _truth(
 def _recall(
     index: AnnIndex,
     database: Database,
-    connection: sqlite3.Connection,
+    connection: Connection,
     queries: NDArray[np.float32],
     truth: NDArray[np.float32],
 ) -> float:
@@ -103,14 +102,14 @@ def _top(found: Candidates, count: int, depth: int) -> NDArray[np.float32]:
 def search_approximately(
     index: AnnIndex,
     database: Database,
-    connection: sqlite3.Connection,
+    connection: Connection,
     queries: NDArray[np.float32],
     k: int,
     chosen: NDArray[np.int64] | None,
 ) -> Candidates:
     """What the index nominates, scored from the stored vectors; exactly where the index does not find enough."""
     available = index.live if chosen is None else len(chosen)
-    if available <= k or (chosen is not None and available <= _FEW):
+    if available <= k or (chosen is not None and available <= _FEW) or not index.fits(queries):
         everything = index.rows[index.alive] if chosen is None else chosen
         return exact_among(database, connection, queries, k, everything)
     nominated = index.nominate(queries, k, chosen)
@@ -127,7 +126,7 @@ def search_approximately(
 
 def _scored(
     database: Database,
-    connection: sqlite3.Connection,
+    connection: Connection,
     queries: NDArray[np.float32],
     at: NDArray[np.intp],
     rows: NDArray[np.int64],
@@ -144,7 +143,7 @@ def _scored(
 
 
 def exact_among(
-    database: Database, connection: sqlite3.Connection, queries: NDArray[np.float32], k: int, rows: NDArray[np.int64]
+    database: Database, connection: Connection, queries: NDArray[np.float32], k: int, rows: NDArray[np.int64]
 ) -> Candidates:
     """The exact search of some rows, read from the database block by block: bounded memory, whatever their number."""
     found = []

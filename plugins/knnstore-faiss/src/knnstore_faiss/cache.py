@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +23,21 @@ from knnstore_faiss.ann import AnnIndex
 from knnstore_faiss.database import Commit
 from knnstore_faiss.factory import Effort
 from knnstore_faiss.library import load_faiss
+from knnstore_faiss.schema import INDEX_FILE
 
-__all__ = ["CacheKey", "load", "save"]
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]  # looked at before it is used
 
-FILE = "index.cache"
+__all__ = ["CacheKey", "load", "remove", "remove_leftovers", "save"]
+
+FILE = INDEX_FILE
 _MAGIC = b"KNNIDX01"
 _DIGEST = 32
 _PIECE = 1 << 20
+_FRESH = 60.0
+"""Seconds for which a temporary file is left alone: its writer may be about to lock it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +87,14 @@ def save(folder: Path, key: CacheKey, commit: Commit, index: AnnIndex) -> int:
             "effort": effort,
             "recall": index.recall,
             "trained_on": index.trained_on,
+            "largest": index.largest,
         }
     ).encode()
-    temporary = folder / f"{FILE}.{os.getpid()}.tmp"
+    remove_leftovers(folder)
+    temporary = folder / f"{FILE}.{uuid.uuid4().hex}.tmp"
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
+            _lock(file)
             out = _Hashing(file)
             for part in (
                 _MAGIC,
@@ -101,6 +114,27 @@ def save(folder: Path, key: CacheKey, commit: Commit, index: AnnIndex) -> int:
         temporary.unlink(missing_ok=True)
     _sync_folder(folder)
     return size
+
+
+def remove(folder: Path) -> None:
+    """Remove the index on disk and what interrupted writing has left of others; those being written stay."""
+    (folder / FILE).unlink(missing_ok=True)
+    remove_leftovers(folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files whose writer is gone: one that writes holds a lock, which dies with it."""
+    for leftover in folder.glob(f"{FILE}.*.tmp"):
+        with suppress(OSError), leftover.open("rb") as file:
+            if time.time() - leftover.stat().st_mtime > _FRESH:
+                _lock(file)
+                leftover.unlink()
+
+
+def _lock(file: BinaryIO) -> None:
+    """Lock for as long as the file is open, or raise where another has it. Windows removes no file that is open."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -155,5 +189,5 @@ def _read(file: BinaryIO, header: dict[str, Any], key: CacheKey) -> AnnIndex:
     index = AnnIndex(key.index, key.dim, key.metric, Effort(**header["effort"]))  # type: ignore[arg-type]  # checked key
     index.index = faiss.read_index(faiss.PyCallbackIOReader(file.read, _PIECE))
     index.rows, index.alive, index.recall = rows, alive, header["recall"]
-    index.trained_on = header["trained_on"]
+    index.trained_on, index.largest = header["trained_on"], header.get("largest", 0.0)  # not in the first ones
     return index

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from knnstore.errors import StoreBusyError, StoreCorruptError
 from knnstore.filters import Filter, Scalar
 from knnstore.types import Column, Records, StoreSpec, empty_column
 from knnstore_faiss.pool import ConnectionPool
-from knnstore_faiss.schema import FILE, Meta, connect
+from knnstore_faiss.schema import FILE, Connection, Meta, connect, patiently
 from knnstore_faiss.sql import column_names, compile_filter
 
 __all__ = ["Commit", "Database", "chunks"]
@@ -87,39 +86,44 @@ class Database:
     # -- transactions -------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def connection(self) -> Iterator[sqlite3.Connection]:
-        """A connection outside of any transaction."""
-        with self._pool.connection() as connection:
+    def connection(self) -> Iterator[Connection]:
+        """A connection outside of any transaction; what the body reads is there as it was read, or this raises."""
+        with self._pool.connection() as connection, connection.one_state():
             yield connection
 
     @contextmanager
-    def snapshot(self) -> Iterator[tuple[sqlite3.Connection, Commit]]:
+    def snapshot(self) -> Iterator[tuple[Connection, Commit]]:
         """A connection that sees one state of the store for as long as the body runs, and which."""
-        with self._pool.connection() as connection:
+        with self.connection() as connection:
             connection.execute("BEGIN")
             yield connection, latest(connection)
             connection.execute("COMMIT")
 
     @contextmanager
-    def writing(self) -> Iterator[tuple[sqlite3.Connection, Commit]]:
+    def writing(self) -> Iterator[tuple[Connection, Commit]]:
         """The only writer, in a transaction that is committed at the end or leaves nothing at all.
 
         Raises:
             StoreBusyError: another thread writes for longer than the timeout; another process: an error of SQLite.
         """
+        with self._only_writer() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection, latest(connection)
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def _only_writer(self) -> Iterator[Connection]:
         if not self._write_lock.acquire(timeout=self.timeout):
             raise StoreBusyError(f"{self.folder}: another thread writes", hint="Raise ?timeout= (seconds).")
         try:
             with self._pool.connection() as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection, latest(connection)
-                connection.execute("COMMIT")
+                yield connection
         finally:
             self._write_lock.release()
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def count(self, connection: sqlite3.Connection, where: Filter | None) -> int:
+    def count(self, connection: Connection, where: Filter | None) -> int:
         """How many records match."""
         compiled = compile_filter(where, self.spec.fields)
         compiled.prepare(connection)
@@ -127,7 +131,7 @@ class Database:
             connection.execute(f"SELECT count(*) FROM records WHERE {compiled.text}", compiled.values).fetchone()[0]  # noqa: S608  # names f0, f1, …; values are bound
         )
 
-    def count_by(self, connection: sqlite3.Connection, field: str, where: Filter | None) -> dict[Scalar, int]:
+    def count_by(self, connection: Connection, field: str, where: Filter | None) -> dict[Scalar, int]:
         """How many of the matching records have each value of a field."""
         compiled = compile_filter(where, self.spec.fields)
         compiled.prepare(connection)
@@ -138,14 +142,14 @@ class Database:
         )
         return {kind(value): count for value, count in cursor}
 
-    def matching(self, connection: sqlite3.Connection, where: Filter | None) -> NDArray[np.int64]:
+    def matching(self, connection: Connection, where: Filter | None) -> NDArray[np.int64]:
         """The rows that match: int64 (M,), rising."""
         compiled = compile_filter(where, self.spec.fields)
         compiled.prepare(connection)
         cursor = connection.execute(f"SELECT row FROM records WHERE {compiled.text} ORDER BY row", compiled.values)  # noqa: S608  # names f0, f1, …; values are bound
         return np.fromiter((row for (row,) in cursor), np.int64)
 
-    def rows_of(self, connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
+    def rows_of(self, connection: Connection, ids: Sequence[str]) -> dict[str, int]:
         """The row of each id that is stored."""
         found: dict[str, int] = {}
         for part in chunks(ids, _LOOKUP):
@@ -154,7 +158,7 @@ class Database:
         return found
 
     def columns_of(
-        self, connection: sqlite3.Connection, rows: NDArray[np.int64], fields: Sequence[str]
+        self, connection: Connection, rows: NDArray[np.int64], fields: Sequence[str]
     ) -> tuple[NDArray[np.object_], dict[str, Column]]:
         """Ids and fields of stored rows, in their order."""
         names = "".join(f", r.{self.columns[name]}" for name in fields)
@@ -167,7 +171,7 @@ class Database:
             raise StoreCorruptError(f"{self.folder}", expected=f"{len(rows)} rows", got=f"{len(found)} of them")
         return _column(str, ids), self._typed(fields, columns)
 
-    def vectors_of(self, connection: sqlite3.Connection, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def vectors_of(self, connection: Connection, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of stored rows, in their order: float32 (M, D)."""
         cursor = connection.execute(
             "SELECT v.vector FROM json_each(?) AS j CROSS JOIN vectors AS v ON v.row = j.value",
@@ -179,7 +183,7 @@ class Database:
         return vectors
 
     def vectors_after(
-        self, connection: sqlite3.Connection, row: int
+        self, connection: Connection, row: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Rows after ``row`` with their vectors, in pieces, rising."""
         connection.execute(f"PRAGMA mmap_size={_MAPPED}")  # halves the time of a long read
@@ -191,18 +195,18 @@ class Database:
             cursor.close()
             connection.execute("PRAGMA mmap_size=0")
 
-    def deleted_since(self, connection: sqlite3.Connection, generation: int) -> NDArray[np.int64]:
+    def deleted_since(self, connection: Connection, generation: int) -> NDArray[np.int64]:
         """Rows deleted after ``generation``: int64 (M,)."""
         cursor = connection.execute("SELECT row FROM deleted WHERE generation > ?", (generation,))
         return np.fromiter((row for (row,) in cursor), np.int64)
 
-    def is_ancestor(self, connection: sqlite3.Connection, commit: Commit) -> bool:
+    def is_ancestor(self, connection: Connection, commit: Commit) -> bool:
         """Whether the store went through this very state."""
         found = connection.execute("SELECT token FROM commits WHERE generation = ?", (commit.generation,)).fetchone()
         return found is not None and found[0] == commit.token
 
     def scan(
-        self, connection: sqlite3.Connection, where: Filter | None, fields: Sequence[str], *, vectors: bool, size: int
+        self, connection: Connection, where: Filter | None, fields: Sequence[str], *, vectors: bool, size: int
     ) -> Iterator[Records]:
         """Every match, in batches."""
         compiled = compile_filter(where, self.spec.fields)
@@ -214,11 +218,10 @@ class Database:
             compiled.values,
         )
         while part := cursor.fetchmany(size):
+            connection.check_unchanged()
             yield self._records(part, fields, vectors)
 
-    def get(
-        self, connection: sqlite3.Connection, ids: Sequence[str], fields: Sequence[str], *, vectors: bool
-    ) -> Records:
+    def get(self, connection: Connection, ids: Sequence[str], fields: Sequence[str], *, vectors: bool) -> Records:
         """The stored ones among ``ids``, in their order."""
         there = self.rows_of(connection, ids)
         rows = np.array([there[value] for value in ids if value in there], np.int64)
@@ -237,7 +240,11 @@ class Database:
         size = 4 * self.spec.dim
         if any(len(blob) != size for blob in blobs):
             raise StoreCorruptError(f"{self.folder}", expected=f"vectors of {size} bytes", got="another length")
-        return np.frombuffer(b"".join(blobs), "<f4").astype(np.float32, copy=False).reshape(len(blobs), self.spec.dim)
+        return (
+            np.frombuffer(bytearray().join(blobs), "<f4")
+            .astype(np.float32, copy=False)
+            .reshape(len(blobs), self.spec.dim)
+        )
 
     # -- keeping ------------------------------------------------------------------------------------------------------
 
@@ -254,21 +261,31 @@ class Database:
                 os.close(descriptor)
 
     def compact(self) -> None:
-        """Give back the space of deleted records, where they were many, and let SQLite look at its indexes."""
-        with self.connection() as connection:
+        """Give back the space of deleted records, where they were many, and let SQLite look at its indexes.
+
+        Raises:
+            StoreBusyError: another thread writes for longer than the timeout; another process: an error of SQLite.
+        """
+        with self._only_writer() as connection:
             pages, free = (
                 connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count")
             )
             if free * 4 > pages:
-                connection.execute("VACUUM")
+                patiently(connection, "VACUUM", self.timeout)
+            connection.execute("BEGIN IMMEDIATE")  # what only reads at first and then writes would not wait
             connection.execute("PRAGMA optimize")
+            connection.execute("COMMIT")
 
     def bytes_on_disk(self) -> int:
         """Everything in the folder."""
-        return sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
+        total = 0
+        for file in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # another process may come or go meanwhile
+                total += file.stat().st_size if file.is_file() else 0
+        return total
 
 
-def latest(connection: sqlite3.Connection) -> Commit:
+def latest(connection: Connection) -> Commit:
     """The newest state that the connection sees."""
     row = connection.execute(
         "SELECT generation, token, last_row, count FROM commits ORDER BY generation DESC LIMIT 1"

@@ -11,13 +11,21 @@ from knnstore.errors import (
     StoreBusyError,
     StoreCorruptError,
     StoreFullError,
+    UnsupportedFilterError,
 )
 
 __all__ = ["map_error"]
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
+_DAMAGED = {
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+    sqlite3.SQLITE_IOERR_CORRUPTFS,
+    sqlite3.SQLITE_IOERR_DATA,
+}
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+_FILTER_LIMITS = ("parser stack overflow", "Expression tree is too large", "too many SQL variables")
 _DENIED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH}
 # SQLite says FULL only for ENOSPC; a quota or a file-size limit arrives as a failed write.
 _WRITE_FAILED = {
@@ -61,8 +69,12 @@ def _sqlite_error(error: sqlite3.Error, where: str) -> KnnStoreError | None:
         return StoreFullError(
             f"{text} (no space, quota or file-size limit)", hint="Free some space; nothing of the call was written."
         )
-    if primary in _CORRUPT or primary == sqlite3.SQLITE_IOERR:
+    if primary in _CORRUPT or code in _DAMAGED:
         return StoreCorruptError(text, hint="Restore the folder from a backup, or copy what can still be scanned.")
+    if any(limit in text for limit in _FILTER_LIMITS):
+        return UnsupportedFilterError(
+            f"{where}: the filter is too large for SQLite: {error}", hint="Write many values of one field with isin."
+        )
     if primary in _DENIED:
         return _denied(str(error), where)
     return None

@@ -61,6 +61,8 @@ def make_index(text: str, dim: int, metric: Metric) -> Any:
             got=f"{type(faiss.downcast_index(index)).__name__}, which cannot search a selection by that metric",
             hint="For PQ use IVF1,PQ…; re-scoring (RFlat) is done by the store, see refine=.",
         )
+    if isinstance(core, faiss.IndexIVFPQ):
+        core.do_polysemous_training = False  # takes most of the time of training, for a search that is never asked for
     return index
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from knnstore.ranking import error_bound, pair_scores
+from knnstore.ranking import error_bound, overflows, pair_scores
 from knnstore.types import Metric
 from knnstore_faiss.nominate import Candidates, Nominator, joined
 
@@ -25,7 +25,6 @@ _GATHER_BYTES = 32 << 20
 _PAIR_BYTES = 16 << 20
 _MOST_QUERIES = 1024
 """In one product: more are no faster for each and need memory in proportion."""
-_NO_OVERFLOW = 1e30
 _versions = itertools.count()
 
 
@@ -84,6 +83,7 @@ class FlatIndex:
         last = np.setdiff1d(np.arange(left, self.count), holes, assume_unique=True)
         for array in (self._vectors, self._rows, self._squares):
             array[inner] = array[last]
+        self.largest = float(np.sqrt(self._squares[:left].max(initial=0))) * (1 + 2.0**-20)  # the squares are rounded
         self.count, self._order, self.version = left, None, next(_versions)
 
     def positions(self, rows: NDArray[np.int64]) -> NDArray[np.intp]:
@@ -106,32 +106,38 @@ class FlatIndex:
         """
         if not (self.count if chosen is None else len(chosen)):
             return joined([])
+        safe = not overflows(queries, self.largest, self.metric)
+        search, step = (self._search, _MOST_QUERIES) if safe else (self._search_everything, 1)
         found = []
-        for first in range(0, len(queries), _MOST_QUERIES):
-            part = self._search(queries[first : first + _MOST_QUERIES], k, chosen)
+        for first in range(0, len(queries), step):
+            part = search(queries[first : first + step], k, chosen)
             found.append(Candidates(part.queries + first, part.rows, part.scores))
         return joined(found)
 
     def _search(self, queries: NDArray[np.float32], k: int, chosen: NDArray[np.intp] | None) -> Candidates:
         size = self.count if chosen is None else len(chosen)
-        with np.errstate(over="ignore", invalid="ignore"):
-            slack = 2 * error_bound(queries, self.largest, self.metric)
-            nominator = Nominator(len(queries), min(k, size), slack)
-            if chosen is not None and self._cheaper_masked(len(queries), size, slack):
-                position = self._masked(queries, nominator, chosen)
-            else:
-                position = self._gathered(queries, nominator, chosen)
-            at = nominator.result()[0]
-            scores = exact_scores(queries, at, self._vectors, position, self.metric)
-        return Candidates(at, self._rows[position], scores)
+        nominator = Nominator(len(queries), min(k, size), 2 * error_bound(queries, self.largest, self.metric))
+        if chosen is not None and self._cheaper_masked(len(queries), size):
+            position = self._masked(queries, nominator, chosen)
+        else:
+            position = self._gathered(queries, nominator, chosen)
+        at = nominator.result()[0]
+        return Candidates(at, self._rows[position], exact_scores(queries, at, self._vectors, position, self.metric))
 
-    def _cheaper_masked(self, count: int, size: int, slack: NDArray[np.float64]) -> bool:
+    def _search_everything(self, query: NDArray[np.float32], k: int, chosen: NDArray[np.intp] | None) -> Candidates:
+        """Score every record for one query: where float32 overflows, a product of matrices says nothing about it."""
+        position = np.arange(self.count) if chosen is None else chosen
+        scores = exact_scores(query, np.zeros(len(position), np.intp), self._vectors, position, self.metric)
+        least = np.partition(scores, -k)[-k] if k < len(scores) else -np.inf
+        stays = scores >= least
+        return Candidates(np.zeros(int(stays.sum()), np.intp), self._rows[position[stays]], scores[stays])
+
+    def _cheaper_masked(self, count: int, size: int) -> bool:
         """Whether to score everything and cross out the rest, instead of first copying what is chosen.
 
-        In units of one product of a query and a vector, copying a vector took about 32 and reading one 8. Crossing
-        out uses -inf, which must then not be a score.
+        In units of one product of a query and a vector, copying a vector took about 32 and reading one 8.
         """
-        return self.count * (8 + count) < size * (40 + count) and float(slack.max()) < _NO_OVERFLOW
+        return self.count * (8 + count) < size * (40 + count)
 
     def _masked(self, queries: NDArray[np.float32], nominator: Nominator, chosen: NDArray[np.intp]) -> NDArray[np.intp]:
         out = np.ones(self.count, bool)

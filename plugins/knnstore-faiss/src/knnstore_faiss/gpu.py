@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnstore.errors import BackendUnavailableError
-from knnstore.ranking import error_bound
+from knnstore.ranking import error_bound, overflows
 from knnstore.types import Metric
 from knnstore_faiss.flat import FlatIndex, exact_scores
 from knnstore_faiss.library import load_faiss
@@ -36,12 +36,10 @@ def device_number(device: str) -> int | None:
     Raises:
         BackendUnavailableError: a GPU is asked for by name and cannot be used.
     """
-    if device == "cpu":
+    if device in ("auto", "cpu"):  # until this has run on a GPU, it is for those who ask for it by name
         return None
     faiss = load_faiss()
     count = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
-    if device == "auto":
-        return 0 if count else None
     number = int(device.partition(":")[2] or 0)
     if number >= count:
         built = hasattr(faiss, "StandardGpuResources")
@@ -104,7 +102,8 @@ class GpuSearcher:
         """See :meth:`FlatIndex.search`."""
         vectors = self._flat.vectors if chosen is None else self._flat.vectors[chosen]
         wanted = min(len(vectors), k + max(16, k // 4), _MOST)
-        if wanted < min(k, len(vectors)) or not wanted:
+        overflow = overflows(queries, self._flat.largest, self._flat.metric)
+        if overflow or wanted < min(k, len(vectors)) or not wanted:
             return self._flat.search(queries, k, chosen)
         rough, positions = self._nominate(queries, vectors, wanted, self._flat.version if chosen is None else None)
         at = np.repeat(np.arange(len(queries)), wanted)

@@ -58,7 +58,7 @@ class Nominator:
         self._kept: list[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]] = []
 
     def offer(self, rough: NDArray[np.float32], first: int, *, crossed_out: bool = False) -> None:
-        """Take the rough scores of one block.
+        """Take the rough scores of one block, all of them finite.
 
         Every column belongs to a group, and groups are so small that the best of each serves twice: the k-th best of
         them is no better than the k-th best of all and much faster to find; and only a group whose best comes near
@@ -85,18 +85,17 @@ class Nominator:
     def result(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Query and number of each candidate: intp (P,) each."""
         queries, numbers, rough = (np.concatenate(column) for column in zip(*self._kept, strict=True))
-        stays = ~(rough < self._threshold()[queries])
+        stays = rough >= self._threshold()[queries]
         return queries[stays], numbers[stays]
 
     def _near(self, rough: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        # Not "rough >= threshold": a NaN, from numbers near the end of float32's range, must stay a candidate.
-        near = np.flatnonzero(~(rough < self._threshold()[:, None]))
+        near = np.flatnonzero(rough >= self._threshold()[:, None])
         query, column = np.divmod(near, max(rough.shape[1], 1))
         return query, column
 
     def _keep(self, rough: NDArray[np.float32], query: NDArray[np.intp], column: NDArray[np.intp], first: int) -> None:
         scores = rough[query, column]
-        stays = np.flatnonzero(~(scores < self._threshold()[query]))
+        stays = np.flatnonzero(scores >= self._threshold()[query])
         self._kept.append((query[stays], column[stays] + first, scores[stays]))
 
     def _raise_threshold(self, *some: NDArray[np.float32]) -> None:

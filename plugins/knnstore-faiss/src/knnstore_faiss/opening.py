@@ -33,6 +33,8 @@ def open_folder(request: OpenRequest) -> FaissStore:
         meta = open_meta(path, request.spec, timeout=options.timeout, read_only=request.read_only)
         if request.spec is not None:
             request.spec.check_against(meta.spec, str(request.url))
+        if not request.read_only:
+            cache.remove_leftovers(path)
         database = Database(path, meta, timeout=options.timeout, sync=options.sync, read_only=request.read_only)
         return FaissStore(request, database, options)
     except KnnStoreError:
@@ -46,7 +48,7 @@ def open_folder(request: OpenRequest) -> FaissStore:
 
 def _check_index(options: Options, spec: StoreSpec | None) -> None:
     """Refuse what cannot be used before anything is created on disk."""
-    if device_number(options.device) is not None and not options.exact and options.device != "auto":
+    if device_number(options.device) is not None and not options.exact:
         raise InvalidURLError(f"device={options.device}", expected="index=Flat", got=f"index={options.index}")
     if spec is not None and not options.exact:
         make_index(options.index, spec.dim, spec.metric)
@@ -70,10 +72,14 @@ def remove_empty(url: StoreURL) -> bool:
     open_meta(path, None, timeout=options.timeout, read_only=True)  # ours, and readable
     connection = connect(path, timeout=options.timeout)
     try:
+        connection.execute(
+            "PRAGMA wal_checkpoint(TRUNCATE)"
+        ).fetchall()  # a log with something in it is not left behind
         connection.execute("BEGIN IMMEDIATE")
         if latest(connection).count:
             return False
-        for name in (FILE, f"{FILE}-wal", f"{FILE}-shm", cache.FILE):
+        cache.remove(path)
+        for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
             (path / name).unlink(missing_ok=True)
     finally:
         connection.close()

@@ -18,7 +18,7 @@ class Options:
 
     Args:
         index: ``Flat`` (exact, the default) or a FAISS factory string such as ``HNSW32`` or ``IVF256,Flat``.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; only ``Flat`` runs on a GPU.
+        device: ``auto`` (the CPU, for now), ``cpu``, ``cuda`` or ``cuda:1``; only ``Flat`` runs on a GPU.
         timeout: seconds to wait for another writer.
         sync: ``normal`` survives the death of the process, ``full`` also a power cut right after a write.
         nprobe: cells that an IVF index visits; 0 measures and chooses.

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from knnstore_faiss.schema import Connection
 
 __all__ = ["ConnectionPool"]
 
@@ -27,21 +28,18 @@ class ConnectionPool:
         locks: held while a fork takes place, in the order in which the store takes them.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], locks: list[threading.RLock]) -> None:
+    def __init__(self, connect: Callable[[], Connection], locks: list[threading.RLock]) -> None:
         self._connect, self._locks = connect, locks
-        self._idle: list[sqlite3.Connection] = []
-        self._lent: set[sqlite3.Connection] = set()
+        self._idle: list[Connection] = []
+        self._lent: set[Connection] = set()
         self._closed = False
         _pools.add(self)
 
     @contextmanager
-    def connection(self) -> Iterator[sqlite3.Connection]:
+    def connection(self) -> Iterator[Connection]:
         """A connection for the body alone; any transaction left open is rolled back."""
         pid = os.getpid()
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            connection = self._connect()
+        connection = self._ready()
         self._lent.add(connection)
         try:
             yield connection
@@ -49,7 +47,17 @@ class ConnectionPool:
             if pid == os.getpid():  # else the child of a fork runs the rest of its parent's body: hands off
                 self._take_back(connection)
 
-    def _take_back(self, connection: sqlite3.Connection) -> None:
+    def _ready(self) -> Connection:
+        """An idle connection that sees everything, or a new one."""
+        while self._idle:
+            with suppress(IndexError):  # another thread took the last one
+                connection = self._idle.pop()
+                if connection.current:
+                    return connection
+                connection.close()
+        return self._connect()
+
+    def _take_back(self, connection: Connection) -> None:
         self._lent.discard(connection)
         if connection.in_transaction:
             connection.execute("ROLLBACK")

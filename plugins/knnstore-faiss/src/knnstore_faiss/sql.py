@@ -14,6 +14,9 @@ __all__ = ["Where", "column_names", "compile_filter", "values_for"]
 _BOUND = 500
 """More values than this go to a temporary table: SQLite limits the parameters of a statement."""
 _MOST_BOUND = 20_000
+_WIDTH = 16
+"""Operands in one pair of parentheses. SQLite's parser takes some 30 pairs in one another, its expressions a depth of
+1000, to which each operand of a pair adds one."""
 
 
 def column_names(fields: Mapping[str, FieldType]) -> dict[str, str]:
@@ -73,9 +76,9 @@ class _Compiler:
             case IsIn(name, values):
                 return self._member(self.columns[name], values_for(self.fields[name], values))
             case And(operands):
-                return balanced("AND", [self.visit(operand) for operand in operands])
+                return balanced("AND", [self.visit(operand) for operand in operands], _WIDTH)
             case Or(operands):
-                return balanced("OR", [self.visit(operand) for operand in operands])  # SQLite takes a depth of 1000
+                return balanced("OR", [self.visit(operand) for operand in operands], _WIDTH)
             case Not(operand):
                 return f"NOT ({self.visit(operand)})"
         raise UnsupportedFilterError(f"filter {type(node).__name__}", expected="a comparison, isin, &, | or ~")

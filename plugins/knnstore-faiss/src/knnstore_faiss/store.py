@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterator
 
@@ -19,6 +18,7 @@ from knnstore_faiss.database import Commit, Database
 from knnstore_faiss.errors import map_error
 from knnstore_faiss.nominate import ranked
 from knnstore_faiss.options import Options
+from knnstore_faiss.schema import Connection, steady
 from knnstore_faiss.synced import Detail, SyncedIndex
 
 __all__ = ["FaissStore"]
@@ -70,6 +70,7 @@ class FaissStore(EmbeddingStore):
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
+    @steady
     def _search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:
         with self._database.connection() as connection:
             with self._database.gate:
@@ -83,18 +84,19 @@ class FaissStore(EmbeddingStore):
             )
             return self._hits(connection, rows, scores, fields)
 
-    def _selection(self, connection: sqlite3.Connection, commit: Commit, where: Filter) -> NDArray[np.int64]:
+    def _selection(self, connection: Connection, commit: Commit, where: Filter) -> NDArray[np.int64]:
         """The matching rows. A segmenter asks with the same filter for each image, so the last few are kept."""
         kept = self._selections.pop(where, None)
         if kept is None or kept[0] != commit.token:
             kept = (commit.token, self._database.matching(connection, where))
+            connection.check_unchanged()
         self._selections[where] = kept
         while len(self._selections) > _SELECTIONS:
             self._selections.popitem(last=False)
         return kept[1]
 
     def _hits(
-        self, connection: sqlite3.Connection, rows: NDArray[np.int64], scores: NDArray[np.float32], fields: list[str]
+        self, connection: Connection, rows: NDArray[np.int64], scores: NDArray[np.float32], fields: list[str]
     ) -> Hits:
         distinct, inverse = np.unique(rows, return_inverse=True)
         missing = int(len(distinct) > 0 and distinct[0] < 0)  # -1, where too few match, sorts first
@@ -109,18 +111,22 @@ class FaissStore(EmbeddingStore):
             },
         )
 
+    @steady
     def _get(self, ids: list[str], fields: list[str], with_vectors: bool) -> Records:
         with self._database.snapshot() as (connection, _):
             return self._database.get(connection, ids, fields, vectors=with_vectors)
 
+    @steady
     def _count(self, where: Filter | None) -> int:
         with self._database.snapshot() as (connection, commit):
             return commit.count if where is None else self._database.count(connection, where)
 
+    @steady
     def _count_by(self, field: str, where: Filter | None) -> dict[Scalar, int]:
         with self._database.snapshot() as (connection, _):
             return self._database.count_by(connection, field, where)
 
+    @steady
     def _revision(self) -> str:
         with self._database.snapshot() as (_, commit):
             return f"{commit.generation}-{commit.token.hex()}"
@@ -156,6 +162,7 @@ class FaissStore(EmbeddingStore):
                 self._index.release()
             self._database.close()
 
+    @steady
     def _stats(self) -> StoreStats:
         with self._database.connection() as connection, self._database.gate:
             connection.execute("BEGIN")

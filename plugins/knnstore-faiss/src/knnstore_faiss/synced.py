@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 from typing import TypeAlias
 
 import numpy as np
@@ -23,6 +22,7 @@ from knnstore_faiss.flat import FlatIndex
 from knnstore_faiss.gpu import GpuNominator, GpuSearcher, device_number
 from knnstore_faiss.nominate import Candidates
 from knnstore_faiss.options import Options
+from knnstore_faiss.schema import Connection
 
 __all__ = ["Detail", "SyncedIndex"]
 
@@ -30,7 +30,6 @@ Detail: TypeAlias = str | int | float | bool | None
 
 _log = logging.getLogger("knnstore_faiss")
 
-_NOTHING = Commit(0, b"", 0, 0)
 _DEAD_SHARE = 0.3
 _CLOSE = 0.05
 _TUNED_FLOOR = 0.8
@@ -80,7 +79,7 @@ class SyncedIndex:
 
     # -- following ----------------------------------------------------------------------------------------------------
 
-    def follow(self, connection: sqlite3.Connection) -> Commit:
+    def follow(self, connection: Connection) -> Commit:
         """Bring the index to the state that the connection's snapshot sees, and say which."""
         commit = latest(connection)
         if self._at == commit:
@@ -89,38 +88,39 @@ class SyncedIndex:
         if at is None and self._wants_ann(commit):
             at = self._from_cache(connection)
         if at is None or at.generation > commit.generation or not self._database.is_ancestor(connection, at):
-            at = self._start(connection, commit)
-        self._catch_up(connection, at, commit)
+            self._rebuild(connection, commit)
+        else:
+            self._catch_up(connection, at, commit)
+        connection.check_unchanged()
         self._at = commit
         return commit
 
     def _wants_ann(self, commit: Commit) -> bool:
         return not self._options.exact and commit.count >= self._threshold and commit.count > 0
 
-    def _start(self, connection: sqlite3.Connection, commit: Commit) -> Commit:
-        """Forget everything; what is returned is how far the new index is."""
-        self._flat = self._ann = None
+    def _rebuild(self, connection: Connection, commit: Commit) -> None:
+        """Forget everything, and index every record of the snapshot in the way that suits their number."""
+        self._flat = self._ann = self._saved = None
         if self._wants_ann(commit):
             self._ann = build(self._database, connection, self._options, commit)
-            return commit
+            return
         self._flat = FlatIndex(self._database.spec.dim, self._database.spec.metric, commit.count)
-        return Commit(0, b"", 0, 0)
+        for rows, vectors in self._database.vectors_after(connection, 0):
+            self._flat.add(rows, vectors)
 
-    def _catch_up(self, connection: sqlite3.Connection, at: Commit, commit: Commit) -> None:
+    def _catch_up(self, connection: Connection, at: Commit, commit: Commit) -> None:
+        """Follow from ``at``, a state that the index stands for, to ``commit``."""
         index = self._ann or self._flat
-        assert index is not None  # _start made one
-        if at.generation < commit.generation and at != _NOTHING:
-            index.remove(self._database.deleted_since(connection, at.generation))
+        assert index is not None  # of the state ``at``
+        index.remove(self._database.deleted_since(connection, at.generation))
         for rows, vectors in self._database.vectors_after(connection, at.last_row):
             index.add(rows, vectors)
         outgrown = self._ann is None and self._wants_ann(commit)
         wasteful = self._ann is not None and self._ann.dead > _DEAD_SHARE * len(self._ann.rows)
         if outgrown or wasteful:
-            self._start(connection, commit)
-            if self._ann is None and self._flat is not None:
-                self._catch_up(connection, _NOTHING, commit)
+            self._rebuild(connection, commit)
 
-    def _from_cache(self, connection: sqlite3.Connection) -> Commit | None:
+    def _from_cache(self, connection: Connection) -> Commit | None:
         found = cache.load(self._database.folder, self._key)
         if found is None or isinstance(found, str):
             self._cache = "none" if found is None else f"ignored: {found}"
@@ -139,7 +139,7 @@ class SyncedIndex:
     # -- searching ----------------------------------------------------------------------------------------------------
 
     def search(
-        self, connection: sqlite3.Connection, queries: NDArray[np.float32], k: int, chosen: NDArray[np.int64] | None
+        self, connection: Connection, queries: NDArray[np.float32], k: int, chosen: NDArray[np.int64] | None
     ) -> Candidates:
         """Candidates among all rows, or the chosen ones, that include the k best (those found, where approximate)."""
         if self._ann is not None:
@@ -150,7 +150,7 @@ class SyncedIndex:
             return GpuSearcher(self._flat, self._nominate).search(queries, k, positions)
         return self._flat.search(queries, k, positions)
 
-    def measured_recall(self, connection: sqlite3.Connection) -> float | None:
+    def measured_recall(self, connection: Connection) -> float | None:
         """Recall@10 on a sample of the stored vectors, None where there are none."""
         if self._at is None or not self._at.count:
             return None
@@ -171,12 +171,12 @@ class SyncedIndex:
             cache.save(self._database.folder, self._key, self._at, self._ann)
             self._saved, self._cache = self._at, "written"
 
-    def optimize(self, connection: sqlite3.Connection) -> None:
+    def optimize(self, connection: Connection) -> None:
         """Rebuild, and train and tune anew, an approximate index that has dead entries or that has grown."""
         commit = self.follow(connection)
         if self._ann is not None and (self._ann.dead or len(self._ann.rows) >= 2 * self._ann.trained_on):
             self._at = None
-            self._start(connection, commit)
+            self._rebuild(connection, commit)
             self._at = commit
 
     def release(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,11 +10,16 @@ import numpy as np
 from knnstore.errors import ConflictError
 from knnstore.types import Batch, Conflict
 from knnstore_faiss.database import Commit, Database
+from knnstore_faiss.schema import Connection
 
 __all__ = ["remove", "upsert"]
 
 _KEPT = 100_000
 """Generations that an index may lag behind before it is rebuilt instead of following."""
+_DELETED = 10_000
+"""The same in deleted rows, or twice the records where those are more."""
+_EVERY = 64
+"""Generations from one look at that to the next."""
 
 
 def upsert(database: Database, batch: Batch, on_conflict: Conflict) -> int:
@@ -35,7 +39,7 @@ def upsert(database: Database, batch: Batch, on_conflict: Conflict) -> int:
         return len(batch)
 
 
-def remove(connection: sqlite3.Connection, commit: Commit, rows: Sequence[int]) -> None:
+def remove(connection: Connection, commit: Commit, rows: Sequence[int]) -> None:
     """Delete stored rows; none is fine."""
     if rows:
         _delete(connection, rows, commit.generation + 1)
@@ -48,7 +52,7 @@ def _without(batch: Batch, there: dict[str, int]) -> Batch:
     return Batch([batch.ids[i] for i in kept], batch.vectors[kept], columns)
 
 
-def _insert(database: Database, connection: sqlite3.Connection, batch: Batch, first: int) -> None:
+def _insert(database: Database, connection: Connection, batch: Batch, first: int) -> None:
     rows = range(first, first + len(batch))
     names = list(batch.fields)
     listed = [batch.fields[name].tolist() for name in names]
@@ -64,18 +68,26 @@ def _insert(database: Database, connection: sqlite3.Connection, batch: Batch, fi
     )
 
 
-def _delete(connection: sqlite3.Connection, rows: Sequence[int], generation: int) -> None:
+def _delete(connection: Connection, rows: Sequence[int], generation: int) -> None:
     connection.executemany("DELETE FROM records WHERE row = ?", ((row,) for row in rows))
     connection.executemany("DELETE FROM vectors WHERE row = ?", ((row,) for row in rows))
     connection.executemany("INSERT INTO deleted VALUES (?, ?)", ((row, generation) for row in rows))
 
 
-def _note(connection: sqlite3.Connection, before: Commit, added: int, gone: int) -> None:
-    generation = before.generation + 1
+def _note(connection: Connection, before: Commit, added: int, gone: int) -> None:
+    generation, count = before.generation + 1, before.count + added - gone
     connection.execute(
-        "INSERT INTO commits VALUES (?, ?, ?, ?)",
-        (generation, os.urandom(16), before.last_row + added, before.count + added - gone),
+        "INSERT INTO commits VALUES (?, ?, ?, ?)", (generation, os.urandom(16), before.last_row + added, count)
     )
-    if generation % 1024 == 0:
-        connection.execute("DELETE FROM deleted WHERE generation <= ?", (generation - _KEPT,))
-        connection.execute("DELETE FROM commits WHERE generation < ?", (generation - _KEPT,))
+    if generation % _EVERY == 0:
+        _forget(connection, generation, count)
+
+
+def _forget(connection: Connection, generation: int, count: int) -> None:
+    """Drop what only an index would read that lags so far behind that it is rebuilt with less effort."""
+    oldest = connection.execute(
+        "SELECT generation FROM deleted ORDER BY generation DESC LIMIT 1 OFFSET ?", (max(_DELETED, 2 * count),)
+    ).fetchone()
+    horizon = max(generation - _KEPT, oldest[0] if oldest else 0)
+    connection.execute("DELETE FROM deleted WHERE generation <= ?", (horizon,))
+    connection.execute("DELETE FROM commits WHERE generation < ?", (horizon,))  # an index of before is of no history
