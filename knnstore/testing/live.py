@@ -32,6 +32,7 @@ __all__ = ["CheckReport", "CheckResult", "Outcome", "check_store"]
 
 Outcome: TypeAlias = Literal["passed", "failed", "gap", "gap closed", "skipped"]
 
+_MOST = 500
 _SUITE = Path(__file__).with_name("_suite.py")
 
 
@@ -153,7 +154,8 @@ class _Plugin:
         if report.when != "call" and report.passed:
             return
         name = report.nodeid.rpartition("::")[2] + (" (cleaning up)" if report.when == "teardown" else "")
-        result = CheckResult(name, _outcome(report), self._url.redact(_message(report)))
+        message = self._url.redact(_message(report))[:_MOST]  # in this order: half a secret is not seen
+        result = CheckResult(name, _outcome(report), message)
         self.results.append(result)
         if self._on_result is not None:
             self._on_result(result)
@@ -181,7 +183,7 @@ def _message(report: pytest.TestReport) -> str:
         return str(report.wasxfail)
     crash = getattr(getattr(report, "longrepr", None), "reprcrash", None)
     if crash is not None:
-        return str(crash.message).replace("\n", " ")[:500]
+        return str(crash.message).replace("\n", " ")
     if isinstance(report.longrepr, tuple):
         return str(report.longrepr[2])
-    return str(report.longrepr or "")[-500:]
+    return str(report.longrepr or "")[-_MOST:]

@@ -17,6 +17,7 @@ from knnstore.errors import (
     BackendError,
     ConflictError,
     InvalidURLError,
+    KnnStoreError,
     SpecMismatchError,
     StoreConnectionError,
     StoreNotFoundError,
@@ -124,6 +125,27 @@ def test_the_key_is_sent_and_never_shown(make_bridge, transport, source, tmp_pat
     assert "wr0ng-k3y" not in str(caught.value)
     with pytest.raises(BackendError, match="Check the API key"):
         knnstore.open_store(bridge.url("kept", transport), SPEC)
+
+
+@pytest.mark.parametrize(
+    "said", ["refused {}", "no space left " + "x " * 190 + "{} and more", "no space left for {}", "{} is corrupt"]
+)
+def test_no_error_shows_the_key(shared_bridge, numbers, monkeypatch, said):
+    """Whatever call fails, in whatever way, also where the text of the engine is cut."""
+    monkeypatch.setenv("TEST_QDRANT_KEY", KEY)
+    url = shared_bridge.url(f"secrets/{next(numbers)}", api_key_env="TEST_QDRANT_KEY")
+
+    def fail(_):
+        raise RuntimeError(said.format(KEY))
+
+    with knnstore.open_store(url, SPEC) as store:
+        monkeypatch.setattr(store._engine, "_call", fail)
+        for call in (lambda: write(store, 3), lambda: write(store, 3, on_conflict="skip"), store.count,
+                     lambda: store.get(["r0"]), lambda: store.search(rows(1), 1), lambda: store.delete(["r0"]),
+                     lambda: list(store.scan()), lambda: store.count_by("label"), store.stats, store.optimize):  # fmt: skip
+            with pytest.raises(KnnStoreError) as caught:
+                call()
+            assert KEY[:6] not in str(caught.value)
 
 
 def test_a_key_does_not_travel_in_the_open():

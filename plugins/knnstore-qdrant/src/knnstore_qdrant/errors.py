@@ -123,4 +123,6 @@ def _text(error: Exception) -> str:
         text = f"{getattr(error.code(), 'name', '')}: {details()}"  # type: ignore[attr-defined]  # a grpc.RpcError
     else:
         text = str(error) or type(error).__name__
-    return text if len(text) <= _MOST else f"{text[:_MOST]}…"
+    if len(text) <= _MOST:
+        return text
+    return f"{text[:_MOST].rpartition(' ')[0]}…"  # between words: half of a key would not be known for one
