@@ -141,6 +141,7 @@ class QdrantStore(EmbeddingStore):
         found = self._engine.facet(key(field, kind), self._compiler.compile(where), _FACETS)
         if len(found) >= _FACETS:
             return super()._count_by(field, where)
+        found = {value: count for value, count in found.items() if count}  # an index keeps those of others
         values = floats([int(value) for value in found]).tolist() if kind is float else map(kind, found)
         return dict(zip(values, found.values(), strict=True))
 
