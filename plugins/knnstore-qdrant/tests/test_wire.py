@@ -19,6 +19,7 @@ from knnstore.errors import (
     InvalidURLError,
     KnnStoreError,
     SpecMismatchError,
+    StoreClosedError,
     StoreConnectionError,
     StoreNotFoundError,
     StoreTimeoutError,
@@ -215,6 +216,25 @@ def test_a_killed_server_is_reached_again(make_bridge, transport):
         bridge.start()
         with pytest.raises(StoreNotFoundError):  # the bridge forgets everything; what matters is that it was reached
             store.count()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_closing_ends_a_call_in_flight_and_leaves_no_client(make_bridge, transport):
+    """Also not one that the other thread makes for its next try, which nobody would close."""
+    bridge = make_bridge()
+    store = knnstore.open_store(bridge.url("c", transport, timeout=20, retries=20), SPEC)
+    store.count()
+    bridge.freeze()
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(store.count)
+        time.sleep(0.3)
+        store.close()
+        bridge.thaw()
+        with pytest.raises(StoreClosedError, match=r"127\.0\.0\.1"):
+            call.result()
+    with pytest.raises(StoreClosedError):
+        store._engine.count(None)
+    assert store._engine._connection._client is None
 
 
 # -- opening -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -449,6 +450,39 @@ class ZerosAreOrdered(MemoryStore):
             below = sum(bool(np.signbit(value)) for value in view.fields.get(where.field, ()))
             return below if where.op == "<" else len(view.ids) - below
         return super()._count(where)
+
+
+class _Busy(MemoryStore):
+    """Knows how many calls it is in."""
+
+    _calls = 0
+
+    def _get(self, *args: Any) -> Records:
+        self._calls += 1
+        try:
+            time.sleep(0.01)
+            return super()._get(*args)
+        finally:
+            self._calls -= 1
+
+
+@caught_by("test_closing_while_in_use[get]")
+class CannotCloseWhileInUse(_Busy):
+    def _close(self) -> None:
+        for _ in range(1000):
+            if self._calls:
+                raise RuntimeError("already borrowed")
+
+
+@caught_by("test_closing_while_in_use[get]")
+class ClosedUnderACall(_Busy):
+    """Tells a call that meets the end in the words of the engine."""
+
+    def _get(self, *args: Any) -> Records:
+        records = super()._get(*args)
+        if self._closed:
+            raise RuntimeError("the engine is not there any more")
+        return records
 
 
 @caught_by("test_scan_to_the_end[7]")
