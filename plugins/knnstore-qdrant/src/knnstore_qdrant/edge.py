@@ -32,6 +32,11 @@ _M, _EF_CONSTRUCT, _FULL_SCAN = 16, 100, 10_000
 _UNFLUSHED = 64 * 2**20
 """Bytes of vectors after which the write-ahead log is emptied into the segments; it would grow for ever otherwise."""
 
+_RESERVE, _LEAST, _COPIES = 64 * 2**20, 8 * 2**20, 4
+"""Bytes that must be free to write and to delete, and how often what is written may be on the disk before it is tidied
+up. The engine writes to sparse files through memory maps: where no block is left, the system kills the process (SIGBUS;
+measured to happen with less than 2 MB free)."""
+
 
 def build_shard(path: Path, spec: StoreSpec, options: EdgeOptions) -> Any:
     """An empty shard in an empty folder, with an index for each declared field."""
@@ -134,6 +139,8 @@ class EdgeEngine:
     ) -> None:
         mode = edge.UpdateMode.InsertOnly if insert_only else None
         points = list(map(edge.Point, ids, vectors.tolist(), payloads))
+        texts = sum(4 * len(value) for row in payloads for value in row.values() if isinstance(value, str))
+        self._held.need_space(_RESERVE + _COPIES * (vectors.nbytes + texts))
         self._update(edge.UpdateOperation.upsert_points(points, update_mode=mode))
         self._held.unflushed += vectors.nbytes
         if self._held.unflushed > _UNFLUSHED:
@@ -180,9 +187,11 @@ class EdgeEngine:
         return {hit.value: hit.count for hit in found.hits}
 
     def delete(self, ids: list[str]) -> None:
+        self._held.need_space(_LEAST)
         self._update(edge.UpdateOperation.delete_points(list[Any](ids)))
 
     def delete_where(self, where: Any) -> None:
+        self._held.need_space(_LEAST)
         self._update(edge.UpdateOperation.delete_points_by_filter(where))
 
     def flush(self) -> None:

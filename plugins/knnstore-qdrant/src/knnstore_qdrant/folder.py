@@ -33,6 +33,7 @@ from knnstore.errors import (
     StoreBusyError,
     StoreClosedError,
     StoreCorruptError,
+    StoreFullError,
     StoreNotFoundError,
 )
 from knnstore.remote import Patience
@@ -203,6 +204,21 @@ class Held:
     def revision(self) -> str:
         """Another text after each write; nobody else can write while we hold the lock."""
         return f"{self.token}-{self.writes}"
+
+    def need_space(self, size: int) -> None:
+        """Refuse to grow where the disk may not hold it.
+
+        Raises:
+            StoreFullError: fewer bytes than this are free.
+        """
+        free = shutil.disk_usage(self.layout.data).free
+        if free < size:
+            raise StoreFullError(
+                f"{self.layout.folder}: free space on its disk",
+                expected=f"at least {size / 2**20:.0f} MiB",
+                got=f"{free / 2**20:.0f} MiB",
+                hint="Free some space; nothing of this request was written.",
+            )
 
     def bytes_on_disk(self) -> int:
         """What the engine's files take; they are sparse, so their blocks count and not their lengths."""
