@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from knnstore._bench_command import bench
+from knnstore._check_command import check
 from knnstore._options import Json, Url, print_json, print_line
 from knnstore._plugins import backends as installed_backends
 from knnstore._plugins import collections, get_backend, known_backends, open_store
@@ -121,45 +121,7 @@ def _one_line(entry: dict[str, Any]) -> str:
     return f"{entry['url']}  {entry['count']} records, dim {entry['spec']['dim']}, {entry['spec']['metric']}{encoder}"
 
 
-# -- check -------------------------------------------------------------------------------------------------------------
-
-
-@app.command(epilog="Example: knnstore check 'qdrant://db.example:6333/scratch?tls=1' --test test_delete_by_id")
-def check(
-    url: Url,
-    test: Annotated[list[str] | None, typer.Option(help="Run only this check; may be given more than once.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Run the conformance kit against a store, in throw-away collections below the URL.
-
-    What is stored at the URL itself is not touched. The collections are emptied and removed afterwards; the report
-    lists those that the backend cannot remove. Needs the extra `testing`.
-    """
-    try:
-        from knnstore.testing.live import check_store
-    except ModuleNotFoundError as error:
-        if error.name not in ("pytest", "hypothesis"):
-            raise
-        typer.echo(f"error: check needs {error.name}. Install it with: pip install 'knnseg[testing]'", err=True)
-        raise typer.Exit(2) from None
-    done = 0
-
-    def progress(_: object) -> None:
-        nonlocal done
-        done += 1
-        if sys.stderr.isatty() and not as_json:
-            typer.echo(f"\r{done} checks done", nl=False, err=True)
-
-    report = check_store(url, tests=test or (), on_result=progress)
-    if sys.stderr.isatty() and not as_json:
-        typer.echo("\r", nl=False, err=True)
-    if as_json:
-        print_json({**asdict(report), "ok": report.ok})
-    else:
-        print_line(report.summary())
-    raise typer.Exit(0 if report.ok else 1)
-
-
+app.command(epilog="Example: knnstore check 'qdrant://db.example:6333/scratch?tls=1' --test test_delete_by_id")(check)
 add_transfer_commands(app)
 add_upkeep_commands(app)
 app.command(epilog="Example: knnstore bench memory:///a 'faiss:///tmp/b?index=HNSW32' qdrant://localhost:6333/c")(bench)

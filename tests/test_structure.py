@@ -36,6 +36,7 @@ KNNSTORE = [
     "_upkeep_commands",
     "bench",
     "_bench_command",
+    "_check_command",
     "_commands",
     "cli",
 ]

@@ -32,6 +32,7 @@ __all__ = ["CheckReport", "CheckResult", "Outcome", "check_store"]
 
 Outcome: TypeAlias = Literal["passed", "failed", "gap", "gap closed", "skipped"]
 
+_MOST = 500
 _SUITE = Path(__file__).with_name("_suite.py")
 
 
@@ -85,6 +86,7 @@ def check_store(
     tests: Sequence[str] = (),
     expected_failures: Mapping[str, str] | None = None,
     on_result: Callable[[CheckResult], None] | None = None,
+    on_start: Callable[[str, int], None] | None = None,
 ) -> CheckReport:
     """Run the kit in throw-away collections below a URL.
 
@@ -93,6 +95,7 @@ def check_store(
         tests: names of checks, or of their cases; all by default.
         expected_failures: declared gaps, as in :class:`knnstore.testing.StoreTests`.
         on_result: called after each check.
+        on_start: called before each check, with its name and the number of all checks.
 
     Raises:
         InvalidInputError: ``tests`` names a check that does not exist.
@@ -100,7 +103,7 @@ def check_store(
     """
     parsed = StoreURL.parse(url)
     collections(parsed)  # one clear error now instead of the same one from every check
-    plugin = _Plugin(parsed, expected_failures or {}, on_result)
+    plugin = _Plugin(parsed, expected_failures or {}, on_result, on_start)
     wanted = [f"{_SUITE}::TestStore::{name}" for name in tests] or [str(_SUITE)]
     # Nothing of the surroundings: no configuration, no conftest, no plugin that would change how checks run.
     options = [
@@ -123,8 +126,15 @@ def check_store(
 class _Plugin:
     """Hands out places, cleans up behind, and keeps the results."""
 
-    def __init__(self, url: StoreURL, gaps: Mapping[str, str], on_result: Callable[[CheckResult], None] | None) -> None:
-        self._url, self._gaps, self._on_result = url, gaps, on_result
+    def __init__(
+        self,
+        url: StoreURL,
+        gaps: Mapping[str, str],
+        on_result: Callable[[CheckResult], None] | None,
+        on_start: Callable[[str, int], None] | None,
+    ) -> None:
+        self._url, self._gaps, self._on_result, self._on_start = url, gaps, on_result, on_start
+        self._total = 0
         self._prefix = f"check_{uuid.uuid4().hex[:8]}"
         self._places: list[StoreURL] = []
         self.results: list[CheckResult] = []
@@ -142,18 +152,25 @@ class _Plugin:
             remove_empty(url)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Apply the declared gaps."""
+        """Count the checks and apply the declared gaps."""
+        self._total = len(items)
         for item in items:
             reason = self._gaps.get(item.name) or self._gaps.get(item.name.partition("[")[0])
             if reason:
                 item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Say which check comes now."""
+        if self._on_start is not None:
+            self._on_start(nodeid.rpartition("::")[2], self._total)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the result of a check; of its setup and its cleaning up only if they fail."""
         if report.when != "call" and report.passed:
             return
         name = report.nodeid.rpartition("::")[2] + (" (cleaning up)" if report.when == "teardown" else "")
-        result = CheckResult(name, _outcome(report), self._url.redact(_message(report)))
+        message = self._url.redact(_message(report))[:_MOST]  # in this order: half a secret is not seen
+        result = CheckResult(name, _outcome(report), message)
         self.results.append(result)
         if self._on_result is not None:
             self._on_result(result)
@@ -181,7 +198,7 @@ def _message(report: pytest.TestReport) -> str:
         return str(report.wasxfail)
     crash = getattr(getattr(report, "longrepr", None), "reprcrash", None)
     if crash is not None:
-        return str(crash.message).replace("\n", " ")[:500]
+        return str(crash.message).replace("\n", " ")
     if isinstance(report.longrepr, tuple):
         return str(report.longrepr[2])
-    return str(report.longrepr or "")[-500:]
+    return str(report.longrepr or "")[-_MOST:]

@@ -9,6 +9,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,22 @@ def test_check(run: Any) -> None:
     report = json.loads(run("check", "memory:///checked", "--test", "test_k_limits", "--json").out)
     assert report["ok"] is True
     assert report["results"][0]["name"] == "test_k_limits"
+
+
+def test_check_says_in_a_pipe_how_far_it_has_come(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("knnstore._check_command._EVERY", 0.05)
+    monkeypatch.setattr("knnstore.memory.MemoryStore._stats", lambda self: time.sleep(0.3))
+    result = run("check", "memory:///slow", "--test", "test_k_limits", "--test", "test_stats", "--json")
+    assert "1 of 2 checks, 0 failed; test_stats since 0 s" in result.err
+    assert json.loads(result.out)["ok"] is False
+
+
+def test_check_shows_a_bar_on_a_terminal(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    result = run("check", "memory:///bar", "--test", "test_k_limits", "--test", "test_delete_by_id")
+    assert "2/2" in result.err
+    assert "test_delete_by_id" in result.err
+    assert "2 checks, 2 passed" in result.out
 
 
 def test_a_failed_check_is_exit_code_one(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,9 @@ WRITTEN = [
     (F("area") < SMALLEST, '_id == ""'),
     (F("area").isin([SMALLEST, 3]), f"(f_area in [3] or f_area < {SMALLEST + 1})"),
     (~F("area").isin([SMALLEST]), f"f_area >= {SMALLEST + 1}"),
+    (F("weight").isin([0.0, -0.0, 1.5]), "(f_weight in [1.5] or f_weight == 0.0)"),
+    (~F("weight").isin([-0.0, 1.5]), "(f_weight not in [1.5] and f_weight != -0.0)"),
+    (F("area").isin([0, 1]), "f_area in [0,1]"),
 ]
 
 

@@ -20,6 +20,7 @@ from knnstore.errors import (
     SpecMismatchError,
     StoreBusyError,
     StoreCorruptError,
+    StoreFullError,
     UnsupportedFilterError,
 )
 
@@ -307,3 +308,32 @@ def test_the_description_is_readable(tmp_path):
     text = json.loads((tmp_path / "store" / "qdrant-edge" / "collection.json").read_text())
     assert text["created"] == {"m": 8}
     assert StoreSpec.from_json(text["spec"]) == SPEC
+
+
+def test_a_disk_that_is_nearly_full_is_said_before_it_is_written_to(tmp_path, monkeypatch):
+    """The system would end the process, without a word: the engine writes through memory maps."""
+    import shutil
+
+    with knnstore.open_store(url(tmp_path), SPEC) as store:
+        write(store, 0, 10)
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20 * 2**20))
+        with pytest.raises(StoreFullError, match=r"at least 64 MiB, got 20 MiB.*nothing of this request"):
+            write(store, 10, 10)
+        assert store.count() == 10
+        store.delete(["r0"])  # which makes room, sooner or later
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
+        for call in (lambda: store.delete(["r1"]), lambda: store.delete(where=F("area") == 1)):
+            with pytest.raises(StoreFullError, match="at least 8 MiB"):
+                call()
+        assert store.count() == 9
+        assert store.search(rows(1), 3).ids.shape == (1, 3)
+
+
+@pytest.mark.parametrize("text", [
+    "Service runtime error: Not enough space available for optimization, needed: 127.18 MiB, available: 23.21 MiB",
+])  # fmt: skip
+def test_what_the_engine_says_of_a_full_disk(text):
+    from knnstore_qdrant.errors import map_error
+
+    assert isinstance(map_error(Exception(text), "here"), StoreFullError)

@@ -17,7 +17,9 @@ from knnstore.errors import (
     BackendError,
     ConflictError,
     InvalidURLError,
+    KnnStoreError,
     SpecMismatchError,
+    StoreClosedError,
     StoreConnectionError,
     StoreNotFoundError,
     StoreTimeoutError,
@@ -126,6 +128,27 @@ def test_the_key_is_sent_and_never_shown(make_bridge, transport, source, tmp_pat
         knnstore.open_store(bridge.url("kept", transport), SPEC)
 
 
+@pytest.mark.parametrize(
+    "said", ["refused {}", "no space left " + "x " * 190 + "{} and more", "no space left for {}", "{} is corrupt"]
+)
+def test_no_error_shows_the_key(shared_bridge, numbers, monkeypatch, said):
+    """Whatever call fails, in whatever way, also where the text of the engine is cut."""
+    monkeypatch.setenv("TEST_QDRANT_KEY", KEY)
+    url = shared_bridge.url(f"secrets/{next(numbers)}", api_key_env="TEST_QDRANT_KEY")
+
+    def fail(_):
+        raise RuntimeError(said.format(KEY))
+
+    with knnstore.open_store(url, SPEC) as store:
+        monkeypatch.setattr(store._engine, "_call", fail)
+        for call in (lambda: write(store, 3), lambda: write(store, 3, on_conflict="skip"), store.count,
+                     lambda: store.get(["r0"]), lambda: store.search(rows(1), 1), lambda: store.delete(["r0"]),
+                     lambda: list(store.scan()), lambda: store.count_by("label"), store.stats, store.optimize):  # fmt: skip
+            with pytest.raises(KnnStoreError) as caught:
+                call()
+            assert KEY[:6] not in str(caught.value)
+
+
 def test_a_key_does_not_travel_in_the_open():
     with pytest.raises(InvalidURLError, match=r"unencrypted to db\.example") as caught:
         knnstore.open_store(f"qdrant://db.example/c?api_key={KEY}", SPEC)
@@ -193,6 +216,25 @@ def test_a_killed_server_is_reached_again(make_bridge, transport):
         bridge.start()
         with pytest.raises(StoreNotFoundError):  # the bridge forgets everything; what matters is that it was reached
             store.count()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_closing_ends_a_call_in_flight_and_leaves_no_client(make_bridge, transport):
+    """Also not one that the other thread makes for its next try, which nobody would close."""
+    bridge = make_bridge()
+    store = knnstore.open_store(bridge.url("c", transport, timeout=20, retries=20), SPEC)
+    store.count()
+    bridge.freeze()
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(store.count)
+        time.sleep(0.3)
+        store.close()
+        bridge.thaw()
+        with pytest.raises(StoreClosedError, match=r"127\.0\.0\.1"):
+            call.result()
+    with pytest.raises(StoreClosedError):
+        store._engine.count(None)
+    assert store._engine._connection._client is None
 
 
 # -- opening -----------------------------------------------------------------------------------------------------------

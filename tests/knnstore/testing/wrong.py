@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import numpy as np
 
 from knnstore.abc import OpenRequest
 from knnstore.errors import ConflictError
-from knnstore.filters import Filter, IsIn, depth_of
+from knnstore.filters import Compare, Filter, IsIn, Not, depth_of
 from knnstore.memory import MemoryBackend, MemoryStore, _Collection
 from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreStats
 from knnstore.url import StoreURL
@@ -504,6 +505,82 @@ class ScanCutAtTen(MemoryStore):
             vectors = None if records.vectors is None else records.vectors[part]
             yield Records(records.ids[part], vectors, {n: c[part] for n, c in records.fields.items()})
             left -= len(records.ids[part])
+
+
+@caught_by(
+    "test_count_by_lists_what_occurs[by id]", "test_count_by_lists_what_occurs[by filter]",
+    "test_count_by_lists_what_occurs[replaced]",
+)  # fmt: skip
+class CountsWhatIsGone(MemoryStore):
+    """Lists every value that was ever there, as an engine does whose index keeps them, with 0."""
+
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        self._ever = {**getattr(self, "_ever", {})}
+        for name, column in batch.fields.items():
+            self._ever[name] = [*self._ever.get(name, []), *column.tolist()]
+        return super()._upsert(batch, on_conflict)
+
+    def _count_by(self, field: str, where: Filter | None) -> dict[Any, int]:
+        return {**dict.fromkeys(getattr(self, "_ever", {}).get(field, []), 0), **super()._count_by(field, where)}
+
+
+@caught_by("test_both_zeros_are_one_number[isin]", "test_both_zeros_are_one_number[not-isin]")
+class ZerosDifferInAList(MemoryStore):
+    """Tells 0.0 and -0.0 apart in a list, as one that compares bits does."""
+
+    def _count(self, where: Filter | None) -> int:
+        found = super()._count(where)
+        leaf = where.operand if isinstance(where, Not) else where
+        if not isinstance(leaf, IsIn) or 0.0 not in leaf.values or leaf.field != "weight":
+            return found
+        view, bits = self._data.view(), {np.float64(value).tobytes() for value in leaf.values}
+        same = sum(value.tobytes() in bits for value in view.fields["weight"])
+        return len(view.ids) - same if isinstance(where, Not) else same
+
+
+@caught_by("test_both_zeros_are_one_number[ge]", "test_both_zeros_are_one_number[lt]")
+class ZerosAreOrdered(MemoryStore):
+    """Sorts -0.0 before 0.0, as one does that keeps floats by their bits."""
+
+    def _count(self, where: Filter | None) -> int:
+        if isinstance(where, Compare) and where.value == 0 and where.op in ("<", ">="):
+            view = self._data.view()
+            below = sum(bool(np.signbit(value)) for value in view.fields.get(where.field, ()))
+            return below if where.op == "<" else len(view.ids) - below
+        return super()._count(where)
+
+
+class _Busy(MemoryStore):
+    """Knows how many calls it is in."""
+
+    _calls = 0
+
+    def _get(self, *args: Any) -> Records:
+        self._calls += 1
+        try:
+            time.sleep(0.01)
+            return super()._get(*args)
+        finally:
+            self._calls -= 1
+
+
+@caught_by("test_closing_while_in_use[get]")
+class CannotCloseWhileInUse(_Busy):
+    def _close(self) -> None:
+        for _ in range(1000):
+            if self._calls:
+                raise RuntimeError("already borrowed")
+
+
+@caught_by("test_closing_while_in_use[get]")
+class ClosedUnderACall(_Busy):
+    """Tells a call that meets the end in the words of the engine."""
+
+    def _get(self, *args: Any) -> Records:
+        records = super()._get(*args)
+        if self._closed:
+            raise RuntimeError("the engine is not there any more")
+        return records
 
 
 @caught_by("test_scan_to_the_end[7]")

@@ -23,7 +23,7 @@ import grpc
 from pymilvus.exceptions import MilvusException
 from pymilvus.grpc_gen import common_pb2, milvus_pb2_grpc
 
-from knnstore.errors import InvalidURLError
+from knnstore.errors import InvalidURLError, StoreClosedError
 from knnstore.remote import Patience
 from knnstore_milvus.errors import retriable
 from knnstore_milvus.expressions import SERVER
@@ -116,6 +116,7 @@ class Connection:
         self._channel: grpc.Channel | None = None
         self._stub: Any = None
         self._process = 0
+        self._closed = False
         if credentials.token and not credentials.tls and not _is_local(address):
             warnings.warn(
                 f"milvus://{address}: the token or password goes over the network in plain text; add ?tls=1",
@@ -133,16 +134,27 @@ class Connection:
         Raises:
             MilvusException: the server has refused.
             grpc.RpcError: it could not be asked, or did not answer in time.
+            StoreClosedError: the connection has been closed, before or meanwhile.
         """
         if "db_name" in request.DESCRIPTOR.fields_by_name:
             request.db_name = self.database
         patience = self.patience if timeout is None else Patience(max(timeout, 0.001), self.patience.retries)
         stub = self._connected()
-        return patience.call(lambda left: _checked(getattr(stub, method), request, left, self._metadata), retriable)
+        try:
+            return patience.call(lambda left: _checked(getattr(stub, method), request, left, self._metadata), retriable)
+        except Exception as error:
+            if self._closed:  # whatever gRPC calls it
+                raise self._closed_error() from error
+            raise
+
+    def _closed_error(self) -> StoreClosedError:
+        return StoreClosedError(f"milvus://{self.address} was closed while it was in use")
 
     def _connected(self) -> Any:
         # A channel does not survive a fork; the parent's is left alone in the child.
         with self._lock:
+            if self._closed:  # a call that was on its way must not open another channel, which nobody would close
+                raise self._closed_error()
             if self._stub is None or self._process != os.getpid():
                 self._channel = self._credentials.channel(self.address)
                 self._stub = milvus_pb2_grpc.MilvusServiceStub(self._channel)
@@ -152,6 +164,7 @@ class Connection:
     def close(self) -> None:
         """Hang up; a request in another thread ends with an error."""
         with self._lock:
+            self._closed = True
             if self._channel is not None and self._process == os.getpid():
                 self._channel.close()
             self._channel = self._stub = None

@@ -91,10 +91,10 @@ class Language:
         return f"{field} {'<' if op in ('==', '<=') else '>='} {_SMALLEST + 1}"
 
     def _member(self, field: str, values: Sequence[Scalar], *, negated: bool) -> str:
-        listed = [value for value in values if not _is_smallest(value)]
+        alone = dict.fromkeys(value for value in values if _is_smallest(value) or _is_float_zero(value))
+        listed = [value for value in values if value not in alone]
         parts = [f"{field} {'not in' if negated else 'in'} {self._listed(listed)}"] if listed else []
-        if len(listed) < len(values):
-            parts.append(self._compare(field, "!=" if negated else "==", _SMALLEST))
+        parts += [self._compare(field, "!=" if negated else "==", value) for value in alone]
         if not parts:
             return ALL if negated else _NONE
         return balanced("and" if negated else "or", parts)
@@ -118,6 +118,11 @@ def _escaped(found: re.Match[str]) -> str:
         return _SHORT[letter]
     number = ord(letter)
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def _is_float_zero(value: Scalar) -> bool:
+    """0.0 and -0.0 are equal to a comparison everywhere; milvus-lite finds only one of them in a list."""
+    return isinstance(value, float) and value == 0
 
 
 def _is_smallest(value: Scalar) -> bool:

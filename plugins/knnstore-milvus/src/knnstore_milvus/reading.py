@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 from pymilvus.grpc_gen import milvus_pb2
 
 from knnstore.types import Records, StoreSpec
@@ -14,9 +15,10 @@ from knnstore_milvus.names import ID, VECTOR, field_name
 from knnstore_milvus.schema import pairs
 from knnstore_milvus.session import Session
 
-__all__ = ["Reader"]
+__all__ = ["WINDOW", "Reader", "in_order"]
 
-_WINDOW = 16_384
+WINDOW = 16_384
+"""What Milvus answers at most in one query."""
 _SMALL = 100
 
 
@@ -50,6 +52,19 @@ class Reader:
         )
         return records_of(self.connection.call("Query", request).fields_data, self.spec, fields, with_vectors)
 
+    def by_ids(self, ids: list[str], fields: list[str], with_vectors: bool, size: int) -> Iterator[Records]:
+        """The stored ones among some ids, asked for ``size`` at a time, in any order within an answer."""
+        start = 0
+        while start < len(ids):
+            part = self.connection.language.ids_in(ids[start : start + size])
+            try:
+                records = self.query(part, fields, with_vectors)
+            except Exception as error:
+                size = _half(size, error)
+            else:
+                start += size
+                yield records
+
     def count(self, expr: str) -> int:
         """How many match."""
         request = milvus_pb2.QueryRequest(
@@ -75,9 +90,7 @@ class Reader:
             try:
                 records = self.query(page, fields, with_vectors, size)
             except Exception as error:
-                if size == 1 or not is_too_large(error):
-                    raise
-                size = max(1, size // 2)  # long texts
+                size = _half(size, error)
                 continue
             if not len(records):
                 return
@@ -86,14 +99,34 @@ class Reader:
 
     def _by_known_ids(self, expr: str, fields: list[str], with_vectors: bool, size: int) -> Iterator[Records]:
         """All ids first, for milvus-lite, whose limit does not keep the smallest ids."""
-        ids = self.query(expr, [], False).ids.tolist()
-        for start in range(0, len(ids), size):
-            listed = self.connection.language.ids_in(ids[start : start + size])
-            yield self.query(listed, fields, with_vectors)
+        yield from self.by_ids(self.query(expr, [], False).ids.tolist(), fields, with_vectors, size)
 
     def _page(self, batch_size: int, with_vectors: bool) -> int:
         row = 4 * stored_dim(self.spec.dim) * with_vectors + 64 + 32 * len(self.spec.fields)
-        return max(1, min(max(batch_size, _SMALL), self.max_bytes // row, _WINDOW))
+        return max(1, min(max(batch_size, _SMALL), self.max_bytes // row, WINDOW))
+
+
+def _half(size: int, error: Exception) -> int:
+    """How many records to ask for instead of ``size``, whose answer is too large: their texts are long.
+
+    Raises:
+        Exception: ``error``, where it is another one, or one record alone is too large.
+    """
+    if size == 1 or not is_too_large(error):
+        raise error
+    return size // 2
+
+
+def in_order(parts: list[Records], ids: list[str], with_vectors: bool) -> Records:
+    """The records of several answers, in the order in which their ids were asked for."""
+    found = np.concatenate([part.ids for part in parts])
+    row = {value: i for i, value in enumerate(found)}
+    order = np.array([row[value] for value in ids if value in row], np.int64)
+    vectors = (
+        np.concatenate([part.vectors for part in parts if part.vectors is not None])[order] if with_vectors else None
+    )
+    columns = {name: np.concatenate([part.fields[name] for part in parts])[order] for name in parts[0].fields}
+    return Records(found[order], vectors, columns)
 
 
 def _part(records: Records, rows: slice) -> Records:

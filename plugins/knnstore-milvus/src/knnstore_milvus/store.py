@@ -19,7 +19,7 @@ from knnstore_milvus.columns import encode
 from knnstore_milvus.connection import Connection
 from knnstore_milvus.errors import map_error
 from knnstore_milvus.options import Options
-from knnstore_milvus.reading import Reader
+from knnstore_milvus.reading import WINDOW, Reader, in_order
 from knnstore_milvus.schema import Meta
 from knnstore_milvus.searching import search
 from knnstore_milvus.session import Session
@@ -27,8 +27,6 @@ from knnstore_milvus.session import Session
 __all__ = ["MAX_K", "MilvusStore"]
 
 MAX_K = 16_384
-_WINDOW = 16_384
-"""What Milvus answers at most in one query."""
 _EXPRESSION_BYTES = 1 << 20
 
 
@@ -102,7 +100,7 @@ class MilvusStore(EmbeddingStore):
 
     def _delete_where(self, where: Filter) -> None:
         # By id: servers differ in which moment a deletion by filter looks at, and in how much it may match.
-        for records in self._reader.scan(self._language.expression(where), [], False, _WINDOW):
+        for records in self._reader.scan(self._language.expression(where), [], False, WINDOW):
             self._delete_ids(records.ids.tolist())
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -113,8 +111,10 @@ class MilvusStore(EmbeddingStore):
         return search(self._reader, queries, k, expr, fields, parameters)
 
     def _get(self, ids: list[str], fields: list[str], with_vectors: bool) -> Records:
-        parts = [self._reader.query(self._language.ids_in(ids[part]), fields, with_vectors) for part in _id_slices(ids)]
-        return _in_order(parts, ids, with_vectors)
+        parts: list[Records] = []
+        for part in _id_slices(ids):
+            parts += self._reader.by_ids(ids[part], fields, with_vectors, part.stop - part.start)
+        return in_order(parts, ids, with_vectors)
 
     def _count(self, where: Filter | None) -> int:
         return self._reader.count(self._language.expression(where))
@@ -147,22 +147,10 @@ class MilvusStore(EmbeddingStore):
 def _id_slices(ids: list[str]) -> Iterator[slice]:
     """Runs of ids that fit into one expression; an escaped id may be six times as long."""
     sizes = np.fromiter((6 * len(value) + 3 for value in ids), np.int64, len(ids))
-    return slices(sizes, _EXPRESSION_BYTES, _WINDOW)
+    return slices(sizes, _EXPRESSION_BYTES, WINDOW)
 
 
 def _without(batch: Batch, stored: set[str]) -> Batch:
     kept = [i for i, value in enumerate(batch.ids) if value not in stored]
     columns = {name: column[kept] for name, column in batch.fields.items()}
     return Batch([batch.ids[i] for i in kept], batch.vectors[kept], columns)
-
-
-def _in_order(parts: list[Records], ids: list[str], with_vectors: bool) -> Records:
-    """The records of several answers, in the order in which their ids were asked for."""
-    found = np.concatenate([part.ids for part in parts])
-    row = {value: i for i, value in enumerate(found)}
-    order = np.array([row[value] for value in ids if value in row], np.int64)
-    vectors = (
-        np.concatenate([part.vectors for part in parts if part.vectors is not None])[order] if with_vectors else None
-    )
-    columns = {name: np.concatenate([part.fields[name] for part in parts])[order] for name in parts[0].fields}
-    return Records(found[order], vectors, columns)

@@ -32,6 +32,11 @@ _M, _EF_CONSTRUCT, _FULL_SCAN = 16, 100, 10_000
 _UNFLUSHED = 64 * 2**20
 """Bytes of vectors after which the write-ahead log is emptied into the segments; it would grow for ever otherwise."""
 
+_RESERVE, _LEAST, _COPIES = 64 * 2**20, 8 * 2**20, 4
+"""Bytes that must be free to write and to delete, and how often what is written may be on the disk before it is tidied
+up. The engine writes to sparse files through memory maps: where no block is left, the system kills the process (SIGBUS;
+measured to happen with less than 2 MB free)."""
+
 
 def build_shard(path: Path, spec: StoreSpec, options: EdgeOptions) -> Any:
     """An empty shard in an empty folder, with an index for each declared field."""
@@ -123,7 +128,7 @@ class EdgeEngine:
         self.dialect = EdgeDialect()
         self.recall_floor = recall_floor(options.exact, held.created.get("quantization"))
         self.repeatable = options.exact
-        self._held, self._shard = held, held.engine
+        self._held = held
         quantization = None
         if options.rescore is not None or options.oversampling is not None:
             quantization = edge.QuantizationSearchParams(rescore=options.rescore, oversampling=options.oversampling)
@@ -134,71 +139,76 @@ class EdgeEngine:
     ) -> None:
         mode = edge.UpdateMode.InsertOnly if insert_only else None
         points = list(map(edge.Point, ids, vectors.tolist(), payloads))
+        texts = sum(4 * len(value) for row in payloads for value in row.values() if isinstance(value, str))
+        self._held.need_space(_RESERVE + _COPIES * (vectors.nbytes + texts))
         self._update(edge.UpdateOperation.upsert_points(points, update_mode=mode))
         self._held.unflushed += vectors.nbytes
         if self._held.unflushed > _UNFLUSHED:
             self.flush()
 
     def _update(self, operation: Any) -> None:
-        self._held.check_process()
-        self._held.writes += 1
-        self._shard.update(operation)
+        with self._held.used() as shard:
+            self._held.writes += 1
+            shard.update(operation)
 
     def retrieve(self, ids: list[str], payload: list[str], *, vectors: bool) -> Sequence[Point]:
-        self._held.check_process()
-        found: Sequence[Point] = self._shard.retrieve(ids, payload, vectors)
+        with self._held.used() as shard:
+            found: Sequence[Point] = shard.retrieve(ids, payload, vectors)
         return found
 
     def query(
         self, vectors: NDArray[np.float32], limit: int, where: Any, payload: list[str]
     ) -> Sequence[Sequence[ScoredPoint]]:
-        self._held.check_process()
         requests = [
             edge.QueryRequest(
                 limit, query=edge.Query.Nearest(row), filter=where, params=self._params, with_payload=payload
             )
             for row in vectors.tolist()
         ]
-        answers: Sequence[Sequence[ScoredPoint]] = self._shard.query_batch(edge.QueryBatchRequest(requests))
+        with self._held.used() as shard:
+            answers: Sequence[Sequence[ScoredPoint]] = shard.query_batch(edge.QueryBatchRequest(requests))
         return answers
 
     def scroll(
         self, where: Any, payload: list[str], limit: int, offset: Offset, *, vectors: bool
     ) -> tuple[Sequence[Point], Offset]:
-        self._held.check_process()
         request = edge.ScrollRequest(offset, limit, where, with_payload=payload, with_vector=vectors)
-        page: tuple[Sequence[Point], Offset] = self._shard.scroll(request)
+        with self._held.used() as shard:
+            page: tuple[Sequence[Point], Offset] = shard.scroll(request)
         return page
 
     def count(self, where: Any) -> int:
-        self._held.check_process()
-        return int(self._shard.count(edge.CountRequest(exact=True, filter=where)))
+        with self._held.used() as shard:
+            return int(shard.count(edge.CountRequest(exact=True, filter=where)))
 
     def facet(self, field: str, where: Any, limit: int) -> Mapping[Scalar, int]:
-        self._held.check_process()
-        found = self._shard.facet(edge.FacetRequest(field, limit=limit, exact=True, filter=where))
+        with self._held.used() as shard:
+            found = shard.facet(edge.FacetRequest(field, limit=limit, exact=True, filter=where))
         return {hit.value: hit.count for hit in found.hits}
 
     def delete(self, ids: list[str]) -> None:
+        self._held.need_space(_LEAST)
         self._update(edge.UpdateOperation.delete_points(list[Any](ids)))
 
     def delete_where(self, where: Any) -> None:
+        self._held.need_space(_LEAST)
         self._update(edge.UpdateOperation.delete_points_by_filter(where))
 
     def flush(self) -> None:
-        self._held.check_process()
-        self._held.unflushed = 0
-        self._shard.flush()
+        with self._held.used() as shard:
+            self._held.unflushed = 0
+            shard.flush()
 
     def optimize(self) -> None:
-        self._held.check_process()
-        self._shard.optimize()
+        with self._held.used() as shard:
+            shard.optimize()
 
     def revision(self) -> str:
         return self._held.revision()
 
     def details(self) -> dict[str, Detail]:
-        info = self._shard.info()
+        with self._held.used() as shard:
+            info = shard.info()
         return {"segments": info.segments_count, "indexed_vectors": info.indexed_vectors_count}
 
     def bytes_on_disk(self) -> int:

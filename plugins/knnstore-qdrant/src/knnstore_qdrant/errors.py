@@ -22,7 +22,9 @@ __all__ = ["map_error", "retriable"]
 
 _PASSING = {429, 502, 503, 504}
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FULL = re.compile(r"no space left|out of disk|disk (is )?full|available disk space|quota exceeded", re.IGNORECASE)
+_FULL = re.compile(
+    r"no space left|not enough space|out of disk|disk (is )?full|available disk space|quota exceeded", re.IGNORECASE
+)
 _CORRUPT = re.compile(r"corrupt|checksum|failed to (load|read|deserialize)|cannot deserialize", re.IGNORECASE)
 _MOST = 400
 
@@ -123,4 +125,6 @@ def _text(error: Exception) -> str:
         text = f"{getattr(error.code(), 'name', '')}: {details()}"  # type: ignore[attr-defined]  # a grpc.RpcError
     else:
         text = str(error) or type(error).__name__
-    return text if len(text) <= _MOST else f"{text[:_MOST]}…"
+    if len(text) <= _MOST:
+        return text
+    return f"{text[:_MOST].rpartition(' ')[0]}…"  # between words: half of a key would not be known for one

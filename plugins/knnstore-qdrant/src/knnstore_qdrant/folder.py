@@ -5,8 +5,9 @@
     <folder>/qdrant-edge.lock                held by the process that has the collection open
 
 Neither Qdrant Edge nor the local mode lets two processes work on one folder, so one process holds the lock, and stores
-that it opens at the same folder share one engine. ``collection.json`` is written last: a process killed while it
-makes a collection leaves a folder with the mark ``unfinished``, which the next one clears away.
+that it opens at the same folder share one engine. ``collection.json`` is written last, and removed first: a process
+killed while it makes or removes a collection leaves a folder with the mark ``unfinished``, or one without any file,
+and the next one clears either away.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import portalocker
 
@@ -27,7 +31,9 @@ from knnstore.errors import (
     InvalidURLError,
     SpecMismatchError,
     StoreBusyError,
+    StoreClosedError,
     StoreCorruptError,
+    StoreFullError,
     StoreNotFoundError,
 )
 from knnstore.remote import Patience
@@ -39,6 +45,7 @@ __all__ = ["Held", "Layout", "acquire", "check_created", "folder", "is_collectio
 _FILE = "collection.json"
 _FOREIGN = ("edge_config.json", "segments", "meta.json")
 _VERSION = 1
+_WAIT = "Close it there, raise ?timeout= (seconds) to wait longer, or use a Qdrant server."
 
 
 def folder(url: StoreURL) -> Path:
@@ -103,8 +110,9 @@ class Layout:
     def make(self, spec: StoreSpec, created: Mapping[str, object], build: Callable[[Path], Any]) -> Any:
         """Create the collection, with the lock held; returns the engine's object."""
         self.clear()
-        self.data.mkdir(parents=True)
+        self.home.mkdir()
         self.unfinished.touch()
+        self.data.mkdir()
         engine = build(self.data)
         text = json.dumps({"version": _VERSION, "spec": spec.to_json(), "created": dict(created)})
         partial = self.home / f"{_FILE}.partial"
@@ -114,11 +122,19 @@ class Layout:
         return engine
 
     def clear(self) -> None:
-        """Remove everything of ours, with the lock held; the file that makes it a collection goes first."""
+        """Remove everything of ours, with the lock held: first what makes it a collection, the mark last."""
         if self.home.exists():
             self.unfinished.touch()
             (self.home / _FILE).unlink(missing_ok=True)
-            shutil.rmtree(self.home)
+            if self.data.exists():
+                shutil.rmtree(self.data)
+            (self.home / f"{_FILE}.partial").unlink(missing_ok=True)
+            self.unfinished.unlink()
+            self.home.rmdir()
+
+    def half_made(self) -> bool:
+        """Whether what is there may be cleared away: nothing, or what a killed process has left."""
+        return self.unfinished.exists() or not any(path.is_file() for path in self.home.rglob("*"))
 
 
 def is_collection(layout: Layout) -> bool:
@@ -149,6 +165,29 @@ class Held:
     unflushed: int = 0
     mutex: threading.RLock = field(default_factory=threading.RLock)
     token: str = field(default_factory=lambda: os.urandom(8).hex())
+    calls: int = 0
+    closed: bool = False
+    idle: threading.Condition = field(default_factory=threading.Condition)
+
+    @contextmanager
+    def used(self) -> Iterator[Any]:
+        """The engine, for one call; closing waits until it is over.
+
+        Raises:
+            StoreBusyError: this process is not the one that opened the store.
+            StoreClosedError: the last store has been closed, which another thread may have done.
+        """
+        self.check_process()
+        with self.idle:
+            if self.closed:
+                raise StoreClosedError(f"{self.layout.folder} was closed while it was in use")
+            self.calls += 1
+        try:
+            yield self.engine
+        finally:
+            with self.idle:
+                self.calls -= 1
+                self.idle.notify_all()
 
     def check_process(self) -> None:
         """Refuse to work in a forked child: the engine's threads are not there, and its files belong to the parent.
@@ -166,27 +205,52 @@ class Held:
         """Another text after each write; nobody else can write while we hold the lock."""
         return f"{self.token}-{self.writes}"
 
+    def need_space(self, size: int) -> None:
+        """Refuse to grow where the disk may not hold it.
+
+        Raises:
+            StoreFullError: fewer bytes than this are free.
+        """
+        free = shutil.disk_usage(self.layout.data).free
+        if free < size:
+            raise StoreFullError(
+                f"{self.layout.folder}: free space on its disk",
+                expected=f"at least {size / 2**20:.0f} MiB",
+                got=f"{free / 2**20:.0f} MiB",
+                hint="Free some space; nothing of this request was written.",
+            )
+
     def bytes_on_disk(self) -> int:
         """What the engine's files take; they are sparse, so their blocks count and not their lengths."""
         return sum(path.stat().st_blocks * 512 for path in self.layout.data.rglob("*") if path.is_file())
 
     def release(self) -> None:
-        """One store less; the last one closes the engine and gives the lock back."""
+        """One store less; the last one waits for calls in other threads, closes the engine and gives the lock back."""
         if self.pid != os.getpid():
             return
-        with _gate:
+        with _door(self.layout.home):
             self.users -= 1
             if self.users:
                 return
             _held.pop(self.layout.home, None)
+            with self.idle:
+                self.closed = True
+                self.idle.wait_for(lambda: not self.calls)
             try:
                 self.engine.close()
             finally:
                 self.lock.release()
 
 
-_gate = threading.RLock()
+_gate = threading.Lock()
 _held: dict[Path, Held] = {}
+_doors: WeakValueDictionary[Path, Any] = WeakValueDictionary()
+
+
+def _door(home: Path) -> Any:
+    """The lock of one folder within this process, for opening and closing it; other folders are not held up."""
+    with _gate:
+        return _doors.setdefault(home, threading.RLock())
 
 
 def acquire(
@@ -212,11 +276,16 @@ def acquire(
         SpecMismatchError: another spec, other creation options, or a folder of Qdrant's that is not ours.
     """
     layout = Layout(folder(request.url), request.url.variant)
-    with _gate:
+    door = _door(layout.home)
+    if not door.acquire(timeout=timeout):
+        raise StoreBusyError(f"{layout.folder} is being opened or closed by another thread", hint=_WAIT)
+    try:
         held = _held.get(layout.home)
         if held is None or held.pid != os.getpid():
             held = _open(layout, request, timeout, created, build, load)
         held.users += 1
+    finally:
+        door.release()
     try:
         if request.spec is not None:
             request.spec.check_against(held.spec, str(request.url))
@@ -243,9 +312,10 @@ def _open(
     try:
         if is_collection(layout):
             engine = Patience(timeout, retries=1000).call(lambda _: load(layout.data), _in_use)
+            layout.unfinished.unlink(missing_ok=True)  # killed between the last two steps of making it
         else:
             assert request.spec is not None  # seen above
-            if not layout.unfinished.exists():  # looked for with the lock held: nobody is just making one
+            if not layout.half_made():  # looked for with the lock held: nobody is just making one
                 _refuse_foreign(layout, str(request.url), [layout.home.name])
             engine = layout.make(request.spec, created, build)
         held = Held(layout, *layout.read(), engine, lock)
@@ -271,18 +341,26 @@ def _in_use(error: Exception) -> bool:
 
 
 def _locked(layout: Layout, timeout: float) -> portalocker.Lock:
-    lock = portalocker.Lock(
-        layout.lock, "a", timeout=timeout, check_interval=0.05,
-        flags=portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING,
-    )  # fmt: skip
+    end = time.monotonic() + timeout
+    while True:
+        lock = portalocker.Lock(
+            layout.lock, "a", timeout=max(end - time.monotonic(), 0), check_interval=0.05,
+            flags=portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING,
+        )  # fmt: skip
+        try:
+            file = lock.acquire()
+        except portalocker.exceptions.LockException as error:
+            raise StoreBusyError(f"{layout.folder} is open in another process", hint=_WAIT) from error
+        if _still_at(layout.lock, file):
+            return lock
+        lock.release()  # removed with its collection while we waited: the next one will lock another file
+
+
+def _still_at(path: Path, file: Any) -> bool:
     try:
-        lock.acquire()
-    except portalocker.exceptions.LockException as error:
-        raise StoreBusyError(
-            f"{layout.folder} is open in another process",
-            hint="Close it there, raise ?timeout= (seconds) to wait longer, or use a Qdrant server.",
-        ) from error
-    return lock
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def remove(layout: Layout, timeout: float, empty: Callable[[Path], bool]) -> bool:

@@ -75,8 +75,8 @@ class LocalEngine(ClientEngine):
         self._warn(self.count(None))
 
     def _call(self, send: Callable[[Any], T]) -> T:
-        with self._held.mutex:
-            return send(self._held.engine)
+        with self._held.used() as client, self._held.mutex:
+            return send(client)
 
     def upsert(
         self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]], *, insert_only: bool
@@ -94,7 +94,6 @@ class LocalEngine(ClientEngine):
         super().delete_where(where)
 
     def _written(self) -> None:
-        self._held.check_process()  # a child has a copy of the points, but the connection is its parent's
         self._held.writes += 1
 
     def _warn(self, count: int) -> None:

@@ -16,7 +16,7 @@ from qdrant_client import models
 from qdrant_client.qdrant_remote import QdrantRemote
 
 from knnstore.abc import OpenRequest
-from knnstore.errors import InvalidURLError, StoreTimeoutError
+from knnstore.errors import InvalidURLError, StoreClosedError, StoreTimeoutError
 from knnstore.remote import Patience
 from knnstore.types import Consistency
 from knnstore.url import StoreURL
@@ -78,6 +78,7 @@ class Connection:
             self._read_certificates()
         self._gate = threading.Lock()
         self._client: tuple[int, _Client] | None = None
+        self._closed = False
 
     def _read_certificates(self) -> None:
         options = self.options
@@ -91,7 +92,11 @@ class Connection:
             raise InvalidURLError(f"{self.url}: ca, cert or cert_key", expected="a PEM file", got=str(error)) from error
 
     def call(self, send: Callable[[Any], T]) -> T:
-        """Make a call, within the timeout, again where that may help."""
+        """Make a call, within the timeout, again where that may help.
+
+        Raises:
+            StoreClosedError: the connection has been closed, before or meanwhile.
+        """
 
         def attempt(seconds: float) -> T:
             token = _deadline.set(time.monotonic() + seconds)
@@ -100,11 +105,21 @@ class Connection:
             finally:
                 _deadline.reset(token)
 
-        return self._patience.call(attempt, retriable)
+        try:
+            return self._patience.call(attempt, lambda error: not self._closed and retriable(error))
+        except Exception as error:
+            if self._closed:  # whatever the client calls it
+                raise self._closed_error() from error
+            raise
+
+    def _closed_error(self) -> StoreClosedError:
+        return StoreClosedError(f"{self.url} was closed while it was in use")
 
     def _current(self) -> _Client:
         """The client of this process: neither its sockets nor gRPC's threads survive a fork."""
         with self._gate:
+            if self._closed:  # a call that was on its way must not open another client, which nobody would close
+                raise self._closed_error()
             if self._client is None or self._client[0] != os.getpid():
                 self._client = os.getpid(), self._connect()
             return self._client[1]
@@ -139,8 +154,9 @@ class Connection:
         return client
 
     def close(self) -> None:
-        """Close the client of this process."""
+        """Close the client of this process; a call in another thread ends with an error."""
         with self._gate:
+            self._closed = True
             if self._client is not None and self._client[0] == os.getpid():
                 self._client[1].close()
             self._client = None

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from knnstore._engine import mapped_error
 from knnstore.abc import EmbeddingStore, OpenRequest
-from knnstore.errors import BackendError, ConflictError, KnnStoreError
+from knnstore.errors import ConflictError, KnnStoreError
 from knnstore.filters import Filter, Scalar
 from knnstore.remote import row_slices, upload
 from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreSpec, StoreStats
@@ -79,7 +80,7 @@ class QdrantStore(EmbeddingStore):
         return upload(batch, send, self._as_ours, max_bytes=self._bytes, max_count=self._options.batch_rows)
 
     def _as_ours(self, error: Exception) -> KnnStoreError:
-        return self._map_error(error) or BackendError(f"upsert on {self.url}: {type(error).__name__}: {error}")
+        return mapped_error(error, self._map_error, "upsert", self.url)
 
     def _refuse_stored(self, ids: list[str]) -> None:
         stored = self._get(ids, [], with_vectors=False)
@@ -140,6 +141,7 @@ class QdrantStore(EmbeddingStore):
         found = self._engine.facet(key(field, kind), self._compiler.compile(where), _FACETS)
         if len(found) >= _FACETS:
             return super()._count_by(field, where)
+        found = {value: count for value, count in found.items() if count}  # an index keeps those of others
         values = floats([int(value) for value in found]).tolist() if kind is float else map(kind, found)
         return dict(zip(values, found.values(), strict=True))
 
