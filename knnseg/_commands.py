@@ -157,12 +157,12 @@ def _known(names: list[str] | None, labelled: LabelledImages) -> list[str] | Non
 
 def _one(image: Path, mask: Path | None, label: str | None) -> dict[str, Any]:
     """The one image of the command line with its mask, as arguments of ``add_masks``."""
-    from knnseg.images import load_image, load_label_map
+    from knnseg.images import load_annotated, load_label_map
 
     if mask is None or label is None:
         raise typer.BadParameter("an image needs --mask and --label")
-    pixels, stack = load_image(image), load_label_map(mask)[None] != 0
-    return {"image": pixels, "masks": stack, "labels": [label], "uri": image.absolute().as_uri()}
+    stack = load_label_map(mask)[None] != 0
+    return {"image": load_annotated(image, stack.shape[1:]), "masks": stack, "labels": [label], "uri": image.absolute().as_uri()}
 
 
 @app.command(name="eval")

@@ -118,6 +118,11 @@ class StoreMachine(RuleBasedStateMachine):
         recall = self.store.capabilities.recall_floor
         assert_hits(hits, queries, sample, self.metric, k, rows=rows, recall=recall)
 
+    @rule(query=st.integers(0, len(POOL) - 1), k=st.integers(1, 4), where=_filter)
+    def search_some(self, query: int, k: int, where: Filter) -> None:
+        """Search behind a filter, for fewer than are stored: what does not match must not take a place."""
+        self.search(query, k, where)
+
     @rule(ids=_ids)
     def get(self, ids: list[str]) -> None:
         """Read by id."""
