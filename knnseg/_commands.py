@@ -162,7 +162,12 @@ def _one(image: Path, mask: Path | None, label: str | None) -> dict[str, Any]:
     if mask is None or label is None:
         raise typer.BadParameter("an image needs --mask and --label")
     stack = load_label_map(mask)[None] != 0
-    return {"image": load_annotated(image, stack.shape[1:]), "masks": stack, "labels": [label], "uri": image.absolute().as_uri()}
+    return {
+        "image": load_annotated(image, stack.shape[1:]),
+        "masks": stack,
+        "labels": [label],
+        "uri": image.absolute().as_uri(),
+    }
 
 
 @app.command(name="eval")
