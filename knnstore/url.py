@@ -81,7 +81,9 @@ class StoreURL:
         except ValueError:
             # The reason that Python gives quotes what it read, which may be half of a password with a slash in it.
             raise InvalidURLError(
-                f"store URL {scheme}://…", expected="[user:password@]host[:port] with a number as port", hint=_ESCAPE
+                f"store URL {scheme}://…",
+                expected="[user:password@]host[:port] with a port of at most 65535",
+                hint=_ESCAPE,
             ) from None
         if "#" in url:
             raise InvalidURLError(f"store URL {scheme}://…", expected="no '#'", hint=_ESCAPE)

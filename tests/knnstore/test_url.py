@@ -53,6 +53,13 @@ def test_not_a_url(text: str) -> None:
     assert isinstance(caught.value, ValueError)
 
 
+@pytest.mark.parametrize("port", ["99999", "65536", "geheim", "-1"])
+def test_a_port_that_is_none(port: str) -> None:
+    with pytest.raises(InvalidURLError, match="a port of at most 65535") as caught:
+        StoreURL.parse(f"qdrant://host:{port}/x")
+    assert port not in str(caught.value)  # it may be half of a password
+
+
 @pytest.mark.parametrize("value", [None, 5, pathlib.PurePosixPath("/x"), b"memory:///x"])
 def test_not_even_text(value: object) -> None:
     with pytest.raises(InvalidURLError, match="expected text"):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from knnstore_milvus.names import Place, collection_name, field_name, may_hold, place_of
 
+import knnstore
 from knnstore.errors import InvalidURLError
 from knnstore.url import StoreURL
 
@@ -75,3 +76,18 @@ def test_places(url, place):
 def test_urls_that_lead_nowhere(url, said):
     with pytest.raises(InvalidURLError, match=said):
         place_of(StoreURL.parse(url))
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("milvus://db:1/cat", "milvus://db:1/default/cat"),
+        ("milvus://db:1/cat/?index=HNSW", "milvus://db:1/default/cat?index=HNSW"),
+        ("milvus://db:1/default", "milvus://db:1/default/concepts"),
+        ("milvus+lite:///data/my.db", "milvus+lite:///data/my.db/concepts"),
+    ],
+)
+def test_a_url_without_a_collection_is_told_what_it_may_have_meant(url, meant):
+    with pytest.raises(InvalidURLError) as caught:
+        knnstore.open_store(url)
+    assert f"Such as {meant}." in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 from pymilvus.exceptions import MilvusException
@@ -147,9 +148,16 @@ def _collection_place(url: StoreURL) -> Place:
         raise InvalidURLError(
             f"{url}",
             expected="a collection after the " + ("file" if place.file else "database"),
-            hint=f"Such as {url.child('concepts')}.",
+            hint=f"Such as {_example(url, place)}.",
         )
     return place
+
+
+def _example(url: StoreURL, place: Place) -> StoreURL:
+    """What was probably meant: a single name on a server is more often that of a collection than of a database."""
+    if place.file or place.database == "default":
+        return url.child("concepts")
+    return replace(url, path=f"/default/{place.database}")
 
 
 def _connect(url: StoreURL, place: Place, options: Options) -> Connection:
