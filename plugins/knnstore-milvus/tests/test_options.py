@@ -52,6 +52,19 @@ def test_refused(query, said):
         parse(query)
 
 
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [("index=IVF_PQ&pq_m=3", "pq_m= that divides.*8"), ("index=HNSW&m=1", "m= of at least 2")],
+)
+def test_an_index_that_cannot_be_built_leaves_no_collection(tmp_path, query, said):
+    url, spec = f"milvus+lite://{tmp_path}/lite.db/x", knnstore.StoreSpec(8)
+    with pytest.raises(InvalidURLError, match=said):
+        knnstore.open_store(f"{url}?{query}", spec)
+    assert knnstore.collections(url) == []
+    with knnstore.open_store(f"{url}?{query.replace('=3', '=4').replace('=1', '=2')}", spec) as store:
+        assert store.count() == 0
+
+
 @pytest.mark.parametrize("page", ["plugins/knnstore-milvus/README.md", "docs/backends/milvus.md"])
 def test_every_option_is_documented(page):
     rows = re.findall(r"^\| (`.*?) \|", (Path(__file__).parents[3] / page).read_text(encoding="utf-8"), re.MULTILINE)

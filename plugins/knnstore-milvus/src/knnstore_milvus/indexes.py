@@ -46,6 +46,15 @@ class Index:
         strangers = [n for n in INDEX_OPTIONS if getattr(options, n) and n not in {**self.build, **self.search}]
         return f"no {strangers[0]}= with index={self.name}" if strangers else ""
 
+    def impossible(self, options: Any, dim: int) -> str:
+        """What would have been right, where no such index can be built over vectors of this width; "" otherwise.
+
+        A server refuses such a pq_m when the collection is there already; m=1 brings the process of milvus-lite down.
+        """
+        if "pq_m" in self.build and options.pq_m and dim % options.pq_m:
+            return f"a pq_m= that divides the width of the vectors, {dim}"
+        return "an m= of at least 2" if "m" in self.build and options.m == 1 else ""
+
     def build_parameters(self, options: Any) -> dict[str, str | int | float | bool]:
         """What ``CreateIndex`` is given; what is not given is left to the server."""
         given = {theirs: getattr(options, ours) for ours, theirs in self.build.items() if getattr(options, ours)}

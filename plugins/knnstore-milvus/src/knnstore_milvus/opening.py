@@ -14,6 +14,7 @@ from knnstore.abc import OpenRequest
 from knnstore.errors import InvalidURLError, StoreCorruptError, StoreNotFoundError
 from knnstore.url import StoreURL
 from knnstore_milvus import admin, lite
+from knnstore_milvus.columns import stored_dim
 from knnstore_milvus.connection import Connection
 from knnstore_milvus.errors import is_missing
 from knnstore_milvus.indexes import Index
@@ -56,6 +57,7 @@ def _opened(request: OpenRequest, place: Place, options: Options, connection: Co
         if request.spec is None or request.read_only:
             raise StoreNotFoundError(f"nothing is stored at {where}", hint="Give a spec to create it.")
         _check_index(options.vector_index, options, where)
+        _refuse(options.vector_index.impossible(options, stored_dim(request.spec.dim)), where)
         check_options(options, version, where)
         admin.create(connection, name, Meta(place.path, request.spec, options.created()))
         meta = _described(connection, name, where)
@@ -86,9 +88,12 @@ def _check(meta: Meta, request: OpenRequest, place: Place) -> None:
 
 def _check_index(index: Index, options: Options, where: str) -> None:
     """Refuse what this index would not look at."""
-    wrong = index.contradiction(options)
-    if wrong:
-        raise InvalidURLError(where, expected=wrong)
+    _refuse(index.contradiction(options), where)
+
+
+def _refuse(expected: str, where: str) -> None:
+    if expected:
+        raise InvalidURLError(where, expected=expected)
 
 
 def _described(connection: Connection, name: str, where: str) -> Meta | None:
