@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +147,20 @@ class EdgeEngine:
         if self._held.unflushed > _UNFLUSHED:
             self.flush()
 
-    def _update(self, operation: Any) -> None:
+    @contextmanager
+    def _shard(self) -> Iterator[Any]:
+        """The engine, for one call in the process that opened it: its threads do not survive a fork."""
+        self._held.check_process()
         with self._held.used() as shard:
+            yield shard
+
+    def _update(self, operation: Any) -> None:
+        with self._shard() as shard:
             self._held.writes += 1
             shard.update(operation)
 
     def retrieve(self, ids: list[str], payload: list[str], *, vectors: bool) -> Sequence[Point]:
-        with self._held.used() as shard:
+        with self._shard() as shard:
             found: Sequence[Point] = shard.retrieve(ids, payload, vectors)
         return found
 
@@ -165,7 +173,7 @@ class EdgeEngine:
             )
             for row in vectors.tolist()
         ]
-        with self._held.used() as shard:
+        with self._shard() as shard:
             answers: Sequence[Sequence[ScoredPoint]] = shard.query_batch(edge.QueryBatchRequest(requests))
         return answers
 
@@ -173,16 +181,16 @@ class EdgeEngine:
         self, where: Any, payload: list[str], limit: int, offset: Offset, *, vectors: bool
     ) -> tuple[Sequence[Point], Offset]:
         request = edge.ScrollRequest(offset, limit, where, with_payload=payload, with_vector=vectors)
-        with self._held.used() as shard:
+        with self._shard() as shard:
             page: tuple[Sequence[Point], Offset] = shard.scroll(request)
         return page
 
     def count(self, where: Any) -> int:
-        with self._held.used() as shard:
+        with self._shard() as shard:
             return int(shard.count(edge.CountRequest(exact=True, filter=where)))
 
     def facet(self, field: str, where: Any, limit: int) -> Mapping[Scalar, int]:
-        with self._held.used() as shard:
+        with self._shard() as shard:
             found = shard.facet(edge.FacetRequest(field, limit=limit, exact=True, filter=where))
         return {hit.value: hit.count for hit in found.hits}
 
@@ -195,19 +203,19 @@ class EdgeEngine:
         self._update(edge.UpdateOperation.delete_points_by_filter(where))
 
     def flush(self) -> None:
-        with self._held.used() as shard:
+        with self._shard() as shard:
             self._held.unflushed = 0
             shard.flush()
 
     def optimize(self) -> None:
-        with self._held.used() as shard:
+        with self._shard() as shard:
             shard.optimize()
 
     def revision(self) -> str:
         return self._held.revision()
 
     def details(self) -> dict[str, Detail]:
-        with self._held.used() as shard:
+        with self._shard() as shard:
             info = shard.info()
         return {"segments": info.segments_count, "indexed_vectors": info.indexed_vectors_count}
 

@@ -174,10 +174,8 @@ class Held:
         """The engine, for one call; closing waits until it is over.
 
         Raises:
-            StoreBusyError: this process is not the one that opened the store.
             StoreClosedError: the last store has been closed, which another thread may have done.
         """
-        self.check_process()
         with self.idle:
             if self.closed:
                 raise StoreClosedError(f"{self.layout.folder} was closed while it was in use")
