@@ -1,5 +1,6 @@
 """The client's local mode, only for trying the API: the kit, and the warning."""
 
+import os
 from urllib.parse import quote
 
 import numpy as np
@@ -8,7 +9,7 @@ from knnstore_qdrant import local
 
 import knnstore
 from knnstore import F
-from knnstore.errors import InvalidURLError
+from knnstore.errors import InvalidURLError, StoreBusyError
 from knnstore.testing import StoreTests
 
 DECLARED = {
@@ -65,3 +66,25 @@ def test_the_warning_comes_at_ten_thousand():
 def test_options_that_mean_nothing_here_are_refused(tmp_path):
     with pytest.raises(InvalidURLError, match="exact"):
         knnstore.open_store(f"qdrant+local://{tmp_path}/try?exact=1", knnstore.StoreSpec(2))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_reads_and_does_not_write(tmp_path):
+    """It has a copy of the points; the file belongs to its parent."""
+    with knnstore.open_store(f"qdrant+local://{tmp_path}/try", knnstore.StoreSpec(2, "l2")) as store:
+        store.upsert(["a"], np.ones((1, 2), np.float32))
+        refused = 0
+        if (child := os.fork()) == 0:
+            try:
+                seen = store.count() == 1
+                for write in (lambda: store.upsert(["b"], np.ones((1, 2), np.float32)), lambda: store.delete(["a"])):
+                    try:
+                        write()
+                    except StoreBusyError:
+                        refused += 1
+                os._exit(0 if seen and refused == 2 else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert store.get(["a", "b"]).ids.tolist() == ["a"]

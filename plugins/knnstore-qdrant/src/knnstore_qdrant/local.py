@@ -94,6 +94,7 @@ class LocalEngine(ClientEngine):
         super().delete_where(where)
 
     def _written(self) -> None:
+        self._held.check_process()  # a child has a copy of the points, but the connection is its parent's
         self._held.writes += 1
 
     def _warn(self, count: int) -> None:
