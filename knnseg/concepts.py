@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import warnings
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from knnseg.adding import AddReport, segments, write
 from knnseg.annotations import LabelledImage
-from knnseg.errors import ConfigError, KnnSegWarning, MaskError, VocabularyError
+from knnseg.errors import ConfigError, MaskError, VocabularyError, warn_left_out
 from knnseg.examples import FIELDS, Content, ImageExamples, contents, described, readable, stored_contents
 from knnseg.features import FeatureExtractor
 from knnseg.images import ImageLike, load_image
@@ -212,11 +211,7 @@ class ConceptDatabase:
                 bar.update(len(group))
                 bar.set_postfix(added=report.added, present=report.present)
         report = replace(report, failed=(*failed, *report.failed))
-        if report.failed:
-            said = (
-                f"add: images left out: {len(report.failed)}, see `failed` of the report; the first: {report.failed[0]}"
-            )
-            warnings.warn(said, KnnSegWarning, stacklevel=2)
+        warn_left_out("add", report.failed)
         return report
 
     def add_masks(

@@ -18,7 +18,8 @@ store are in :mod:`knnstore.errors` and pass through unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "VocabularyError",
     "WeightsError",
     "skipping",
+    "warn_left_out",
 ]
 
 
@@ -99,3 +101,19 @@ def skipping(
             raise
         text = str(error)
         failed.append(text if name in text else f"{name}: {text}")
+
+
+def warn_left_out(
+    doing: str, failed: Sequence[str], more: str = "see `failed` of the report", *, depth: int = 2
+) -> None:
+    """Warn of what :func:`skipping` has kept, where it has kept anything.
+
+    Args:
+        doing: the name of the function, at the front of the message.
+        failed: the images that were left out, each with the reason.
+        more: what to say of them.
+        depth: of the line that is named, in calls above this one; 2 is the caller of the function that calls this.
+    """
+    if failed:
+        said = f"{doing}: images left out: {len(failed)}, {more}; the first: {failed[0]}"
+        warnings.warn(said, KnnSegWarning, stacklevel=depth + 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from knnseg.base import NoBase
 from knnseg.concepts import ConceptDatabase
 from knnseg.embeddings import pool
-from knnseg.errors import ConfigError, KnnSegWarning, skipping
+from knnseg.errors import ConfigError, skipping, warn_left_out
 from knnseg.features import EncodedImage
 from knnseg.originals import Originals, StoredImage, stored_images
 from knnseg.pipeline import Segmenter
@@ -94,9 +93,7 @@ class Asker(ABC):
                     bar.update(len(parts[-1].truth))
                 if sum(len(part.truth) for part in parts) >= most:
                     break
-        if failed:
-            said = f"calibrate: images left out: {len(failed)}, which cannot be used; the first: {failed[0]}"
-            warnings.warn(said, KnnSegWarning, stacklevel=3)
+        warn_left_out("calibrate", failed, "which cannot be used", depth=3)
         missing = unusable + sum(part.missing for part in parts)
         if not any(len(part.truth) for part in parts):
             raise _nothing(sum(part.alone for part in parts), missing, self._originals)

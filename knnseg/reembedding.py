@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +10,7 @@ from tqdm import tqdm
 
 from knnseg.concepts import ConceptDatabase
 from knnseg.embeddings import pool
-from knnseg.errors import ConfigError, DatasetError, KnnSegWarning, skipping
+from knnseg.errors import ConfigError, DatasetError, skipping, warn_left_out
 from knnseg.examples import FIELDS, contents, stored_contents
 from knnseg.features import FeatureExtractor
 from knnseg.originals import Originals, StoredImage, stored_images
@@ -95,11 +94,7 @@ def reembed(
         for group in stored_images(source, hashes, batch=batch):
             report += _write(target, group, finder, strict)
             bar.update(len(group))
-    if report.failed:
-        said = (
-            f"reembed: images left out: {len(report.failed)}, see `failed` of the report; the first: {report.failed[0]}"
-        )
-        warnings.warn(said, KnnSegWarning, stacklevel=2)
+    warn_left_out("reembed", report.failed)
     return report
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence, Sized
 
 from tqdm import tqdm
 
 from knnseg.annotations import LabelledImage
-from knnseg.errors import ConfigError, DatasetError, KnnSegWarning, skipping
+from knnseg.errors import ConfigError, DatasetError, skipping, warn_left_out
 from knnseg.evaluation.counts import Counts, ImageCounts, Scores
 from knnseg.evaluation.journal import Journal
 from knnseg.evaluation.report import Report
@@ -68,9 +67,7 @@ def evaluate(
             bar.update()
     if failed and not done:
         raise DatasetError(f"evaluate: expected images, got none that can be used, such as {failed[0]}")
-    if failed:
-        said = f"evaluate: images left out: {len(failed)}, see `failed` of the report; the first: {failed[0]}"
-        warnings.warn(said, KnnSegWarning, stacklevel=2)
+    warn_left_out("evaluate", failed)
     return Report.of(vocabulary, (done[place] for place in sorted(done)), failed)
 
 
