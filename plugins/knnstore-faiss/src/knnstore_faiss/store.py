@@ -184,7 +184,13 @@ class FaissStore(EmbeddingStore):
         details: dict[str, Detail] = {"generation": commit.generation, "sync": self._options.sync}
         details |= self._index.details()
         return StoreStats(
-            "faiss", commit.count, self._database.bytes_on_disk(), self._index.nbytes, recall=recall, details=details
+            "faiss",
+            commit.count,
+            self._database.bytes_on_disk(),
+            self._index.nbytes,
+            recall=recall,
+            indexed=self._index.indexed,
+            details=details,
         )
 
     def _map_error(self, error: Exception) -> KnnStoreError | None:

@@ -22,7 +22,7 @@ from knnstore_faiss import cache
 from knnstore_faiss.ann import AnnIndex
 from knnstore_faiss.building import build, first_effort, recall_of
 from knnstore_faiss.database import Commit, Database, latest
-from knnstore_faiss.factory import make_index, training_size
+from knnstore_faiss.factory import training_size
 from knnstore_faiss.flat import FlatIndex
 from knnstore_faiss.gpu import GpuNominator, GpuSearcher, device_number
 from knnstore_faiss.nominate import Candidates, joined
@@ -38,8 +38,9 @@ _log = logging.getLogger("knnstore_faiss")
 
 _STEP = 1000
 """Records that go into an approximate index while searches wait."""
-_TUNED_FLOOR = 0.8
-_FIXED_FLOOR = 0.5
+_FLOORS = {True: 0.9, False: 0.8}
+"""Where the index holds the very vectors, and where it holds codes of them. Tuning finds 0.95 of the neighbours of
+stored vectors; of random ones, which are like no other and the worst that there is, 0.94 were found."""
 
 
 class SyncedIndex:
@@ -63,9 +64,10 @@ class SyncedIndex:
         self._saved: int | None = None
         self._cache = "none"
         self._seen: cache.Identity | None = None
-        self._threshold = 0
+        self._threshold, self._lossless = 0, True
         if not options.exact:
-            trained = make_index(options.index, spec.dim, spec.metric).is_trained
+            empty = AnnIndex(options.index, spec.dim, spec.metric, first_effort(options))
+            trained, self._lossless = empty.index.is_trained, empty.lossless
             self._threshold = 0 if trained else training_size(options.index, spec.dim, options.train_at)
         self._key = cache.CacheKey(database.meta.uuid, options.index, spec.dim, spec.metric, options.seed)
         number = device_number(options.device) if options.exact else None
@@ -74,15 +76,20 @@ class SyncedIndex:
 
     @property
     def recall_floor(self) -> float:
-        """What is declared: 1 for the exact index, less for one that is tuned, little for one set by hand."""
+        """What is declared: 1 for the exact index, less for one that is tuned, nothing for one set by hand."""
         if self._options.exact:
             return 1.0
-        return _FIXED_FLOOR if self._options.nprobe or self._options.ef_search else _TUNED_FLOOR
+        return _FLOORS[self._lossless] if not self._options.nprobe and not self._options.ef_search else 0.0
 
     @property
     def nbytes(self) -> int | None:
         """What the exact index holds in memory; FAISS does not tell for the others."""
         return self._flat.nbytes if self._flat is not None else None
+
+    @property
+    def indexed(self) -> int | None:
+        """Records that the approximate index covers; None where there is no such thing."""
+        return None if self._options.exact else self._ann.live if self._ann is not None else 0
 
     # -- following ----------------------------------------------------------------------------------------------------
 

@@ -147,10 +147,12 @@ class QdrantStore(EmbeddingStore):
         self._engine.optimize()
 
     def _stats(self) -> StoreStats:
-        count = self._engine.count(None)
+        count, details = self._engine.count(None), self._engine.details()
+        indexed = details.get("indexed_vectors") if self._capabilities.approximate else None
         return StoreStats(
-            self.url.backend, count, self._engine.bytes_on_disk(), recall=None, details=self._engine.details()
-        )
+            self.url.backend, count, self._engine.bytes_on_disk(),
+            indexed=indexed if isinstance(indexed, int) else None, details=details,
+        )  # fmt: skip
 
     def _close(self) -> None:
         self._engine.close()
