@@ -169,7 +169,7 @@ class OpeningChecks(KitBase):
         assert len(collections(opener.url)) == (0 if removed else 1)
 
     def test_a_collection_made_again(self, opener: Opener) -> None:
-        """Removed and made for another encoder of the same width: a store that was open all along does not write to it."""
+        """Removed and made for another encoder of the same width: a store that was open all along writes nothing there."""
         first, second = (EmbeddingSpace(encoder, f"sha256:{encoder}") for encoder in ("first", "second"))
         store = opener(replace(SPEC, space=first))
         store.delete(make_sample(2).write(store).ids)
