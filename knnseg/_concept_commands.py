@@ -204,11 +204,10 @@ def reembed(
 
 def _other_space(store: str, own: EmbeddingSpace, wanted: str) -> StoreURL:
     """The collection to read: the one that is named, or the only one of another space."""
-    from knnseg.concepts import space_name
+    from knnseg.concepts import space_name, spaces
     from knnseg.errors import ConfigError
-    from knnstore import collections
 
-    there = {place.path.rsplit("/", 1)[-1]: place for place in collections(store)}
+    there = spaces(store)
     others = {name: place for name, place in there.items() if name != space_name(own)}
     picked = [place for name, place in others.items() if wanted in ("", name)]
     if len(picked) != 1:
