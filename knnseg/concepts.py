@@ -320,13 +320,16 @@ class ConceptDatabase:
     def _look(self) -> _Seen:
         """What is there; looked up again where it may have changed."""
         names = self._changes.names()
-        revision = self._revision(names)
-        seen = self._seen
-        if seen is None or seen.revision != revision or not self._store.capabilities.revision:
+        while True:
+            revision = self._revision(names)
+            if self._seen is not None and self._seen.revision == revision and self._store.capabilities.revision:
+                return self._seen
             counts = {str(key): count for key, count in self._store.count_by("label").items() if count}
             things = self._store.count_by("label", where=F("thing") == True)  # noqa: E712  # builds a filter
-            seen = self._seen = _Seen(revision, names, counts, {str(key): count for key, count in things.items()})
-        return seen
+            before, names = names, self._changes.names()
+            if names == before:  # otherwise old names would be put beside new examples
+                self._seen = _Seen(revision, names, counts, {str(key): count for key, count in things.items()})
+                return self._seen
 
     def neighbours(
         self, embeddings: Embeddings, k: int, vocabulary: Vocabulary | None = None, *, exclude_image: str = ""
