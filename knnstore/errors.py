@@ -24,6 +24,7 @@ KnnStoreError
 ├── StoreBusyError(TimeoutError)              another writer holds the store
 ├── StoreTimeoutError(TimeoutError)           the server did not answer in time
 ├── StoreConnectionError(ConnectionError)     the server could not be reached, or hung up
+├── StoreAuthenticationError(PermissionError) the server does not know who asks, or does not let them
 ├── StoreCorruptError(OSError)                what is stored cannot be read back
 ├── StoreFullError(OSError)                   no space left; nothing of the call was written
 └── BackendError(RuntimeError)                anything else that the engine reports
@@ -48,6 +49,7 @@ __all__ = [
     "InvalidVectorError",
     "KnnStoreError",
     "SpecMismatchError",
+    "StoreAuthenticationError",
     "StoreBusyError",
     "StoreClosedError",
     "StoreConnectionError",
@@ -176,6 +178,10 @@ class StoreTimeoutError(KnnStoreError, TimeoutError):
 
 class StoreConnectionError(KnnStoreError, ConnectionError):
     """The server could not be reached, or closed the connection."""
+
+
+class StoreAuthenticationError(KnnStoreError, PermissionError):
+    """The server does not know who asks, or does not let them do it: a key, token, password or right is missing."""
 
 
 class StoreCorruptError(KnnStoreError, OSError):

@@ -14,11 +14,11 @@ import trustme
 import knnstore
 from knnstore import F, StoreSpec, StoreURL
 from knnstore.errors import (
-    BackendError,
     ConflictError,
     InvalidURLError,
     KnnStoreError,
     SpecMismatchError,
+    StoreAuthenticationError,
     StoreClosedError,
     StoreConnectionError,
     StoreNotFoundError,
@@ -121,10 +121,10 @@ def test_the_key_is_sent_and_never_shown(make_bridge, transport, source, tmp_pat
         write(store, 3)
         for text in (repr(store), str(store.url), repr(store._options), repr(store.stats()), repr(vars(store._engine))):
             assert KEY not in text
-    with pytest.raises(BackendError, match="Check the API key") as caught:
+    with pytest.raises(StoreAuthenticationError, match="Check the API key") as caught:
         knnstore.open_store(bridge.url("kept", transport, api_key="wr0ng-k3y"), SPEC)
     assert "wr0ng-k3y" not in str(caught.value)
-    with pytest.raises(BackendError, match="Check the API key"):
+    with pytest.raises(StoreAuthenticationError, match="Check the API key"):
         knnstore.open_store(bridge.url("kept", transport), SPEC)
 
 

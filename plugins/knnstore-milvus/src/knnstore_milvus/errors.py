@@ -10,6 +10,7 @@ from pymilvus.exceptions import MilvusException
 from knnstore.errors import (
     BackendError,
     KnnStoreError,
+    StoreAuthenticationError,
     StoreClosedError,
     StoreConnectionError,
     StoreFullError,
@@ -126,6 +127,6 @@ def _milvus_error(error: MilvusException, where: str) -> KnnStoreError:
 
 
 def _denied(text: str) -> KnnStoreError:
-    return BackendError(
+    return StoreAuthenticationError(
         f"access denied: {text}", hint="Check user and password or token (?password_env=, ?token_env=) and its rights."
     )
