@@ -78,7 +78,9 @@ def check_vectors(vectors: object, dim: int, metric: Metric, name: str = "vector
     if array.ndim != 2:
         raise DimensionMismatchError(name, expected=f"a 2-dimensional array (N, {dim})", got=f"shape {array.shape}")
     if array.shape[1] != dim:
-        raise DimensionMismatchError(name, expected=f"rows of {dim} numbers", got=f"rows of {array.shape[1]}")
+        raise DimensionMismatchError(
+            name, expected=f"rows of {dim} numbers, as in the store", got=f"rows of {array.shape[1]}"
+        )
     if array.dtype.newbyteorder("=") not in (np.float32, np.float16):
         raise InvalidVectorError(
             name, expected="float32", got=array.dtype, hint="Convert with .astype(numpy.float32) if that is meant."

@@ -19,7 +19,7 @@ from knnstore import _validation as checks
 from knnstore._engine import Backend, Engine, OpenRequest, mapped_error
 from knnstore._filter_forms import for_engine
 from knnstore.errors import InvalidFilterError, InvalidInputError, KnnStoreError, StoreClosedError
-from knnstore.filters import Filter, Scalar
+from knnstore.filters import Filter, Scalar, how_to_compare
 from knnstore.types import Capabilities, Conflict, Hits, Records, StoreSpec, StoreStats, empty_column
 from knnstore.url import StoreURL
 
@@ -280,7 +280,10 @@ class EmbeddingStore(Engine):
 
     def _checked(self, where: Filter | None) -> Filter | None:
         if where is not None and not isinstance(where, Filter):
-            raise InvalidFilterError("where", expected="a filter such as F('label') == 'x'", got=repr(where))
+            hint = how_to_compare(where) or ("knnstore.parse_filter reads text." if isinstance(where, str) else "")
+            raise InvalidFilterError(
+                "where", expected="a filter such as F('label') == 'x'", got=repr(where)[:80], hint=hint
+            )
         return None if where is None else for_engine(where.check(self._spec.fields), self.capabilities.filters)
 
     def _scanned(

@@ -14,7 +14,7 @@ KnnStoreError
 ├── UnknownBackendError(LookupError)          a URL scheme that no plugin provides
 ├── StoreNotFoundError(FileNotFoundError)     nothing is stored at this URL and no spec was given to create it
 ├── ConflictError(ValueError)                 on_conflict="error" and the id is stored already
-├── SpecMismatchError(ValueError)             the stored collection has another dim, metric, fields or embedding space
+├── SpecMismatchError(ValueError)             the collection has another dim, metric, fields, space or creation option
 ├── ContentMismatchError(RuntimeError)        what a copy leaves behind is not what its source holds
 ├── UnsupportedFilterError(NotImplementedError)
 ├── UnsupportedOperationError(NotImplementedError)
@@ -141,7 +141,7 @@ class ConflictError(KnnStoreError, ValueError):
 
 
 class SpecMismatchError(KnnStoreError, ValueError):
-    """The stored collection has another dim, metric, field or embedding space than asked for."""
+    """The stored collection has another dim, metric, field, embedding space or creation option than asked for."""
 
 
 class ContentMismatchError(KnnStoreError, RuntimeError):

@@ -17,8 +17,10 @@ from knnstore.errors import InvalidFieldError, InvalidInputError, SpecMismatchEr
 from knnstore.filters import FieldType
 
 __all__ = [
+    "ASKED",
     "MAX_ID_BYTES",
     "MAX_TEXT_BYTES",
+    "STORED",
     "Batch",
     "Capabilities",
     "Column",
@@ -43,6 +45,9 @@ MAX_ID_BYTES = 512
 """Longest id, in UTF-8 bytes."""
 MAX_TEXT_BYTES = 65_535
 """Longest value of a ``str`` field, in UTF-8 bytes: what the narrowest of the supported engines (Milvus) can hold."""
+
+ASKED, STORED = " (asked for)", " (stored)"
+"""Which side of a mismatch is which."""
 
 _FIELD_TYPES: dict[str, FieldType] = {"str": str, "int": int, "float": float, "bool": bool}
 _DTYPES: dict[FieldType, Any] = {str: object, int: np.int64, float: np.float64, bool: np.bool_}
@@ -153,8 +158,8 @@ class StoreSpec:
         if wrong:
             raise SpecMismatchError(
                 f"{where} holds another collection",
-                expected="; ".join(f"{name} {wanted}" for name, (wanted, _) in wrong.items()),
-                got="; ".join(f"{name} {there}" for name, (_, there) in wrong.items()),
+                expected="; ".join(f"{name} {wanted}" for name, (wanted, _) in wrong.items()) + ASKED,
+                got="; ".join(f"{name} {there}" for name, (_, there) in wrong.items()) + STORED,
                 hint="Nothing was changed. Open it with the stored spec, or choose another URL.",
             )
 

@@ -13,7 +13,7 @@ from knnstore.errors import InvalidInputError, SpecMismatchError, StoreNotFoundE
 from knnstore.filters import Filter
 from knnstore.transfer.checksum import Source
 from knnstore.transfer.copying import CopyJob, CopyReport
-from knnstore.types import Conflict, StoreSpec
+from knnstore.types import STORED, Conflict, StoreSpec
 from knnstore.url import StoreURL
 
 __all__ = ["Job", "check_options", "copy_store", "name_below", "run_jobs", "stored_at"]
@@ -174,7 +174,7 @@ def _existing(url: StoreURL, spec: StoreSpec, *, read_only: bool) -> EmbeddingSt
             raise SpecMismatchError(
                 f"{url} holds another collection",
                 expected="space none, as at the source",
-                got=f"space {store.spec.space.fingerprint}",
+                got=f"space {store.spec.space.fingerprint}{STORED}",
                 hint="Nothing was changed. Vectors of unknown origin do not mix with those of a known encoder.",
             )
     except SpecMismatchError:

@@ -12,6 +12,7 @@ from pymilvus.grpc_gen import milvus_pb2
 
 from knnstore.abc import OpenRequest
 from knnstore.errors import InvalidURLError, StoreCorruptError, StoreNotFoundError
+from knnstore.options import check_created
 from knnstore.url import StoreURL
 from knnstore_milvus import admin, lite
 from knnstore_milvus.columns import stored_dim
@@ -74,15 +75,10 @@ def _check(meta: Meta, request: OpenRequest, place: Place) -> None:
         raise StoreCorruptError(str(request.url), expected=f"the collection {place.path!r}", got=repr(meta.path))
     if request.spec is not None:
         request.spec.check_against(meta.spec, str(request.url))
-    asked = Options.parse(request.url).created()
-    for name in CREATING:
-        if name in request.url.options and asked[name] != meta.created.get(name):
-            raise InvalidURLError(
-                f"{request.url}: option {name}",
-                expected=f"{meta.created.get(name)!r}, which the collection was created with, or none",
-                got=repr(asked[name]),
-                hint="Copy the records into a new collection to change it.",
-            )
+    created = Options.parse(request.url).created()
+    check_created(
+        {name: created[name] for name in CREATING if name in request.url.options}, meta.created, str(request.url)
+    )
     _check_index(Options.as_created(meta.created).vector_index, Options.parse(request.url), str(request.url))
 
 

@@ -18,12 +18,12 @@ from knnstore.errors import (
     StoreNotFoundError,
     UnsupportedOperationError,
 )
+from knnstore.options import check_created
 from knnstore.types import StoreSpec
 from knnstore.url import StoreURL
 from knnstore_qdrant.client import DISTANCE
 from knnstore_qdrant.errors import map_error
 from knnstore_qdrant.floats import key
-from knnstore_qdrant.folder import check_created
 from knnstore_qdrant.names import CUT, SLASH, collection_name, collection_path
 from knnstore_qdrant.options import ServerOptions, created_with
 from knnstore_qdrant.remote import Connection, RemoteEngine
