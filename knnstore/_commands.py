@@ -121,7 +121,7 @@ def _one_line(entry: dict[str, Any]) -> str:
     return f"{entry['url']}  {entry['count']} records, dim {entry['spec']['dim']}, {entry['spec']['metric']}{encoder}"
 
 
-app.command(epilog="Example: knnstore check 'qdrant://db.example:6333/scratch?tls=1' --test test_delete_by_id")(check)
+app.command(epilog="Example: knnstore check 'qdrant://db.example:6334/scratch?tls=1' --test test_delete_by_id")(check)
 add_transfer_commands(app)
 add_upkeep_commands(app)
-app.command(epilog="Example: knnstore bench memory:///a 'faiss:///tmp/b?index=HNSW32' qdrant://localhost:6333/c")(bench)
+app.command(epilog="Example: knnstore bench memory:///a 'faiss:///tmp/b?index=HNSW32' qdrant://localhost:6334/c")(bench)

@@ -13,7 +13,7 @@ from knnstore.filters import Filter
 
 __all__ = ["Json", "Url", "Where", "counted", "filter_from", "print_json", "print_line"]
 
-Url = Annotated[str, typer.Argument(help="Store URL, such as faiss:///data/concepts or qdrant://host:6333/concepts.")]
+Url = Annotated[str, typer.Argument(help="Store URL, such as faiss:///data/concepts or qdrant://host:6334/concepts.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Where = Annotated[
     str | None,

@@ -35,7 +35,7 @@ Destination = Annotated[str, typer.Argument(help="Store URL to write to; a colle
 
 def add_transfer_commands(app: typer.Typer) -> None:
     """Add them to the command line."""
-    app.command(epilog="Example: knnstore copy faiss:///data/concepts 'qdrant://db.example:6333/concepts?tls=1'")(copy)
+    app.command(epilog="Example: knnstore copy faiss:///data/concepts 'qdrant://db.example:6334/concepts?tls=1'")(copy)
     app.command(epilog="Example: knnstore export faiss:///data/concepts concepts-2026")(export)
     app.command(name="import", epilog="Example: knnstore import concepts-2026 faiss:///data/again")(import_)
 

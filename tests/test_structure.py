@@ -20,6 +20,7 @@ KNNSTORE = [
     "filter_text",
     "types",
     "url",
+    "probe",
     "options",
     "remote",
     "_validation",

@@ -35,9 +35,9 @@ class MilvusBackend(Backend):
         if isinstance(error, ImportError):
             return None  # the client is missing, which the next line would only find out again
 
-        from knnstore_milvus.errors import map_error
+        from knnstore_milvus.wrong_port import explained
 
-        return map_error(error, str(url))
+        return explained(error, url)
 
 
 @hookimpl

@@ -20,7 +20,7 @@ from knnstore_milvus.connection import Connection
 from knnstore_milvus.errors import is_missing
 from knnstore_milvus.indexes import Index
 from knnstore_milvus.names import Place, collection_name, may_hold, place_of
-from knnstore_milvus.options import CREATING, Options
+from knnstore_milvus.options import CREATING, PORT, Options
 from knnstore_milvus.schema import Meta, description
 from knnstore_milvus.store import MilvusStore
 from knnstore_milvus.versions import check_options, check_server
@@ -28,7 +28,6 @@ from knnstore_milvus.versions import check_options, check_server
 __all__ = ["collections_at", "open_collection", "remove_empty"]
 
 T = TypeVar("T")
-_PORT = 19530
 
 
 def open_collection(request: OpenRequest) -> MilvusStore:
@@ -165,7 +164,7 @@ def _connect(url: StoreURL, place: Place, options: Options) -> Connection:
     if place.file:
         return lite.connect(place.file, options.patience)
     host = f"[{url.host}]" if ":" in url.host else url.host
-    address = f"{host}:{url.port or _PORT}"
+    address = f"{host}:{url.port or PORT}"
     return Connection(address, options.credentials(url), place.database, options.patience)
 
 

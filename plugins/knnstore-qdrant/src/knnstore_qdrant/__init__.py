@@ -32,9 +32,9 @@ class QdrantBackend(Backend):
         return remove_empty(url)
 
     def map_error(self, error: Exception, url: StoreURL) -> KnnStoreError | None:
-        from knnstore_qdrant.errors import map_error
+        from knnstore_qdrant.wrong_port import explained
 
-        return map_error(error, str(url))
+        return explained(error, url)
 
 
 @hookimpl
