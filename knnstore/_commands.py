@@ -90,8 +90,10 @@ def _described(url: StoreURL, *, full: bool = False) -> dict[str, Any]:
         short = {"url": str(url), "count": store.count(), "spec": _spec(store.spec)}
         if not full:
             return short
-        can = asdict(store.capabilities)
-        can["filters"] = sorted(can["filters"])
+        able = store.capabilities
+        by_type = {kind.__name__: sorted(able.filters_on(kind)) for kind in (str, int, float, bool)}
+        can = asdict(able) | {"filters": sorted(able.filters), "unordered": sorted(able.unordered)}
+        can["filters_by_type"] = by_type
         stats = asdict(store.stats())
         return {**short, "capabilities": can, "stats": stats}
 

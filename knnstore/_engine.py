@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,6 +72,14 @@ class Backend(ABC):
             Whether it was removed. False, and nothing has changed, where there are records or the backend cannot.
         """
         return False
+
+    def gaps(self, url: StoreURL) -> Mapping[str, str]:  # for those who override it
+        """What an engine cannot do at this URL, for ``knnstore check`` and the backend's own tests.
+
+        Returns:
+            The name of each check of the kit, or of one of its cases, that fails there, and the reason.
+        """
+        return {}
 
     def map_error(self, error: Exception, url: StoreURL) -> KnnStoreError | None:  # for those who override it
         """Turn what the engine raises before there is a store, at ``url``, into one of ours.

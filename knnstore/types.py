@@ -49,6 +49,7 @@ MAX_TEXT_BYTES = 65_535
 ASKED, STORED = " (asked for)", " (stored)"
 """Which side of a mismatch is which."""
 
+_ORDERING = frozenset({"<", "<=", ">", ">="})
 _FIELD_TYPES: dict[str, FieldType] = {"str": str, "int": int, "float": float, "bool": bool}
 _DTYPES: dict[FieldType, Any] = {str: object, int: np.int64, float: np.float64, bool: np.bool_}
 _EMPTY: dict[FieldType, Any] = {str: "", int: 0, float: np.nan, bool: False}
@@ -245,6 +246,8 @@ class Capabilities:
     Args:
         max_k: largest k of one search, None where there is no limit.
         filters: the operators that filters may use.
+        unordered: types of field, by name, that ``<  <=  >  >=`` do not take here; beside ``bool``, which has no order
+            anywhere.
         persistent: what is written is there after the process ends.
         server: the data lives in another process.
         snapshot: a consistent copy can be taken while others write.
@@ -259,6 +262,7 @@ class Capabilities:
 
     max_k: int | None = None
     filters: frozenset[str] = frozenset({"==", "!=", "<", "<=", ">", ">=", "isin", "&", "|", "~"})
+    unordered: frozenset[str] = frozenset()
     persistent: bool = True
     server: bool = False
     snapshot: bool = False
@@ -267,6 +271,11 @@ class Capabilities:
     recall_floor: float = 1.0
     atomic: bool = True
     consistency: tuple[Consistency, ...] = ("strong",)
+
+    def filters_on(self, kind: FieldType) -> frozenset[str]:
+        """The comparisons that a field of this type takes."""
+        ordered = kind is not bool and kind.__name__ not in self.unordered
+        return (self.filters - {"&", "|", "~"}) - (frozenset() if ordered else _ORDERING)
 
 
 @dataclass(frozen=True, slots=True)

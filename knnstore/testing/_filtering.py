@@ -19,7 +19,7 @@ from knnstore.testing._base import KitBase
 from knnstore.testing._data import TEXTS, Sample, make_queries, make_sample
 from knnstore.testing._oracle import assert_hits, scan_all
 
-__all__ = ["FilterChecks"]
+__all__ = ["FilterChecks", "operator_of"]
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -80,12 +80,8 @@ CASES: dict[str, tuple[Filter, Callable[[Row], bool]]] = {
 
 
 def _operators(where: Filter) -> Iterator[str]:
-    """The operators that a filter uses, as :attr:`Capabilities.filters` names them."""
+    """The operators that join the comparisons of a filter."""
     match where:
-        case Compare():
-            yield where.op
-        case IsIn():
-            yield "isin"
         case And(operands) | Or(operands):
             yield "&" if isinstance(where, And) else "|"
             for operand in operands:
@@ -95,9 +91,16 @@ def _operators(where: Filter) -> Iterator[str]:
             yield from _operators(operand)
 
 
+def operator_of(leaf: Compare | IsIn) -> str:
+    """The operator of a comparison, as :attr:`Capabilities.filters` names it."""
+    return leaf.op if isinstance(leaf, Compare) else "isin"
+
+
 def _supported(store: EmbeddingStore, where: Filter) -> bool:
     """Whether the backend declares every operator; if not, it must say so at every use."""
-    if set(_operators(where)) <= store.capabilities.filters:
+    can, kinds = store.capabilities, store.spec.fields
+    compared = all(operator_of(leaf) in can.filters_on(kinds[leaf.field]) for leaf in where.leaves())
+    if compared and set(_operators(where)) <= can.filters:
         return True
     with pytest.raises(UnsupportedFilterError):
         store.count(where)

@@ -84,6 +84,8 @@ def test_info(run: Any, filled: str) -> None:
     report = json.loads(run("info", filled, "--json").out)
     assert report["spec"]["fields"] == {"label": "str"}
     assert report["capabilities"]["recall_floor"] == 1
+    assert report["capabilities"]["filters_by_type"]["bool"] == ["!=", "==", "isin"]
+    assert "    str: !=, <, <=, ==, >, >=, isin\n" in result.out
     assert report["stats"]["count"] == 1
     assert [child["url"] for child in report["collections"]] == ["memory:///cli/child"]
 
@@ -144,6 +146,10 @@ def test_check(run: Any) -> None:
     report = json.loads(run("check", "memory:///checked", "--test", "test_k_limits", "--json").out)
     assert report["ok"] is True
     assert report["results"][0]["name"] == "test_k_limits"
+
+
+def test_check_has_a_short_form(run: Any) -> None:
+    assert "35 checks, 35 passed" in run("check", "memory:///quick", "--quick").out
 
 
 def test_check_says_in_a_pipe_how_far_it_has_come(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,6 +238,15 @@ class UndeclaredOperator(MemoryStore):
         return Capabilities(persistent=False, filters=frozenset({"isin", "&", "|", "~"}))
 
 
+@caught_by("test_filter[str-ge]")
+class UndeclaredOrder(MemoryStore):
+    """Says that it does not order text, and does not refuse to."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(persistent=False, unordered=frozenset({"str"}))
+
+
 # -- what is stored ----------------------------------------------------------------------------------------------------
 
 

@@ -49,6 +49,7 @@ class QdrantStore(EmbeddingStore):
         self._bytes = options.batch_bytes // engine.wire
         self._capabilities = Capabilities(
             server=engine.server,
+            unordered=frozenset({"str"}),
             multi_process=engine.server,
             approximate=engine.recall_floor < 1,
             recall_floor=engine.recall_floor,
