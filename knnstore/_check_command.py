@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from knnstore._options import Json, Url, print_json, print_line
+from knnstore.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     from knnstore.testing.live import CheckResult
@@ -41,8 +42,9 @@ def check(
     except ModuleNotFoundError as error:
         if error.name not in ("pytest", "hypothesis"):
             raise
-        typer.echo(f"error: check needs {error.name}. Install it with: pip install 'knnseg[testing]'", err=True)
-        raise typer.Exit(2) from None
+        raise BackendUnavailableError(
+            f"check needs {error.name}", hint="Install it with: pip install 'knnseg[testing]'"
+        ) from error
     with _Progress() as progress:
         report = check_store(url, tests=test or (), quick=quick, on_start=progress.at, on_result=progress.done)
     if as_json:

@@ -130,6 +130,27 @@ def test_user_errors_are_one_message(run: Any, arguments: list[str], code: int, 
     assert said in result.err
     assert "Traceback" not in result.err
     assert result.out == ""
+    if arguments != ["nonsense"]:  # for programs as well
+        told = run(*arguments, "--json")
+        assert told.code == code and said in told.err
+        error = json.loads(told.out)["error"]
+        assert set(error) == {"type", "message", "expected", "got", "hint"}
+        assert said in error["message"]
+
+
+def test_an_error_in_json_has_its_parts(run: Any) -> None:
+    error = json.loads(run("copy", "memory:///a", "memory:///a", "--json").out)["error"]
+    assert error == {
+        "type": "InvalidInputError", "message": "copy to memory:///a: expected another place than the source, got memory:///a",
+        "expected": "another place than the source", "got": "memory:///a", "hint": None,
+    }  # fmt: skip
+
+
+def test_a_copy_that_nothing_keeps_is_not_verified(run: Any, scenes: str) -> None:
+    result = run("copy", scenes, "memory:///gone")
+    assert result.code == 0
+    assert "verified" not in result.out and "nothing keeps a memory store" in result.out
+    assert [row["kept"] for row in json.loads(run("copy", scenes, "memory:///gone", "--json").out)] == [False, False]
 
 
 def test_a_password_is_never_printed(run: Any) -> None:
