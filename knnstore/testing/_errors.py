@@ -124,6 +124,8 @@ class _EngineError(Exception):
 class ErrorChecks(KitBase):
     """Rules 2 and 10."""
 
+    rule = "2 and 10, input is checked before a backend sees it, and errors are ours"
+
     def test_bad_upserts_change_nothing(self, store: EmbeddingStore) -> None:
         sample = make_sample(3).write(store)
         for case, (error, arguments) in BAD_UPSERTS.items():

@@ -45,6 +45,8 @@ def _relabel(gone: Sample, others: Sample) -> Sample:
 class ValueChecks(KitBase):
     """Rules 6 and 7, at values where engines differ."""
 
+    rule = "7 and 9, the two zeros are one number, and only what occurs is counted"
+
     @pytest.mark.parametrize("case", _ZEROS)
     def test_both_zeros_are_one_number(self, store: EmbeddingStore, case: str) -> None:
         """-0.0 equals 0.0, whichever of them is stored and whichever is asked for."""

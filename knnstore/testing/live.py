@@ -48,7 +48,7 @@ QUICK = (
 )  # fmt: skip
 """The checks of the short form: for each rule of the contract those that prove the most of it in one collection."""
 
-_MOST = 500
+_MOST = 1500
 _SUITE = Path(__file__).with_name("_suite.py")
 
 
