@@ -10,7 +10,7 @@ import typer
 
 from knnstore._bench_command import bench
 from knnstore._check_command import check
-from knnstore._options import Json, Url, print_json, print_line
+from knnstore._options import Json, Url, Version, print_json, print_line
 from knnstore._plugins import backends as installed_backends
 from knnstore._plugins import collections, get_backend, known_backends, open_store
 from knnstore._transfer_commands import add_transfer_commands
@@ -32,7 +32,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def _root() -> None:
+def _root(version: Version = False) -> None:
     """Keep sub-commands named, however few there are."""
 
 

@@ -6,9 +6,9 @@ N   records in a batch        Q   queries in a batch        K   hits for a query
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,12 @@ __all__ = [
     "Consistency",
     "EmbeddingSpace",
     "Hits",
+    "Ids",
     "Metric",
     "Records",
     "StoreSpec",
     "StoreStats",
+    "VectorRecords",
     "empty_column",
 ]
 
@@ -222,6 +224,32 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VectorRecords(Records):
+    """Stored records with their vectors: what ``get``, and ``scan`` with ``with_vectors=True``, return.
+
+    Args:
+        ids: object (N,), str.
+        vectors: float32 (N, D), bit for bit as stored.
+        fields: one column of N values for each field asked for.
+    """
+
+    vectors: NDArray[np.float32]
+
+
+class Ids(Protocol):
+    """Several ids: a list, a tuple, an array. Not one text, which is a sequence of letters too, and a likely mistake.
+
+    A text is told apart by its ``in``, which takes text only.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __contains__(self, value: object, /) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -143,8 +143,10 @@ class FilterChecks(KitBase):
         sample = _sample().write(store)
         if not _supported(store, where):
             return
-        store.delete(where=where)
+        gone = store.delete(where=where)
         kept = {sample.ids[i] for i in range(len(sample)) if not holds(sample.row(i))}
+        removed = len(sample) - len(kept)
+        assert gone == removed, f"delete where {where!r} returned {gone!r}, and {removed} records matched"
         assert store.count() == len(kept)
         assert set(scan_all(store).ids) == kept
         assert store.count(where) == 0

@@ -97,15 +97,15 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(ids=_ids)
     def delete(self, ids: list[str]) -> None:
         """Remove records by id."""
-        self.store.delete(ids)
+        assert self.store.delete(ids) == len(set(ids) & self.model.keys())
         self.model = {value: record for value, record in self.model.items() if value not in ids}
 
     @precondition(lambda self: len(self.model) > 1)
     @rule(where=_filter)
     def delete_where(self, where: Filter) -> None:
         """Remove records by filter."""
-        self.store.delete(where=where)
         gone = set(self._matching(where))
+        assert self.store.delete(where=where) == len(gone)
         self.model = {value: record for value, record in self.model.items() if value not in gone}
 
     @rule(query=st.integers(0, len(POOL) - 1), k=st.integers(1, 9), where=st.none() | _filter)

@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from knnstore._plugins import collections, open_store, remove_empty
+from knnstore._plugins import collections, drop_store, open_store, ping, remove_empty
 from knnstore.errors import (
     InvalidInputError,
     InvalidURLError,
@@ -176,6 +176,29 @@ class OpeningChecks(KitBase):
         opener.close_all()
         removed = remove_empty(opener.url)
         assert len(collections(opener.url)) == (0 if removed else 1)
+
+    def test_dropped(self, opener: Opener) -> None:
+        """With every record, what is below it not; and then something else may be made there. Not all can do it."""
+        make_sample(3).write(opener(SPEC))
+        sample = make_sample(2).write(opener(make_spec(), at="below"))
+        opener.close_all()
+        try:
+            drop_store(opener.url)
+        except UnsupportedOperationError:
+            return
+        with refused(StoreNotFoundError, "opening a collection that was dropped"):
+            opener()
+        with refused(StoreNotFoundError, "dropping a collection that is not there"):
+            drop_store(opener.url)
+        assert_content(opener(at="below"), sample)
+        assert opener(make_spec("l2", dim=3, fields={})).count() == 0
+
+    def test_ping(self, opener: Opener) -> None:
+        """It answers whether a collection is there or not, and makes none."""
+        assert ping(opener.url) >= 0
+        assert collections(opener.url) == [], "ping has made a collection"
+        opener(SPEC)
+        assert ping(opener.url) >= 0
 
     def test_an_unknown_option_is_refused(self, opener: Opener) -> None:
         url = replace(opener.url, options={**opener.url.options, "no_such_option": "1"})

@@ -108,7 +108,8 @@ class WriteChecks(KitBase):
     def test_delete_by_id(self, store: EmbeddingStore) -> None:
         sample = make_sample(10).write(store)
         store.search(sample.vectors[:1], 1)
-        store.delete(["r2", "r5", "absent", "r2"])
+        gone = store.delete(["r2", "r5", "absent", "r2"])
+        assert gone == 2, f"delete of two stored ids, one of them twice, and one that is not stored returned {gone!r}"
         kept = sample.take([0, 1, 3, 4, 6, 7, 8, 9])
         assert_content(store, kept)
         assert len(store.get(["r2", "r5"])) == 0
@@ -131,11 +132,12 @@ class WriteChecks(KitBase):
         assert_hits(store.search(query, 10), query, now, "cosine", 10, recall=recall)
 
     def test_delete_what_is_not_there(self, store: EmbeddingStore) -> None:
-        store.delete(["absent"])
+        assert store.delete(["absent"]) == 0, "delete of what is not stored says that it has removed something"
         sample = make_sample(3).write(store)
-        store.delete(["absent"])
-        store.delete([])
-        store.delete(where=F("label") == "absent")
+        assert store.delete(["absent"]) == 0, "delete of what is not stored says that it has removed something"
+        assert store.delete([]) == 0
+        gone = store.delete(where=F("label") == "absent")
+        assert gone == 0, f"delete where nothing matches returned {gone!r}"
         assert_content(store, sample)
 
     def test_delete_everything_and_start_again(self, store: EmbeddingStore) -> None:

@@ -27,9 +27,14 @@ class MilvusBackend(Backend):
         return collections_at(url)
 
     def remove_empty(self, url: StoreURL) -> bool:
-        from knnstore_milvus.opening import remove_empty
+        from knnstore_milvus.opening import remove
 
-        return remove_empty(url)
+        return remove(url, full=False)
+
+    def drop(self, url: StoreURL) -> bool:
+        from knnstore_milvus.opening import remove
+
+        return remove(url, full=True)
 
     def map_error(self, error: Exception, url: StoreURL) -> KnnStoreError | None:
         if isinstance(error, ImportError):

@@ -25,7 +25,7 @@ from knnstore_milvus.schema import Meta, description
 from knnstore_milvus.store import MilvusStore
 from knnstore_milvus.versions import check_options, check_server
 
-__all__ = ["collections_at", "open_collection", "remove_empty"]
+__all__ = ["collections_at", "open_collection", "remove"]
 
 T = TypeVar("T")
 
@@ -127,17 +127,18 @@ def _path_of(text: str) -> list[str]:
         return []  # something else's
 
 
-def remove_empty(url: StoreURL) -> bool:
-    """Drop a collection of ours without records; see :class:`knnstore.Backend`."""
+def remove(url: StoreURL, *, full: bool) -> bool:
+    """Drop a collection of ours without records, or a ``full`` one too; see :class:`knnstore.Backend`."""
     place, options = _collection_place(url), Options.parse(url)
     name = collection_name(place.path)
     with _connected(url, place, options) as connection:
         meta = _described(connection, name, str(url))
         if meta is None or meta.path != place.path:
             return False
-        admin.make_ready(connection, name, meta, options)
-        if admin.count(connection, name):
-            return False
+        if not full:
+            admin.make_ready(connection, name, meta, options)
+            if admin.count(connection, name):
+                return False
         connection.call("DropCollection", milvus_pb2.DropCollectionRequest(collection_name=name))
     return True
 

@@ -39,9 +39,14 @@ class QdrantBackend(Backend):
         return collections_at(url)
 
     def remove_empty(self, url: StoreURL) -> bool:
-        from knnstore_qdrant.opening import remove_empty
+        from knnstore_qdrant.opening import remove_at
 
-        return remove_empty(url)
+        return remove_at(url, full=False)
+
+    def drop(self, url: StoreURL) -> bool:
+        from knnstore_qdrant.opening import remove_at
+
+        return remove_at(url, full=True)
 
     def gaps(self, url: StoreURL) -> Mapping[str, str]:
         return _GAPS.get(url.variant, {})
