@@ -12,7 +12,7 @@ import numpy as np
 
 from knnstore.abc import OpenRequest
 from knnstore.errors import ConflictError
-from knnstore.filters import Compare, Filter, IsIn, Not, depth_of
+from knnstore.filters import Compare, F, Filter, IsIn, Not, depth_of
 from knnstore.memory import MemoryBackend, MemoryStore, _Collection
 from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreSpec, StoreStats
 from knnstore.url import StoreURL
@@ -201,6 +201,40 @@ class FilterAfterwards(MemoryStore):
                 hits.ids[q], hits.scores[q] = "", -np.inf
                 hits.ids[q, : len(kept)], hits.scores[q, : len(kept)] = ids, scores
         return hits
+
+
+class _Approximate(MemoryStore):
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(persistent=False, approximate=True, recall_floor=0.8)
+
+
+@caught_by(
+    "test_a_filter_that_goes_with_the_vectors[before optimize]",
+    "test_a_filter_that_goes_with_the_vectors[after optimize]",
+)
+class FewerHitsThanMatch(_Approximate):
+    """Looks at what is nearest of all and at the filter afterwards, and ends with what it has met."""
+
+    def _search(self, queries: Any, k: int, where: Filter | None, fields: Any) -> Hits:
+        hits = FilterAfterwards._search(self, queries, max(k, 200), where, fields)  # type: ignore[arg-type]  # alike
+        return Hits(hits.ids[:, :k], hits.scores[:, :k], {name: c[:, :k] for name, c in hits.fields.items()})
+
+
+@caught_by("test_a_filter_that_goes_with_the_vectors[after optimize]")
+class LosesNeighboursBehindAFilter(_Approximate):
+    """Has an index, once it is optimised, that does not lead everywhere behind a filter; what it finds fills every slot."""
+
+    _walks = False
+
+    def _optimize(self) -> None:
+        self._walks = True
+
+    def _search(self, queries: Any, k: int, where: Filter | None, fields: Any) -> Hits:
+        reached = None if where is None else where & (F("area") >= 10)
+        if self._walks and reached is not None and self._count(reached) >= k:
+            where = reached
+        return super()._search(queries, k, where, fields)
 
 
 @caught_by("test_filter[str-isin-empty]")

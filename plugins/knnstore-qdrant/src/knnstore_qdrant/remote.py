@@ -193,7 +193,10 @@ class RemoteEngine(ClientEngine):
         quantization = None
         if options.rescore is not None or options.oversampling is not None:
             quantization = models.QuantizationSearchParams(rescore=options.rescore, oversampling=options.oversampling)
-        self._params = models.SearchParams(hnsw_ef=options.ef or None, exact=options.exact, quantization=quantization)
+        self._params = {
+            exact: models.SearchParams(hnsw_ef=options.ef or None, exact=exact, quantization=quantization)
+            for exact in (False, True)
+        }
 
     def _call(self, send: Callable[[Any], T]) -> T:
         return self._connection.call(send)
