@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -235,6 +236,17 @@ class LosesNeighboursBehindAFilter(_Approximate):
         if self._walks and reached is not None and self._count(reached) >= k:
             where = reached
         return super()._search(queries, k, where, fields)
+
+
+@caught_by("test_bounds_are_exact[area]", "test_bounds_are_exact[weight]")
+class BoundsOffByABit(MemoryStore):
+    """Reads about one bound in twenty a little wrong, as a parser of numbers does."""
+
+    def _count(self, where: Filter | None) -> int:
+        if isinstance(where, Compare) and isinstance(where.value, int | float) and hash(where.value) % 20 == 0:
+            step = 1 if isinstance(where.value, int) else math.ulp(where.value)
+            where = replace(where, value=where.value + step)
+        return super()._count(where)
 
 
 @caught_by("test_filter[str-isin-empty]")
@@ -720,6 +732,24 @@ class _LosesSpace(MemoryBackend):
 @caught_by("test_reopen[cosine]", "test_another_spec_is_refused[space]", backend=_LosesSpace)
 class SpaceNotStored(MemoryStore):
     pass
+
+
+class _ByName(MemoryBackend):
+    def open(self, request: OpenRequest) -> MemoryStore:
+        store = super().open(request)
+        store._backend = self  # type: ignore[attr-defined]  # the store below has it
+        return store
+
+
+@caught_by("test_a_collection_made_again", backend=_ByName)
+class WritesIntoAnothers(MemoryStore):
+    """Finds its collection by name at each write, whatever has been made under it meanwhile."""
+
+    _backend: MemoryBackend
+
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        self._data = self._backend._collections[(self.url.host + self.url.path).rstrip("/")]
+        return super()._upsert(batch, on_conflict)
 
 
 class _CreatesAlways(MemoryBackend):
