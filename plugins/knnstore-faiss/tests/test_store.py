@@ -140,6 +140,13 @@ def test_urls_that_cannot_be_used(tmp_path, rest, match):
     assert not re.search("::|\\.cpp|C[+][+]|failed", str(caught.value))  # what FAISS says stays the cause
 
 
+def test_slashes_that_are_one_too_many(tmp_path):
+    with knnstore.open_store(f"faiss:///{tmp_path}/x", SPEC) as store:  # four with the one of the path
+        fill(store)
+    with knnstore.open_store(f"faiss://{tmp_path}/x") as store:
+        assert store.count() == len(TEXTS)
+
+
 def test_a_gpu_that_is_not_there(tmp_path):
     with pytest.raises(BackendUnavailableError, match="cuda:7"):
         knnstore.open_store(f"faiss://{tmp_path}/x?device=cuda:7", SPEC)
