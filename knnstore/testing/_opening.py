@@ -13,6 +13,7 @@ from knnstore.errors import (
     InvalidInputError,
     InvalidURLError,
     SpecMismatchError,
+    StoreBusyError,
     StoreClosedError,
     StoreNotFoundError,
     UnsupportedOperationError,
@@ -205,8 +206,11 @@ class OpeningChecks(KitBase):
         first, second = (EmbeddingSpace(encoder, f"sha256:{encoder}") for encoder in ("first", "second"))
         store = opener(replace(SPEC, space=first))
         store.delete(make_sample(2).write(store).ids)
-        if not remove_empty(opener.url):
-            return  # the open store keeps it
+        try:
+            if not remove_empty(opener.url):
+                return  # it cannot be removed, or not while a store has it open
+        except StoreBusyError:
+            return
         other = opener(replace(SPEC, space=second))
         with pytest.raises((StoreNotFoundError, SpecMismatchError)):
             make_sample(3, prefix="of the first").write(store)
