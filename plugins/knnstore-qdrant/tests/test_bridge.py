@@ -4,15 +4,9 @@ import pytest
 
 from knnstore.testing import StoreTests
 
-NO_TEXT_ORDER = {
-    "test_filter[str-lt]": "Qdrant does not order text",
-    "test_filter[str-ge]": "Qdrant does not order text",
-}
-
 
 @pytest.mark.slow
 class TestGrpc(StoreTests):
-    expected_failures = NO_TEXT_ORDER
     machine_examples = 10
 
     @pytest.fixture
@@ -22,7 +16,6 @@ class TestGrpc(StoreTests):
 
 @pytest.mark.slow
 class TestHttp(StoreTests):
-    expected_failures = NO_TEXT_ORDER
     machine_examples = 10
 
     @pytest.fixture

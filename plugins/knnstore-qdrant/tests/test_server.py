@@ -11,16 +11,9 @@ from knnstore.testing import StoreTests
 from knnstore.testing.faults import NetworkFaultTests, ServerFaultTests
 from knnstore.testing.servers import QdrantProgram, ServerNotFound, below
 
-NO_TEXT_ORDER = {
-    "test_filter[str-lt]": "Qdrant does not order text",
-    "test_filter[str-ge]": "Qdrant does not order text",
-}
-
 
 @pytest.mark.server
 class TestServer(StoreTests):
-    expected_failures = NO_TEXT_ORDER
-
     @pytest.fixture
     def store_url(self, qdrant_url):
         return below(qdrant_url, f"kit/störe {uuid.uuid4().hex}", exact=1)

@@ -23,13 +23,12 @@ from knnstore.url import StoreURL
 from knnstore_qdrant.client import ClientEngine
 from knnstore_qdrant.engine import Detail, recall_floor
 from knnstore_qdrant.errors import retriable
-from knnstore_qdrant.options import ServerOptions
+from knnstore_qdrant.options import PORTS, ServerOptions
 
 __all__ = ["Connection", "RemoteEngine"]
 
 T = TypeVar("T")
 
-_PORTS = {"grpc": 6334, "http": 6333}
 _LEAST = 0.05
 _JSON = 6
 """What JSON makes of a byte at most: four bytes of a number become up to 24 characters, a control character six."""
@@ -126,7 +125,7 @@ class Connection:
 
     def _connect(self) -> _Client:
         url, options = self.url, self.options
-        port = url.port or _PORTS[options.transport]
+        port = url.port or PORTS[options.transport]
         host = f"[{url.host}]" if ":" in url.host else url.host
         client = _Client(
             host=host,
