@@ -1,6 +1,7 @@
 """What goes over the wire: sizes, keys, certificates, deadlines, options, races; through the bridge, see ``bridge.py``."""
 
 import json
+import operator
 import re
 import time
 import tracemalloc
@@ -105,6 +106,77 @@ def test_indexes_come_before_records(make_bridge):
     assert max(i for i, m in enumerate(methods) if m == "CreateFieldIndex") < methods.index("Upsert")
     knnstore.open_store(bridge.url("indexed")).close()
     assert [r["method"] for r in bridge.requests()].count("CreateFieldIndex") == 4
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+OPERATORS = (operator.lt, operator.ge, operator.eq)
+
+
+class Double(str):
+    """A literal that is no integer."""
+
+
+def doubles(body):
+    """Those in a body whose last bit matters: a float32 survives the reader, and ``weight`` is there for people."""
+    if isinstance(body, Double):
+        yield body
+    elif isinstance(body, list):
+        for item in body:
+            yield from doubles(item)
+    elif isinstance(body, dict):
+        for key, value in body.items():
+            if key not in ("vectors", "nearest", "weight"):
+                yield from doubles(value)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_every_bound_arrives_exactly(shared_bridge, numbers, transport):
+    """The server's JSON reader is off by a bit on one double in twenty. Then ``delete(where=…)`` removes a neighbour."""
+    rng = np.random.default_rng(7)
+    floats = np.concatenate([rng.normal(size=30), rng.normal(size=30) * 10.0 ** rng.integers(-300, 300, 30)])
+    ints = [*(int(v) for v in rng.integers(-(2**63), 2**63 - 1, 40)), 2**63 - 1, -(2**63), 2**53 + 1, 2**62 - 1]
+    ints += [int(v) for v in rng.integers(-1000, 1000, len(floats) - len(ints))]
+    values = {"weight": floats.tolist(), "area": ints}
+    fields = {"weight": float, "area": int}
+    ids = [f"r{i}" for i in range(len(floats))]
+    url = shared_bridge.url(f"bounds/{next(numbers)}", transport)
+    with knnstore.open_store(url, StoreSpec(2, "dot", fields)) as store:
+        store.upsert(ids, rows(len(ids), dim=2), values)
+        asked = [(name, compare, bound) for name in fields for compare in OPERATORS for bound in values[name]]
+        wrong = [
+            (name, compare.__name__, bound)
+            for name, compare, bound in asked
+            if store.count(compare(F(name), bound)) != sum(compare(value, bound) for value in values[name])
+        ]
+        assert not wrong
+        light, large = sorted(values["weight"])[40], sorted(ints)[15]
+        where = (F("weight") < light) & (F("area") >= large)
+        keep = [i for i, w, a in zip(ids, floats, ints, strict=True) if not (w < light and a >= large)]
+        assert sorted(i for batch in store.scan(~where) for i in batch.ids) == sorted(keep)
+        assert sum(store.count_by("area", where).values()) == len(ids) - len(keep)
+        assert set(store.search(rows(3, dim=2), 200, where=where).ids.ravel()) - {""} == set(ids) - set(keep)
+        store.delete(where=where)
+        there = store.get(ids)
+        assert there.ids.tolist() == keep
+        assert there.fields["weight"].tolist() == [values["weight"][ids.index(i)] for i in keep]
+
+
+def test_no_request_over_http_needs_a_double_to_be_read_exactly(make_bridge):
+    """Whatever is sent: doubles are in vectors (float32 survives the reader) and in what is for people to read."""
+    bridge = make_bridge(bodies=True)
+    with knnstore.open_store(bridge.url("doubles", "http", exact=1, m=8, quantization="int8"), SPEC) as store:
+        write(store, 30)
+        text = F("label") == '{"range":{"gt":4.5e18}}'
+        for where in (F("weight") > 2 / 7, ~(F("area") <= 2**62 + 1) | (F("weight") == 1e300), text):
+            store.search(rows(2), 3, where=where)
+            store.count(where)
+            store.count_by("weight", where)
+            list(store.scan(where))
+            store.delete(where=where)
+    for request in bridge.requests():
+        assert not list(doubles(json.loads(request["body"] or "{}", parse_float=Double)))
+    assert any(r"\"gt\":4.5e18" in r["body"] for r in bridge.requests()), "texts are left alone"
 
 
 # -- keys and certificates ---------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from knnstore.url import StoreURL
 from knnstore_qdrant.client import ClientEngine
 from knnstore_qdrant.engine import Detail, recall_floor
 from knnstore_qdrant.errors import retriable
+from knnstore_qdrant.numbers import whole_bounds
 from knnstore_qdrant.options import ServerOptions
 
 __all__ = ["Connection", "RemoteEngine"]
@@ -53,7 +54,12 @@ class _Client(QdrantRemote):
         """The base class sets it once, for all calls."""
 
 
-def _within_deadline(request: httpx.Request, call_next: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
+def _as_we_send(request: httpx.Request, call_next: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
+    """A request of the client within our deadline, with integers where they matter."""
+    body = request.content
+    if (ours := whole_bounds(body)) is not body:
+        headers = {name: value for name, value in request.headers.items() if name != "content-length"}
+        request = httpx.Request(request.method, request.url, headers=headers, content=ours)
     request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), _seconds_left())
     return call_next(request)
 
@@ -150,7 +156,7 @@ class Connection:
             trust_env=False,
             limits=httpx.Limits(max_connections=32, max_keepalive_connections=16),
         )
-        client.http.client.add_middleware(_within_deadline)
+        client.http.client.add_middleware(_as_we_send)
         return client
 
     def close(self) -> None:
