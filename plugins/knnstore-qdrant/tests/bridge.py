@@ -4,8 +4,8 @@ What it proves: everything on our side of the wire. Real sockets, real gRPC and 
 its conversions, batching, sizes, deadlines, retries, authentication, TLS, forks, killed and frozen servers. Answers are
 computed by the local mode from what was sent; none is written down here.
 
-What it does not prove: how Qdrant's server behaves. Its consistency, its optimisers, its limits and its own errors are
-not here. The class ``TestServer`` in ``test_server.py`` runs the same kit against a real server where one can be had.
+What it does not prove: how Qdrant's server behaves. Of that it plays only what a real one (1.18.3) was seen to do: it reads
+JSON as that does, and it says what that said when told to (see ``Service.play``). The class ``TestServer`` in ``test_server.py`` runs the same kit against a real server where one can be had.
 
 Run as a program, it prints one line of JSON with its ports, and serves until it is killed::
 
@@ -30,11 +30,20 @@ from qdrant_client import models
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.local.qdrant_local import QdrantLocal
 
+DEFAULTS = {"shard_number": 1, "replication_factor": 1, "write_consistency_factor": 1, "on_disk_payload": True}
 MOST = 32 * 2**20  # what a server takes over HTTP unless it is told otherwise
 
 
 class NotFoundError(Exception):
     pass
+
+
+class RefusalError(Exception):
+    """What the server says instead of an answer: the name of a gRPC code, an HTTP status and a text."""
+
+    def __init__(self, code, status, text):
+        super().__init__(text)
+        self.code, self.status = code, status
 
 
 class Service:
@@ -44,6 +53,18 @@ class Service:
         self.version, self.record, self.bodies = version, record, bodies
         self.local, self.lock = QdrantLocal(":memory:"), threading.Lock()
         self.made, self.indexes = {}, {}
+        self.faults = []
+
+    def play(self, faults):
+        """Refuse the next calls whose names match: ``{"calls": regex, "code": …, "status": …, "text": …, "times": n}``."""
+        self.faults = faults
+
+    def meet(self, method):
+        with self.lock:
+            for fault in self.faults:
+                if fault["times"] and re.search(fault["calls"], method):
+                    fault["times"] -= 1
+                    raise RefusalError(fault["code"], fault["status"], fault["text"])
 
     def note(self, method, size, **more):
         if self.record:
@@ -70,11 +91,9 @@ class Service:
         info = self.run(name, "get_collection")
         info.payload_schema = self.indexes[name]
         made = self.made[name]
-        for part in ("shard_number", "replication_factor", "write_consistency_factor", "on_disk_payload"):
-            setattr(info.config.params, part, made.get(part) or (part != "on_disk_payload" or None))
-        info.config.params.shard_number = made.get("shard_number") or 1
-        info.config.params.replication_factor = made.get("replication_factor") or 1
-        info.config.params.write_consistency_factor = made.get("write_consistency_factor") or 1
+        for part, default in DEFAULTS.items():
+            given = made.get(part)
+            setattr(info.config.params, part, default if given is None else given)
         hnsw = made.get("hnsw_config")
         for part in ("m", "ef_construct", "full_scan_threshold"):
             if hnsw is not None and getattr(hnsw, part) is not None:
@@ -225,7 +244,10 @@ class Guard(grpc.ServerInterceptor):
             if not allowed:
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid api-key")
             try:
+                self.service.meet(method)
                 return handler.unary_unary(request, context)
+            except RefusalError as error:
+                context.abort(grpc.StatusCode[error.code], str(error))
             except NotFoundError as error:
                 context.abort(grpc.StatusCode.NOT_FOUND, str(error))
             except ValueError as error:
@@ -361,6 +383,8 @@ def http_handler(service, api_key):
             length = int(self.headers.get("Content-Length", 0))
             data = self.rfile.read(length)
             path = urlsplit(self.path).path
+            if path == "/bridge":
+                return self.answer(200, service.play(**json.loads(data)))
             service.note(f"{self.command} {path}", length, **({"body": data.decode()} if service.bodies else {}))
             if path == "/":
                 return self.answer(200, {"title": "qdrant", "version": service.version})
@@ -377,7 +401,10 @@ def http_handler(service, api_key):
 
         def respond(self, handle, name, body):
             try:
+                service.meet(f"{self.command} {self.path}")
                 self.answer(200, {"result": plain(handle(service, name, body)), "status": "ok", "time": 0.0})
+            except RefusalError as error:
+                self.answer(error.status, {"status": {"error": str(error)}})
             except NotFoundError as error:
                 self.answer(404, {"status": {"error": str(error)}})
             except ValueError as error:

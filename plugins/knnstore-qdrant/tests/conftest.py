@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ class Bridge:
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
+
+    def play(self, *faults):
+        """Tell it what to refuse from now on; see ``bridge.py``."""
+        body = json.dumps({"faults": faults}).encode()
+        key = {"api-key": self.options.get("api_key", "")}
+        asked = urllib.request.Request(f"http://127.0.0.1:{self.ports['http']}/bridge", body, key, method="PUT")
+        with urllib.request.urlopen(asked, timeout=30):
+            pass
 
     def requests(self):
         return [json.loads(line) for line in Path(self.options["record"]).read_text().splitlines()]

@@ -1,5 +1,6 @@
 """What goes over the wire: sizes, keys, certificates, deadlines, options, races; through the bridge, see ``bridge.py``."""
 
+import itertools
 import json
 import operator
 import re
@@ -315,7 +316,89 @@ def test_closing_ends_a_call_in_flight_and_leaves_no_client(make_bridge, transpo
     assert store._engine._connection._client is None
 
 
+# -- what a server says ------------------------------------------------------------------------------------------------
+
+CLUSTER = (
+    "Service internal error: 1 of 3 read operations failed:\n  Service internal error: peer 2 is currently unavailable",
+    "Service internal error: The replica set for shard 1 on peer 3 does not have enough active replicas",
+    "1 out of 3 shards failed to apply operation. First error captured: Service internal error: tcp connect error",
+    "Service internal error: The replica set for shard 0 on peer 7 has no active replica",
+)
+CALLS = {
+    "Count|count": lambda store: store.count(),
+    "Upsert|PUT .*/points": lambda store: write(store, 5),
+    "QueryBatch|query": lambda store: store.search(rows(2), 3),
+    "Delete|delete": lambda store: store.delete(where=F("area") > 2**40),
+    "Scroll|scroll": lambda store: list(store.scan()),
+}
+
+
+def said(text, calls=".", times=10_000, code="INTERNAL", status=500):
+    return {"calls": calls, "text": text, "times": times, "code": code, "status": status}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_lost_node_is_waited_for(make_bridge, transport):
+    """A cluster calls it an internal error. Reads may be repeated, and so may our writes."""
+    bridge = make_bridge()
+    with knnstore.open_store(bridge.url("c", transport, timeout=20), SPEC) as store:
+        write(store, 5)
+        for text, (calls, call) in itertools.product(CLUSTER, CALLS.items()):
+            bridge.play(said(text, calls, times=2))
+            call(store)
+    with knnstore.open_store(bridge.url("c", transport, timeout="0.4"), SPEC) as store:
+        for text, (calls, call) in zip(itertools.cycle(CLUSTER), CALLS.items(), strict=False):
+            bridge.play(said(text, calls))
+            with pytest.raises(StoreConnectionError, match="node of the cluster") as caught:
+                call(store)
+            assert " ".join(text.split()) in str(caught.value)
+
+
+def test_a_broken_stream_is_tried_again(make_bridge):
+    bridge = make_bridge()
+    with knnstore.open_store(bridge.url("c"), SPEC) as store:
+        for code, text in (("INTERNAL", "Stream removed"), ("UNKNOWN", "Stream removed"),
+                           ("INTERNAL", "Received RST_STREAM with error code 2")):  # fmt: skip
+            bridge.play(said(text, times=2, code=code))
+            assert store.count() == 0
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_other_errors_are_told_once_and_in_the_words_of_the_server(make_bridge, transport):
+    bridge = make_bridge()
+    with knnstore.open_store(bridge.url("c", transport), SPEC) as store:
+        before = len(bridge.requests())
+        bridge.play(said("Service internal error: a segment is – wedged"))
+        with pytest.raises(BackendError, match="Service internal error: a segment is – wedged") as caught:
+            store.count()
+        assert len(bridge.requests()) == before + 1
+        assert not isinstance(caught.value, (StoreConnectionError, StoreTimeoutError))
+        assert "Raw response" not in str(caught.value)
+        assert "b'" not in str(caught.value)
+
+
 # -- opening -----------------------------------------------------------------------------------------------------------
+
+
+CREATIONS = (
+    {}, {"shards": 3}, {"replication_factor": 2}, {"write_consistency_factor": 2}, {"m": 8}, {"m": 0}, {"ef_construct": 50},
+    {"full_scan_threshold": 77}, {"on_disk": 1}, {"on_disk": 0}, {"on_disk_payload": 1}, {"on_disk_payload": 0},
+    {"tenant": "label"}, {"quantization": "int8"}, {"quantization": "int8", "always_ram": 1},
+    {"quantization": "binary", "always_ram": 0}, {"quantization": "product"}, {"quantization": "product", "always_ram": 1},
+    *({"quantization": "product", "compression": f"x{ratio}"} for ratio in (4, 8, 16, 32, 64)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("given", CREATIONS, ids=lambda given: "-".join(f"{k}-{v}" for k, v in given.items()) or "none")
+def test_what_an_option_makes_is_what_it_asks_for(shared_bridge, numbers, transport, given):
+    """Created, read back in the form that a server gives it, compared; by the other transport as well."""
+    path = f"created/{next(numbers)}"
+    knnstore.open_store(shared_bridge.url(path, transport, **given), SPEC).close()
+    for again in TRANSPORTS:
+        knnstore.open_store(shared_bridge.url(path, again, **given), SPEC).close()
+        with pytest.raises(SpecMismatchError, match="m=99"):
+            knnstore.open_store(shared_bridge.url(path, again, m=99))
 
 
 def test_options_reach_the_collection_and_are_compared(make_bridge):

@@ -190,7 +190,8 @@ def _created(info: Any) -> dict[str, object]:
     for kind, name in (("scalar", "int8"), ("product", "product"), ("binary", "binary")):
         made = getattr(config.quantization_config, kind, None)
         if made is not None:
-            compression = str(getattr(made, "compression", None) or "") or None
+            ratio = getattr(made, "compression", None)  # an enum, which prints as CompressionRatio.X16
+            compression = None if ratio is None else ratio.value
             there |= {"quantization": name, "always_ram": made.always_ram or False, "compression": compression}
     return there
 
