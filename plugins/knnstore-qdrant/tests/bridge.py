@@ -110,13 +110,10 @@ def read_float(text):
     """
     mantissa, _, exponent = text.lower().partition("e")
     whole, _, fraction = mantissa.lstrip("-").partition(".")
-    significand, scale = 0, int(exponent or 0)
-    for position, digit in enumerate(whole + fraction):
-        if significand * 10 + int(digit) >= 2**64:
-            scale += max(0, len(whole) - position)
-            break
-        significand = significand * 10 + int(digit)
-        scale -= position >= len(whole)
+    digits, scale = whole + fraction, int(exponent or 0) - len(fraction)
+    while int(digits) >= 2**64:
+        digits, scale = digits[:-1], scale + 1
+    significand = int(digits)
     value = float(significand)
     while scale < -308:
         value, scale = value / 1e308, scale + 308

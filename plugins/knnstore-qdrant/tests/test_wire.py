@@ -27,6 +27,8 @@ from knnstore.errors import (
     StoreTimeoutError,
     UnsupportedOperationError,
 )
+from knnstore.testing.proxy import FaultProxy
+from knnstore.testing.servers import free_port
 
 SPEC = StoreSpec(8, "cosine", {"label": str, "area": int, "weight": float, "thing": bool})
 TRANSPORTS = ("grpc", "http")
@@ -295,6 +297,24 @@ def test_a_killed_server_is_reached_again(make_bridge, transport):
                 except StoreConnectionError:  # gRPC waits a while before it connects again, longer on a busy machine
                     assert time.monotonic() < until
                     time.sleep(0.2)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_wrong_port_is_told_at_once(transport):
+    """With the defaults: who has never answered is not waited for until the timeout."""
+    started = time.monotonic()
+    with pytest.raises(StoreConnectionError, match="Check that the server runs"):
+        knnstore.open_store(f"qdrant://127.0.0.1:{free_port()}/c?transport={transport}", SPEC)
+    assert time.monotonic() - started < 10
+
+
+def test_a_slow_network_is_no_outage(make_bridge):
+    """A connection takes some ways there and back; no attempt may be given up before that."""
+    bridge = make_bridge()
+    with FaultProxy("127.0.0.1", bridge.ports["grpc"]) as slow:
+        slow.delay = 0.4
+        with knnstore.open_store(f"qdrant://127.0.0.1:{slow.port}/c", StoreSpec(2)) as store:
+            assert store.count() == 0
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

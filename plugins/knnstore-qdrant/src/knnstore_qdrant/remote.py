@@ -147,9 +147,10 @@ class Connection:
                 "grpc.keepalive_time_ms": 20_000,
                 "grpc.keepalive_timeout_ms": 10_000,
                 "grpc.enable_retries": 0,  # ours are counted and timed
-                "grpc.initial_reconnect_backoff_ms": 100,  # gRPC's second would outlast all of our retries
-                "grpc.min_reconnect_backoff_ms": 100,
-                "grpc.max_reconnect_backoff_ms": 2_000,
+                # It connects again half a second after a server came back at the latest; by itself, after two minutes.
+                "grpc.initial_reconnect_backoff_ms": 100,
+                "grpc.max_reconnect_backoff_ms": 500,
+                "grpc.min_reconnect_backoff_ms": 5_000,  # what one attempt may take: more than one way round the world
                 **self._certificates,
             },
             verify=self._ssl or True,
