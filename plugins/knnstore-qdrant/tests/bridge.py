@@ -53,11 +53,30 @@ class Service:
         self.version, self.record, self.bodies = version, record, bodies
         self.local, self.lock = QdrantLocal(":memory:"), threading.Lock()
         self.made, self.indexes = {}, {}
-        self.faults = []
+        self.faults, self.away, self.noticed = [], 0, False
 
-    def play(self, faults):
-        """Refuse the next calls whose names match: ``{"calls": regex, "code": …, "status": …, "text": …, "times": n}``."""
-        self.faults = faults
+    def play(self, faults=(), away=0, noticed=False):
+        """What happens from now on.
+
+        Args:
+            faults: refuse the next calls whose names match:
+                ``{"calls": regex, "code": of gRPC, "status": of HTTP, "text": …, "times": n}``.
+            away: replicas of each shard that cannot be reached.
+            noticed: the cluster knows that already; until then it asks them in vain.
+        """
+        self.faults, self.away, self.noticed = faults, away, noticed
+
+    def ask_replicas(self, name, consistency):
+        """Refuse a read that needs more replicas than are there, as Qdrant's ``execute_read_operation`` does."""
+        total = (self.made.get(name) or {}).get("replication_factor") or 1
+        needed = {"all": total, "majority": total, "quorum": total // 2 + 1}.get(consistency) or int(consistency or 1)
+        if total - self.away < min(needed, total):
+            failed = (
+                f"{self.away} of {total} read operations failed:\n  tcp connect error: peer is currently unavailable"
+            )
+            missing = "The replica set for shard 0 on peer 1 does not have enough active replicas"
+            text = f"Service internal error: {missing if self.noticed else failed}"
+            raise RefusalError("INTERNAL", 500, text)
 
     def meet(self, method):
         with self.lock:
@@ -224,6 +243,13 @@ def grpc_services(service):
     return Qdrant(), Collections(), Points()
 
 
+def consistency_of(request):
+    """As HTTP spells it."""
+    kind = request.read_consistency.WhichOneof("value")
+    value = getattr(request.read_consistency, kind) if kind else None
+    return ("all", "majority", "quorum")[value] if kind == "type" else value
+
+
 class Guard(grpc.ServerInterceptor):
     """Records each request, asks for the key, and gives errors the codes that Qdrant gives them."""
 
@@ -242,6 +268,8 @@ class Guard(grpc.ServerInterceptor):
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid api-key")
             try:
                 self.service.meet(method)
+                if hasattr(request, "read_consistency"):
+                    self.service.ask_replicas(request.collection_name, consistency_of(request))
                 return handler.unary_unary(request, context)
             except RefusalError as error:
                 context.abort(grpc.StatusCode[error.code], str(error))
@@ -359,7 +387,7 @@ def plain(value):
 
 
 def http_handler(service, api_key):
-    from urllib.parse import unquote, urlsplit
+    from urllib.parse import parse_qs, unquote, urlsplit
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -399,6 +427,9 @@ def http_handler(service, api_key):
         def respond(self, handle, name, body):
             try:
                 service.meet(f"{self.command} {self.path}")
+                asked = parse_qs(urlsplit(self.path).query).get("consistency", [None])[0]
+                if self.command == "POST" and handle is not delete:
+                    service.ask_replicas(name, asked)
                 self.answer(200, {"result": plain(handle(service, name, body)), "status": "ok", "time": 0.0})
             except RefusalError as error:
                 self.answer(error.status, {"status": {"error": str(error)}})

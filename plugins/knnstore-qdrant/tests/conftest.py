@@ -44,9 +44,9 @@ class Bridge:
         self.process.wait()
         self.process.stdout.close()
 
-    def play(self, *faults):
-        """Tell it what to refuse from now on; see ``bridge.py``."""
-        body = json.dumps({"faults": faults}).encode()
+    def play(self, *faults, **more):
+        """Tell it what happens from now on; see ``Service.play``."""
+        body = json.dumps({"faults": faults, **more}).encode()
         key = {"api-key": self.options.get("api_key", "")}
         asked = urllib.request.Request(f"http://127.0.0.1:{self.ports['http']}/bridge", body, key, method="PUT")
         with urllib.request.urlopen(asked, timeout=30):

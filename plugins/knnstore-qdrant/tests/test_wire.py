@@ -397,6 +397,54 @@ def test_other_errors_are_told_once_and_in_the_words_of_the_server(make_bridge, 
         assert "b'" not in str(caught.value)
 
 
+READS = (
+    lambda store: store.search(rows(2), 3),
+    lambda store: store.count(F("area") >= 0),
+    lambda store: store.count_by("label"),
+    lambda store: store.get(["r1"]),
+    lambda store: list(store.scan()),
+)
+
+
+def requests_of(bridge, call):
+    before = len(bridge.requests())
+    call()
+    return len(bridge.requests()) - before
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_strong_reads_go_on_without_one_replica(make_bridge, transport):
+    """Qdrant's MAJORITY asks every replica and needs every one."""
+    bridge = make_bridge()
+    for replicas, written in ((3, 2), (3, 1), (2, 2), (3, 3), (5, 3)):
+        more = {"replication_factor": replicas, "write_consistency_factor": written, "timeout": 5}
+        with knnstore.open_store(
+            bridge.url(f"{replicas}{written}", transport, **more), SPEC, consistency="strong"
+        ) as s:
+            write(s, 5)
+            for noticed, read in itertools.product((False, True), READS):
+                bridge.play(away=1, noticed=noticed)
+                assert requests_of(bridge, lambda: read(s)) == 2, "at once, and not after some tries"  # noqa: B023
+                bridge.play()
+                assert requests_of(bridge, lambda: read(s)) == 1, "a majority again as soon as there is one"  # noqa: B023
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_strong_reads_do_not_ask_too_few(make_bridge, transport):
+    """What is left may not have what has been acknowledged."""
+    bridge = make_bridge()
+    for replicas, written, away in ((3, 2, 2), (2, 1, 1), (1, 1, 1)):
+        more = {"replication_factor": replicas, "write_consistency_factor": written, "timeout": "0.3"}
+        bridge.play()
+        with knnstore.open_store(
+            bridge.url(f"{replicas}{written}", transport, **more), SPEC, consistency="strong"
+        ) as s:
+            bridge.play(away=away)
+            for read in READS:
+                with pytest.raises(StoreConnectionError, match="read operations failed"):
+                    read(s)
+
+
 # -- opening -----------------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from knnstore.errors import (
     StoreTimeoutError,
 )
 
-__all__ = ["map_error", "retriable"]
+__all__ = ["map_error", "replicas_missing", "retriable"]
 
 _PASSING = {429, 502, 503, 504, "connection", "away"}
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -33,6 +33,7 @@ _AWAY = re.compile(
     re.IGNORECASE,
 )
 """What a cluster says, as an internal error, while one of its nodes is away."""
+_FEWER = re.compile(r"read operations? failed|enough active replicas", re.IGNORECASE)
 _BROKEN = re.compile(r"stream removed|rst_stream|goaway|connection (reset|closed)", re.IGNORECASE)
 """What gRPC says, as an internal or unknown error, where a connection broke in the middle of an answer."""
 _MOST = 400
@@ -86,6 +87,11 @@ def _by_status(status: int | str, what: str) -> KnnStoreError:
 def retriable(error: Exception) -> bool:
     """Whether another try may succeed: the server or a node was not there, hung up, or said that it is busy."""
     return _status(error) in _PASSING
+
+
+def replicas_missing(error: Exception) -> bool:
+    """Whether a read failed since fewer replicas are there than it asked for."""
+    return _status(error) == "away" and _FEWER.search(_text(error)) is not None
 
 
 # The client's modules are asked for only if they are loaded: an error of theirs cannot come from anywhere else.

@@ -22,7 +22,7 @@ from knnstore.types import Consistency
 from knnstore.url import StoreURL
 from knnstore_qdrant.client import ClientEngine
 from knnstore_qdrant.engine import Detail, recall_floor
-from knnstore_qdrant.errors import retriable
+from knnstore_qdrant.errors import replicas_missing, retriable
 from knnstore_qdrant.numbers import whole_bounds
 from knnstore_qdrant.options import ServerOptions
 
@@ -176,6 +176,19 @@ _LEVELS: dict[Consistency, tuple[models.ReadConsistencyType | None, models.Write
 }
 
 
+_from_fewer: ContextVar[bool] = ContextVar("_from_fewer", default=False)
+
+
+def _fewer(created: Mapping[str, object]) -> int | None:
+    """How many replicas a strong read asks while some are away: they hold what enough others have acknowledged.
+
+    A majority, or fewer where each write has reached so many that any of the rest has it; None where it takes them all.
+    """
+    replicas, written = (int(str(created[name] or 1)) for name in ("replication_factor", "write_consistency_factor"))
+    asked = min(replicas // 2 + 1, replicas - min(written, replicas) + 1)
+    return asked if asked < replicas else None
+
+
 class RemoteEngine(ClientEngine):
     """A collection of a server, as one store sees it.
 
@@ -195,16 +208,33 @@ class RemoteEngine(ClientEngine):
         self._connection = connection
         self.recall_floor = recall_floor(options.exact, created.get("quantization"))
         self.wire = _JSON if options.transport == "http" else 1
-        read, ordering = _LEVELS[request.consistency]
-        self._reads = {} if read is None else {"consistency": read}
+        self._read_level, ordering = _LEVELS[request.consistency]
+        self._fewer = _fewer(created) if request.consistency == "strong" else None
         self._writes = {"ordering": models.WriteOrdering(options.ordering) if options.ordering else ordering}
         quantization = None
         if options.rescore is not None or options.oversampling is not None:
             quantization = models.QuantizationSearchParams(rescore=options.rescore, oversampling=options.oversampling)
         self._params = models.SearchParams(hnsw_ef=options.ef or None, exact=options.exact, quantization=quantization)
 
+    @property
+    def _reads(self) -> dict[str, Any]:
+        level = self._fewer if _from_fewer.get() else self._read_level
+        return {} if level is None else {"consistency": level}
+
     def _call(self, send: Callable[[Any], T]) -> T:
-        return self._connection.call(send)
+        def attempt(client: Any) -> T:
+            try:
+                return send(client)
+            except Exception as error:
+                if self._fewer is None or not replicas_missing(error):
+                    raise
+            token = _from_fewer.set(True)
+            try:
+                return send(client)
+            finally:
+                _from_fewer.reset(token)
+
+        return self._connection.call(attempt)
 
     def optimize(self) -> None:
         """Wait until the server's optimisers, which work by themselves, have nothing left to do.
