@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from knnstore.errors import (
     StoreBusyError,
     StoreCorruptError,
     StoreFullError,
+    StoreNotFoundError,
     UnsupportedFilterError,
 )
 
@@ -137,6 +139,24 @@ def test_two_stores_in_one_process_share_the_engine(tmp_path):
         assert two.revision() != before
         one.close()
         assert two.count() == 10
+
+
+@pytest.mark.parametrize("variant", ["edge", "local"])
+def test_a_folder_that_was_removed_is_noticed(tmp_path, variant):
+    """By whoever cleared it away, and may have made another collection there."""
+    place = f"qdrant+{variant}://{tmp_path}/store"
+    store = knnstore.open_store(place, SPEC)
+    write(store, 0, 3)
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / f"qdrant-{variant}.lock").touch()  # another process has the place
+    for call in (lambda: write(store, 0, 3), lambda: store.delete(["r0"]), lambda: store.delete(where=F("area") == 1)):
+        with pytest.raises(StoreNotFoundError, match="removed while it was open"):
+            call()
+    store.close()
+    with knnstore.open_store(place, SPEC) as again:
+        assert write(again, 0, 3) == 3
+        assert again.count() == 3
 
 
 def test_a_half_made_collection_is_made_again(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 import knnstore
-from knnstore import F, StoreSpec, StoreURL
+from knnstore import EmbeddingSpace, F, StoreSpec, StoreURL
 from knnstore.errors import (
     BackendError,
     ConflictError,
@@ -519,6 +519,40 @@ def test_a_collection_of_others_is_left_alone(make_bridge):
     assert knnstore.collections(bridge.url("")) == []
     assert client.count("theirs").count == 1
     client.close()
+
+
+WRITES = (
+    lambda store: write(store, 3),
+    lambda store: write(store, 3, on_conflict="skip"),
+    lambda store: store.delete(["r0"]),
+    lambda store: store.delete(where=F("area") >= 0),
+)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("spec", [SPEC, StoreSpec(8, "cosine", SPEC.fields, space=EmbeddingSpace("other", "sha256:1"))])
+def test_a_collection_that_was_made_again_is_noticed(make_bridge, transport, spec):
+    """Vectors of one encoder among those of another would be found ever after, and nobody would know."""
+    from qdrant_client import QdrantClient
+
+    bridge = make_bridge()
+    with knnstore.open_store(bridge.url("c", transport), SPEC) as old:
+        write(old, 3)
+        client = QdrantClient(port=bridge.ports["http"], check_compatibility=False)
+        client.delete_collection("c")
+        client.close()
+        for call in WRITES:
+            with pytest.raises(StoreNotFoundError, match="has been deleted"):
+                call(old)
+        with knnstore.open_store(bridge.url("c", transport), spec) as new:
+            write(new, 2, "new")
+            for call in WRITES:
+                with pytest.raises(SpecMismatchError, match=r"made since.*Open the store again"):
+                    call(old)
+            assert new.count() == 2
+            write(new, 3)
+    with knnstore.open_store(bridge.url("c", transport)) as again:
+        assert write(again, 3) == 3
 
 
 def test_two_creators_at_once(make_bridge):

@@ -135,6 +135,9 @@ class EdgeEngine:
             quantization = edge.QuantizationSearchParams(rescore=options.rescore, oversampling=options.oversampling)
         self._params = edge.SearchParams(hnsw_ef=options.ef or None, exact=options.exact, quantization=quantization)
 
+    def check_same(self) -> None:
+        self._held.check_there()
+
     def upsert(
         self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]], *, insert_only: bool
     ) -> None:

@@ -199,6 +199,18 @@ class Held:
                 hint="Open the store in one process only, after forking; or use a Qdrant server.",
             )
 
+    def check_there(self) -> None:
+        """Refuse to write into a folder that has been removed, whoever has made another one in its place.
+
+        Raises:
+            StoreNotFoundError: the file that we hold the lock of is not the one that is there.
+        """
+        if not _still_at(self.layout.lock, self.lock.fh):
+            raise StoreNotFoundError(
+                f"{self.layout.folder} was removed while it was open",
+                hint="Nothing was written. Close all stores of this folder and open it again.",
+            )
+
     def revision(self) -> str:
         """Another text after each write; nobody else can write while we hold the lock."""
         return f"{self.token}-{self.writes}"

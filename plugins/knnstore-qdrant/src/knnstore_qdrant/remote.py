@@ -16,7 +16,7 @@ from qdrant_client import models
 from qdrant_client.qdrant_remote import QdrantRemote
 
 from knnstore.abc import OpenRequest
-from knnstore.errors import InvalidURLError, StoreClosedError, StoreTimeoutError
+from knnstore.errors import InvalidURLError, SpecMismatchError, StoreClosedError, StoreTimeoutError
 from knnstore.remote import Patience
 from knnstore.types import Consistency
 from knnstore.url import StoreURL
@@ -26,7 +26,7 @@ from knnstore_qdrant.errors import replicas_missing, retriable
 from knnstore_qdrant.numbers import whole_bounds
 from knnstore_qdrant.options import ServerOptions
 
-__all__ = ["Connection", "RemoteEngine"]
+__all__ = ["METADATA", "Connection", "RemoteEngine", "identity_of"]
 
 T = TypeVar("T")
 
@@ -176,6 +176,15 @@ _LEVELS: dict[Consistency, tuple[models.ReadConsistencyType | None, models.Write
 }
 
 
+METADATA = "knnstore"
+
+
+def identity_of(info: Any) -> str | None:
+    """Our metadata of a collection, as they were written when it was made: a text that no other one has."""
+    text = (getattr(info.config, "metadata", None) or {}).get(METADATA)
+    return None if text is None else str(text)
+
+
 _from_fewer: ContextVar[bool] = ContextVar("_from_fewer", default=False)
 
 
@@ -197,13 +206,17 @@ class RemoteEngine(ClientEngine):
         name: of the collection.
         request: what was asked for.
         created: how the collection is made.
+        identity: what its metadata say; see :func:`identity_of`.
     """
 
     server = True
     repeatable = False
 
-    def __init__(self, connection: Connection, name: str, request: OpenRequest, created: Mapping[str, object]) -> None:
+    def __init__(
+        self, connection: Connection, name: str, request: OpenRequest, created: Mapping[str, object], identity: str
+    ) -> None:
         super().__init__(name)
+        self._identity = identity
         options = connection.options
         self._connection = connection
         self.recall_floor = recall_floor(options.exact, created.get("quantization"))
@@ -235,6 +248,15 @@ class RemoteEngine(ClientEngine):
                 _from_fewer.reset(token)
 
         return self._connection.call(attempt)
+
+    def check_same(self) -> None:
+        if identity_of(self._info()) != self._identity:
+            raise SpecMismatchError(
+                f"{self._connection.url}: the collection",
+                expected="the one that was opened",
+                got="another one of that name, made since",
+                hint="Nothing was written. Open the store again, with the spec of what you write.",
+            )
 
     def optimize(self) -> None:
         """Wait until the server's optimisers, which work by themselves, have nothing left to do.

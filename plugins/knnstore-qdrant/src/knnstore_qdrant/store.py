@@ -63,6 +63,7 @@ class QdrantStore(EmbeddingStore):
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        self._engine.check_same()
         if on_conflict == "error":
             self._refuse_stored(batch.ids)
 
@@ -88,10 +89,12 @@ class QdrantStore(EmbeddingStore):
             raise ConflictError(f"{self.url}: id {stored.ids[0]!r} is stored already", hint="Nothing was written.")
 
     def _delete_ids(self, ids: list[str]) -> None:
+        self._engine.check_same()
         for part in self._id_slices(len(ids), _ID_BYTES):
             self._engine.delete(point_ids(ids[part]))
 
     def _delete_where(self, where: Filter) -> None:
+        self._engine.check_same()
         self._engine.delete_where(self._compiler.compile(where))
 
     def _id_slices(self, count: int, each: int) -> Iterator[slice]:
