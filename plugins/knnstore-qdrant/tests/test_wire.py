@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import trustme
+from knnstore_qdrant.points import point_ids
 
 import knnstore
 from knnstore import EmbeddingSpace, F, StoreSpec, StoreURL
@@ -23,6 +24,7 @@ from knnstore.errors import (
     SpecMismatchError,
     StoreClosedError,
     StoreConnectionError,
+    StoreCorruptError,
     StoreNotFoundError,
     StoreTimeoutError,
     UnsupportedOperationError,
@@ -519,6 +521,31 @@ def test_a_collection_of_others_is_left_alone(make_bridge):
     assert knnstore.collections(bridge.url("")) == []
     assert client.count("theirs").count == 1
     client.close()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize(
+    "payload", [None, {"label": "x", "area": 1}, {"_id": "r1"}, {"_id": 7, "area": 1}, {"_id": "r1", "area": "much"}]
+)
+def test_a_point_of_others_is_called_what_it_is(shared_bridge, numbers, transport, payload):
+    from qdrant_client import QdrantClient, models
+
+    bridge, name = shared_bridge, f"foreign{next(numbers)}"
+    with knnstore.open_store(bridge.url(name, transport), SPEC) as store:
+        write(store, 3)
+        client = QdrantClient(port=bridge.ports["http"], check_compatibility=False)
+        theirs = models.PointStruct(id=point_ids(["r1"])[0], vector=[1.0] * 8, payload=payload)
+        client.upsert(name, [theirs])
+        calls = (lambda: store.search(rows(2), 3, fields=["area"]), lambda: list(store.scan(fields=["area"])),
+                 lambda: store.get(["r1"], fields=["area"]))  # fmt: skip
+        for call in calls:
+            with pytest.raises(StoreCorruptError, match=r"was not written by knnstore.*points/delete") as caught:
+                call()
+            assert theirs.id in str(caught.value)
+        client.delete(name, [theirs.id])
+        client.close()
+        for call in calls:
+            call()
 
 
 WRITES = (

@@ -18,7 +18,7 @@ from knnstore_qdrant.errors import map_error
 from knnstore_qdrant.filters import Compiler
 from knnstore_qdrant.floats import floats, key
 from knnstore_qdrant.options import Options
-from knnstore_qdrant.points import ID, ScoredPoint, hits_of, payloads_of, point_ids, records_of
+from knnstore_qdrant.points import ID, Point, ScoredPoint, hits_of, ids_of, payloads_of, point_ids, records_of
 from knnstore_qdrant.ties import by_id, complete_ties
 
 __all__ = ["QdrantStore"]
@@ -128,11 +128,11 @@ class QdrantStore(EmbeddingStore):
 
     def _get(self, ids: list[str], fields: list[str], with_vectors: bool) -> Records:
         kinds = {name: self.spec.fields[name] for name in fields}
-        points = {}
+        points: dict[str, Point] = {}
         each = _ID_BYTES + _HIT_BYTES + (4 * self.spec.dim if with_vectors else 0)
         for part in self._id_slices(len(ids), each):
             found = self._engine.retrieve(point_ids(ids[part]), self._payload(fields), vectors=with_vectors)
-            points.update({point.payload[ID]: point for point in found})
+            points.update(zip(ids_of(found), found, strict=True))
         ordered = [points[value] for value in ids if value in points]
         return records_of(ordered, kinds, self.spec.dim, vectors=with_vectors)
 
