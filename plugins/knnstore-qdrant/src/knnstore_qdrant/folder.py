@@ -204,8 +204,11 @@ class Held:
 
         Raises:
             StoreNotFoundError: the file that we hold the lock of is not the one that is there.
+            StoreClosedError: as for :meth:`used`.
         """
-        if not _still_at(self.layout.lock, self.lock.fh):
+        with self.used():
+            there = _still_at(self.layout.lock, self.lock.fh)
+        if not there:
             raise StoreNotFoundError(
                 f"{self.layout.folder} was removed while it was open",
                 hint="Nothing was written. Close all stores of this folder and open it again.",
