@@ -53,9 +53,9 @@ class Service:
         self.version, self.record, self.bodies = version, record, bodies
         self.local, self.lock = QdrantLocal(":memory:"), threading.Lock()
         self.made, self.indexes = {}, {}
-        self.faults, self.away, self.noticed = [], 0, False
+        self.faults, self.away, self.noticed, self.limits = [], 0, False, {}
 
-    def play(self, faults=(), away=0, noticed=False):
+    def play(self, faults=(), away=0, noticed=False, limits=None):
         """What happens from now on.
 
         Args:
@@ -63,8 +63,19 @@ class Service:
                 ``{"calls": regex, "code": of gRPC, "status": of HTTP, "text": …, "times": n}``.
             away: replicas of each shard that cannot be reached.
             noticed: the cluster knows that already; until then it asks them in vain.
+            limits: those of strict mode, under Qdrant's names.
         """
-        self.faults, self.away, self.noticed = faults, away, noticed
+        self.faults, self.away, self.noticed, self.limits = faults, away, noticed, limits or {}
+
+    def check_limits(self, limit, points, exact):
+        """Refuse what strict mode refuses, in its words."""
+        for name, value, most in (("limit", limit, self.limits.get("max_query_limit")),
+                                  ("upsert limit", points, self.limits.get("upsert_max_batchsize"))):  # fmt: skip
+            if most and value > most:
+                text = f'Limit exceeded {value} > {most} for "{name}". Help: Reduce the "{name}" parameter to or below {most}.'
+                raise RefusalError("INVALID_ARGUMENT", 400, f"Bad request: {text}")
+        if exact and self.limits.get("search_allow_exact") is False:
+            raise RefusalError("INVALID_ARGUMENT", 400, "Bad request: Exact search disabled!. Help: Set exact=false..")
 
     def ask_replicas(self, name, consistency):
         """Refuse a read that needs more replicas than are there, as Qdrant's ``execute_read_operation`` does."""
@@ -268,6 +279,11 @@ class Guard(grpc.ServerInterceptor):
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid api-key")
             try:
                 self.service.meet(method)
+                asked = getattr(request, "query_points", [request])
+                self.service.check_limits(
+                    max((getattr(query, "limit", 0) for query in asked), default=0), len(getattr(request, "points", ())) if method == "Upsert" else 0,
+                    getattr(request, "exact", False),
+                )  # fmt: skip
                 if hasattr(request, "read_consistency"):
                     self.service.ask_replicas(request.collection_name, consistency_of(request))
                 return handler.unary_unary(request, context)
@@ -427,6 +443,9 @@ def http_handler(service, api_key):
         def respond(self, handle, name, body):
             try:
                 service.meet(f"{self.command} {self.path}")
+                points = len(body.get("points", ())) or len(body.get("batch", {}).get("ids", ()))
+                limit = max(query.get("limit") or 0 for query in body.get("searches", [body]))
+                service.check_limits(limit, points if handle is upsert else 0, body.get("exact", False))
                 asked = parse_qs(urlsplit(self.path).query).get("consistency", [None])[0]
                 if self.command == "POST" and handle is not delete:
                     service.ask_replicas(name, asked)

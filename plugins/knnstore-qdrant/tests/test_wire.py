@@ -447,6 +447,23 @@ def test_strong_reads_do_not_ask_too_few(make_bridge, transport):
                     read(s)
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_strict_mode_makes_steps_smaller(make_bridge, transport):
+    """Managed clusters have such limits, and say which."""
+    bridge = make_bridge()
+    with knnstore.open_store(bridge.url("c", transport), SPEC) as store:
+        bridge.play(limits={"max_query_limit": 10, "upsert_max_batchsize": 7, "search_allow_exact": False})
+        assert write(store, 50) == 50
+        assert write(store, 52, on_conflict="skip") == 2
+        assert requests_of(bridge, lambda: write(store, 49)) <= 9, "the limit is remembered"
+        assert sorted(v for batch in store.scan() for v in batch.ids) == sorted(f"r{i}" for i in range(52))
+        assert store.count(F("area") < 30) == 30
+        assert store.count_by("thing") == {True: 26, False: 26}
+        assert store.search(rows(3), 10).ids.shape == (3, 10)
+        with pytest.raises(BackendError, match="Limit exceeded 11 > 10"):
+            store.search(rows(3), 11)
+
+
 # -- opening -----------------------------------------------------------------------------------------------------------
 
 

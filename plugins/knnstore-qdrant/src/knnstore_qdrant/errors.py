@@ -19,7 +19,7 @@ from knnstore.errors import (
     StoreTimeoutError,
 )
 
-__all__ = ["map_error", "replicas_missing", "retriable"]
+__all__ = ["fewer", "map_error", "refused_by_limits", "replicas_missing", "retriable"]
 
 _PASSING = {429, 502, 503, 504, "connection", "away"}
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -92,6 +92,27 @@ def retriable(error: Exception) -> bool:
 def replicas_missing(error: Exception) -> bool:
     """Whether a read failed since fewer replicas are there than it asked for."""
     return _status(error) == "away" and _FEWER.search(_text(error)) is not None
+
+
+_LIMIT = re.compile(r"Limit exceeded \d+ > (\d+) for ")
+_DISABLED = re.compile(r"Limit exceeded|Exact search disabled", re.IGNORECASE)
+
+
+def fewer(error: Exception, count: int) -> int:
+    """How many things to ask for, or to send, where ``count`` were too many for a server in strict mode.
+
+    Raises:
+        Exception: ``error`` itself, where it says nothing of the kind.
+    """
+    told = _LIMIT.search(_text(error)) if _status(error) == 400 else None
+    if told is None or not 0 < int(told[1]) < count:
+        raise error
+    return int(told[1])
+
+
+def refused_by_limits(error: Exception) -> bool:
+    """Whether a server in strict mode does not answer such questions, which a scan can answer too."""
+    return _status(error) == 400 and _DISABLED.search(_text(error)) is not None
 
 
 # The client's modules are asked for only if they are loaded: an error of theirs cannot come from anywhere else.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from knnstore.filters import Filter, Scalar
 from knnstore.remote import row_slices, upload
 from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreSpec, StoreStats
 from knnstore_qdrant.engine import Engine
-from knnstore_qdrant.errors import map_error
+from knnstore_qdrant.errors import fewer, map_error, refused_by_limits
 from knnstore_qdrant.filters import Compiler
 from knnstore_qdrant.floats import floats, key
 from knnstore_qdrant.options import Options
@@ -29,6 +29,7 @@ _HIT_BYTES = 512
 """About what a hit takes in an answer; with long texts more, but an answer has no limit of its own."""
 _MOST_HITS = 100_000
 _FACETS = 10_000
+_PAGE = 1000
 _LARGEST = np.finfo(np.float32).max
 
 
@@ -47,6 +48,7 @@ class QdrantStore(EmbeddingStore):
         self._engine, self._options = engine, options
         self._compiler = Compiler(engine.dialect, spec.fields)
         self._bytes = options.batch_bytes // engine.wire
+        self._at_once = options.batch_rows
         self._capabilities = Capabilities(
             server=engine.server,
             multi_process=engine.server,
@@ -68,17 +70,32 @@ class QdrantStore(EmbeddingStore):
             self._refuse_stored(batch.ids)
 
         def send(part: Batch) -> int:
-            ids = point_ids(part.ids)
-            new = len(part)
-            if on_conflict == "skip":
-                new -= len(self._engine.retrieve(ids, [ID], vectors=False))
-            if new:
-                insert_only = on_conflict != "replace"
-                payloads = payloads_of(part, self._engine.truth)
-                self._engine.upsert(ids, part.vectors, payloads, insert_only=insert_only)
-            return new
+            return self._in_steps(len(part), lambda step: self._send(part.part(step), on_conflict))
 
         return upload(batch, send, self._as_ours, max_bytes=self._bytes, max_count=self._options.batch_rows)
+
+    def _send(self, part: Batch, on_conflict: Conflict) -> int:
+        ids = point_ids(part.ids)
+        new = len(part)
+        if on_conflict == "skip":
+            new -= len(self._engine.retrieve(ids, [ID], vectors=False))
+        if new:
+            payloads = payloads_of(part, self._engine.truth)
+            self._engine.upsert(ids, part.vectors, payloads, insert_only=on_conflict != "replace")
+        return new
+
+    def _in_steps(self, count: int, send: Callable[[slice], int]) -> int:
+        """Send ``count`` records, in smaller steps from now on where the server says that it takes no more at once."""
+        start = sent = 0
+        while start < count:
+            step = slice(start, min(start + self._at_once, count))
+            try:
+                sent += send(step)
+            except Exception as error:
+                self._at_once = fewer(error, step.stop - step.start)
+            else:
+                start = step.stop
+        return sent
 
     def _as_ours(self, error: Exception) -> KnnStoreError:
         return mapped_error(error, self._map_error, "upsert", self.url)
@@ -137,16 +154,31 @@ class QdrantStore(EmbeddingStore):
         return records_of(ordered, kinds, self.spec.dim, vectors=with_vectors)
 
     def _count(self, where: Filter | None) -> int:
-        return self._engine.count(self._compiler.compile(where))
+        try:
+            return self._engine.count(self._compiler.compile(where))
+        except Exception as error:
+            if not refused_by_limits(error):
+                raise
+        return sum(len(records) for records in self._scan(where, [], False, _PAGE))
 
     def _count_by(self, field: str, where: Filter | None) -> dict[Scalar, int]:
         kind = self.spec.fields[field]
-        found = self._engine.facet(key(field, kind), self._compiler.compile(where), _FACETS)
-        if len(found) >= _FACETS:
+        found = self._facet(key(field, kind), where)
+        if found is None:
             return super()._count_by(field, where)
         found = {value: count for value, count in found.items() if count}  # an index keeps those of others
         values = floats([int(value) for value in found]).tolist() if kind is float else map(kind, found)
         return dict(zip(values, found.values(), strict=True))
+
+    def _facet(self, name: str, where: Filter | None) -> Mapping[Scalar, int] | None:
+        """How many points there are for each value; None where the values are too many, or the server will not say."""
+        try:
+            found = self._engine.facet(name, self._compiler.compile(where), _FACETS)
+        except Exception as error:
+            if not refused_by_limits(error):
+                raise
+            return None
+        return found if len(found) < _FACETS else None
 
     def _payload(self, fields: list[str]) -> list[str]:
         """The parts of the payload that hold the id and these fields."""
@@ -159,7 +191,14 @@ class QdrantStore(EmbeddingStore):
         limit = max(1, min(batch_size, self._bytes // each))
         offset = None
         while True:
-            points, offset = self._engine.scroll(compiled, self._payload(fields), limit, offset, vectors=with_vectors)
+            try:
+                points, after = self._engine.scroll(
+                    compiled, self._payload(fields), limit, offset, vectors=with_vectors
+                )
+            except Exception as error:
+                limit = fewer(error, limit)
+                continue
+            offset = after
             yield records_of(points, kinds, self.spec.dim, vectors=with_vectors)
             if offset is None:
                 return
