@@ -19,6 +19,7 @@ import re
 import ssl
 import sys
 import threading
+import time
 import warnings
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -54,8 +55,9 @@ class Service:
         self.local, self.lock = QdrantLocal(":memory:"), threading.Lock()
         self.made, self.indexes = {}, {}
         self.faults, self.away, self.noticed, self.limits = [], 0, False, {}
+        self.indexing = 0.0
 
-    def play(self, faults=(), away=0, noticed=False, limits=None):
+    def play(self, faults=(), away=0, noticed=False, limits=None, indexing=0):
         """What happens from now on.
 
         Args:
@@ -64,7 +66,9 @@ class Service:
             away: replicas of each shard that cannot be reached.
             noticed: the cluster knows that already; until then it asks them in vain.
             limits: those of strict mode, under Qdrant's names.
+            indexing: seconds that the optimisers are busy.
         """
+        self.indexing = time.monotonic() + indexing
         self.faults, self.away, self.noticed, self.limits = faults, away, noticed, limits or {}
 
     def check_limits(self, limit, points, exact):
@@ -119,6 +123,8 @@ class Service:
 
     def info(self, name):
         info = self.run(name, "get_collection")
+        if time.monotonic() < self.indexing:
+            info.status, info.indexed_vectors_count = models.CollectionStatus.YELLOW, info.points_count // 2
         info.payload_schema = self.indexes[name]
         made = self.made[name]
         for part, default in DEFAULTS.items():

@@ -1,9 +1,11 @@
 """What goes over the wire: sizes, keys, certificates, deadlines, options, races; through the bridge, see ``bridge.py``."""
 
+import io
 import itertools
 import json
 import operator
 import re
+import sys
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -462,6 +464,32 @@ def test_strict_mode_makes_steps_smaller(make_bridge, transport):
         assert store.search(rows(3), 10).ids.shape == (3, 10)
         with pytest.raises(BackendError, match="Limit exceeded 11 > 10"):
             store.search(rows(3), 11)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_optimising_has_a_time_of_its_own_and_shows_progress(make_bridge, transport, monkeypatch):
+    bridge = make_bridge()
+    with knnstore.open_store(bridge.url("c", transport, timeout=2), SPEC) as store:
+        write(store, 10)
+        bridge.play(indexing=5)
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        store.optimize()
+        assert "indexing" in sys.stderr.getvalue()
+        assert "5.00/10.0" in sys.stderr.getvalue()
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        store.optimize()
+        assert "%" not in sys.stderr.getvalue(), "nothing for what takes no time"
+        bridge.play(indexing=60)
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with knnstore.open_store(bridge.url("c", transport, build_timeout="0.5")) as store:
+        with pytest.raises(StoreTimeoutError, match=r"got yellow.*build_timeout"):
+            store.optimize()
+        assert not sys.stderr.getvalue(), "not into a pipe"
 
 
 # -- opening -----------------------------------------------------------------------------------------------------------

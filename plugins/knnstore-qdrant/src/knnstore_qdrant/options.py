@@ -72,6 +72,7 @@ class ServerOptions(EdgeOptions):
     """``qdrant``: a server or a cluster.
 
     Args:
+        build_timeout: seconds that ``optimize`` waits for the server's optimisers.
         transport: ``grpc`` or ``http``; the port of the URL is that of the transport.
         tls: encrypt.
         ca: file with the certificate of the authority that signed the server's.
@@ -83,6 +84,7 @@ class ServerOptions(EdgeOptions):
         ordering: of writes; by default what ``consistency`` of ``open_store`` asks for.
     """
 
+    build_timeout: float = option(3600.0, seconds())
     transport: str = option("grpc", one_of("grpc", "http"))
     tls: bool = option(False, flag())
     ca: str = option("", matching(r".+", "a file"))

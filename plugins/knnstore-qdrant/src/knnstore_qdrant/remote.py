@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from qdrant_client.qdrant_remote import QdrantRemote
 from knnstore.abc import OpenRequest
 from knnstore.errors import InvalidURLError, SpecMismatchError, StoreClosedError, StoreTimeoutError
 from knnstore.remote import Patience
+from knnstore.transfer.copying import progress_bar
 from knnstore.types import Consistency
 from knnstore.url import StoreURL
 from knnstore_qdrant.client import ClientEngine
@@ -177,6 +179,9 @@ _LEVELS: dict[Consistency, tuple[models.ReadConsistencyType | None, models.Write
 
 
 METADATA = "knnstore"
+_DONE = (models.CollectionStatus.GREEN, models.CollectionStatus.GREY)
+_FIRST_PAUSE, _LAST_PAUSE = 0.1, 1.0
+"""Seconds between two questions whether the optimisers are done."""
 
 
 def identity_of(info: Any) -> str | None:
@@ -259,19 +264,24 @@ class RemoteEngine(ClientEngine):
             )
 
     def optimize(self) -> None:
-        """Wait until the server's optimisers, which work by themselves, have nothing left to do.
+        """Wait until the server's optimisers, which work by themselves, have nothing left to do; with a progress bar.
 
         Raises:
-            StoreTimeoutError: they are not done within the timeout; they go on all the same.
+            StoreTimeoutError: they are not done within ``build_timeout``; they go on all the same.
         """
-        end = time.monotonic() + self._connection.options.timeout
-        while (status := self._info().status) not in (models.CollectionStatus.GREEN, models.CollectionStatus.GREY):
-            if time.monotonic() > end:
-                raise StoreTimeoutError(
-                    f"{self._connection.url}: the optimisers", expected="status green", got=f"{status}",
-                    hint="They go on by themselves; raise ?timeout= to wait longer.",
-                )  # fmt: skip
-            time.sleep(0.1)
+        end = time.monotonic() + self._connection.options.build_timeout
+        pause = _FIRST_PAUSE
+        with progress_bar(None, "indexing", show=sys.stderr.isatty()) as bar:
+            while (info := self._info()).status not in _DONE:
+                if time.monotonic() > end:
+                    raise StoreTimeoutError(
+                        f"{self._connection.url}: the optimisers", expected="status green", got=str(info.status.value),
+                        hint="They go on by themselves; raise ?build_timeout= to wait longer.",
+                    )  # fmt: skip
+                bar.total = info.points_count
+                bar.update((info.indexed_vectors_count or 0) - bar.n)
+                time.sleep(pause)
+                pause = min(1.5 * pause, _LAST_PAUSE)
 
     def _info(self) -> Any:
         return self._call(lambda client: client.get_collection(self._name))
