@@ -236,7 +236,8 @@ class ServerFaultTests(_FaultBase):
     timeout: ClassVar[float] = 5.0
 
     @pytest.fixture(scope="class")
-    def program(self) -> ServerProgram:
+    @classmethod
+    def program(cls) -> ServerProgram:
         """A running server that nobody else uses; it will be killed. An author overrides it."""
         raise NotImplementedError("a subclass of ServerFaultTests needs a fixture `program`")
 

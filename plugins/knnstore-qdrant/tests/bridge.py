@@ -9,12 +9,14 @@ JSON as that does, and it says what that said when told to (see ``Service.play``
 
 Run as a program, it prints one line of JSON with its ports, and serves until it is killed::
 
-    python bridge.py '{"version": "1.20.0", "api_key": "", "cert": "", "key": "", "record": "/tmp/requests"}'
+    python bridge.py '{"version": "1.20.0", "api_key": "", "cert": "", "key": "", "record": "/tmp/requests",
+        "folder": "/tmp/data"}'
 """
 
 # ruff: noqa: N802, N815  # the names of the protocols
 
 import json
+import pickle
 import re
 import ssl
 import sys
@@ -50,10 +52,15 @@ class RefusalError(Exception):
 class Service:
     """The local mode, one request at a time, with what it forgets about a collection: how it was made, its indexes."""
 
-    def __init__(self, version, record, bodies):
+    def __init__(self, version="1.20.0", record=None, bodies=False, folder=None):
         self.version, self.record, self.bodies = version, record, bodies
-        self.local, self.lock = QdrantLocal(":memory:"), threading.Lock()
-        self.made, self.indexes = {}, {}
+        self.local, self.lock = (
+            QdrantLocal(folder or ":memory:", force_disable_check_same_thread=True),
+            threading.Lock(),
+        )
+        self.kept = Path(folder, "made.pickle") if folder else None
+        self.hurry()
+        self.made, self.indexes = pickle.loads(self.kept.read_bytes()) if folder and self.kept.exists() else ({}, {})
         self.faults, self.away, self.noticed, self.limits = [], 0, False, {}
         self.indexing = 0.0
 
@@ -115,11 +122,25 @@ class Service:
     def create(self, name, vectors, metadata, **made):
         self.run(None, "create_collection", name, vectors, metadata=metadata)
         self.made[name], self.indexes[name] = made, {}
+        self.hurry()
+        self.keep()
         return True
+
+    def hurry(self):
+        """What is written must outlive a killed process and not a power cut: no waiting for the disk at each point."""
+        for collection in self.local.collections.values() if self.kept else ():
+            collection.storage.storage.execute("PRAGMA journal_mode=WAL")
+            collection.storage.storage.execute("PRAGMA synchronous=OFF")
+
+    def keep(self):
+        if self.kept:
+            self.kept.with_suffix(".new").write_bytes(pickle.dumps((self.made, self.indexes)))
+            self.kept.with_suffix(".new").rename(self.kept)
 
     def index(self, name, field, schema):
         self.run(name, "count")
         self.indexes[name][field] = models.PayloadIndexInfo(data_type=getattr(schema, "type", schema), points=0)
+        self.keep()
 
     def info(self, name):
         info = self.run(name, "get_collection")
@@ -484,7 +505,8 @@ def start_http(service, options):
 def main():
     warnings.simplefilter("ignore")
     options = json.loads(sys.argv[1])
-    service = Service(options.get("version", "1.20.0"), options.get("record"), options.get("bodies"))
+    given = ("version", "record", "bodies", "folder")
+    service = Service(**{name: options[name] for name in given if name in options})
     grpc_server, grpc_port = start_grpc(service, options)
     _, http_port = start_http(service, options)
     print(json.dumps({"grpc": grpc_port, "http": http_port}), flush=True)
