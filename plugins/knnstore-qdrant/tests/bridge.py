@@ -52,7 +52,8 @@ class RefusalError(Exception):
 class Service:
     """The local mode, one request at a time, with what it forgets about a collection: how it was made, its indexes."""
 
-    def __init__(self, version="1.20.0", record=None, bodies=False, folder=None):
+    def __init__(self, version="1.20.0", record=None, bodies=False, folder=None, nagle=False):
+        self.nagle = nagle
         self.version, self.record, self.bodies = version, record, bodies
         self.local, self.lock = (
             QdrantLocal(folder or ":memory:", force_disable_check_same_thread=True),
@@ -434,7 +435,9 @@ def http_handler(service, api_key):
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        wbufsize = 65_536  # headers and body in one packet: no waiting for an acknowledgement in between
+        # Head and body in one packet; or each in its own, and the second when the first is acknowledged (Nagle), as a
+        # server may whose sockets have not been told TCP_NODELAY.
+        wbufsize = 0 if service.nagle else 65_536
 
         def log_message(self, *args):
             pass
@@ -505,7 +508,7 @@ def start_http(service, options):
 def main():
     warnings.simplefilter("ignore")
     options = json.loads(sys.argv[1])
-    given = ("version", "record", "bodies", "folder")
+    given = ("version", "record", "bodies", "folder", "nagle")
     service = Service(**{name: options[name] for name in given if name in options})
     grpc_server, grpc_port = start_grpc(service, options)
     _, http_port = start_http(service, options)

@@ -27,6 +27,7 @@ from knnstore_qdrant.engine import Detail, recall_floor
 from knnstore_qdrant.errors import replicas_missing, retriable
 from knnstore_qdrant.numbers import whole_bounds
 from knnstore_qdrant.options import ServerOptions
+from knnstore_qdrant.prompt import PromptTransport
 
 __all__ = ["METADATA", "Connection", "RemoteEngine", "identity_of"]
 
@@ -155,9 +156,8 @@ class Connection:
                 "grpc.min_reconnect_backoff_ms": 5_000,  # what one attempt may take: more than one way round the world
                 **self._certificates,
             },
-            verify=self._ssl or True,
+            transport=PromptTransport(self._ssl or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), connections=32, kept=16),
             trust_env=False,
-            limits=httpx.Limits(max_connections=32, max_keepalive_connections=16),
         )
         client.http.client.add_middleware(_as_we_send)
         return client
