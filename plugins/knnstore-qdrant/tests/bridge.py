@@ -143,6 +143,15 @@ class Service:
         self.indexes[name][field] = models.PayloadIndexInfo(data_type=getattr(schema, "type", schema), points=0)
         self.keep()
 
+    def facet(self, name, field, where, limit):
+        """As the server does: every value that the index knows, with 0 where no record of it matches."""
+        found = self.run(name, "facet", field, where, limit=limit, exact=True)
+        counted = {hit.value for hit in found.hits}
+        known = self.run(name, "facet", field, None, limit=limit, exact=True).hits
+        found.hits += [models.FacetValueHit(value=hit.value, count=0) for hit in known if hit.value not in counted]
+        found.hits = found.hits[:limit]
+        return found
+
     def info(self, name):
         info = self.run(name, "get_collection")
         if time.monotonic() < self.indexing:
@@ -268,9 +277,7 @@ def grpc_services(service):
 
         def Facet(self, request, context):
             where = optional(request, "filter", GrpcToRest.convert_filter)
-            found = service.run(
-                request.collection_name, "facet", request.key, where, limit=request.limit, exact=request.exact
-            )
+            found = service.facet(request.collection_name, request.key, where, request.limit)
             return pb.FacetResponse(hits=[RestToGrpc.convert_facet_value_hit(hit) for hit in found.hits])
 
         def QueryBatch(self, request, context):
@@ -393,7 +400,7 @@ def count(service, name, body):
 
 def facet(service, name, body):
     wanted = models.FacetRequest(**body)
-    return service.run(name, "facet", wanted.key, wanted.filter, limit=wanted.limit, exact=wanted.exact)
+    return service.facet(name, wanted.key, wanted.filter, wanted.limit)
 
 
 def query_batch(service, name, body):

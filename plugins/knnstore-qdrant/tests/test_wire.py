@@ -65,6 +65,8 @@ def test_one_of_everything(shared_bridge, numbers, transport):
         assert store.count((F("weight") >= 2 / 7) & ~(F("thing") == True)) == 29  # noqa: E712
         assert store.count_by("thing") == {True: 30, False: 30}
         assert len(store.count_by("weight")) == 60
+        assert store.count_by("label", F("label") == "label 1") == {"label 1": 20}, "the server knows other values too"
+        assert store.count_by("weight", F("area") < 2) == {0.0: 1, 1 / 7: 1}
         assert sorted(v for batch in store.scan(batch_size=7) for v in batch.ids) == sorted(f"r{i}" for i in range(60))
         unit = rows(60)[33] / np.linalg.norm(rows(60)[33].astype(np.float64))
         assert store.get(["r33"]).vectors.tobytes() == unit.astype(np.float32).tobytes()
