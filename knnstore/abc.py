@@ -36,7 +36,7 @@ class EmbeddingStore(Engine):
     """
 
     def __init__(self, url: StoreURL, spec: StoreSpec, *, read_only: bool = False) -> None:
-        self._url, self._spec, self._read_only, self._closed = url, spec, read_only, False
+        self._url, self._spec, self._read_only, self._unclosed = url, spec, read_only, [True]
 
     @property
     @final
@@ -244,10 +244,12 @@ class EmbeddingStore(Engine):
     @final
     def close(self) -> None:
         """Release everything. Closing twice is fine; any other use afterwards is a :class:`StoreClosedError`."""
-        if not self._closed:
-            self._closed = True
-            with self._mapped("close"):
-                self._close()
+        try:
+            self._unclosed.pop()  # one step, so of two threads one closes; a lock could be held while somebody forks
+        except IndexError:
+            return
+        with self._mapped("close"):
+            self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -262,6 +264,10 @@ class EmbeddingStore(Engine):
         return f"<{type(self).__name__} {self._url} dim={self._spec.dim} metric={self._spec.metric}{state}>"
 
     # -- shared -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _closed(self) -> bool:
+        return not self._unclosed
 
     def _no_records(self, fields: Sequence[str], with_vectors: bool) -> Records:
         vectors = np.empty((0, self._spec.dim), np.float32) if with_vectors else None

@@ -54,6 +54,7 @@ class _Collection:
         self.spec = spec
         self.lock = threading.RLock()
         self.revision = 0
+        self.removed = False
         self.rows: dict[str, int] = {}
         self._dead: set[int] = set()
         self._used = 0
@@ -130,6 +131,11 @@ class MemoryStore(EmbeddingStore):
 
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
         with self._data.lock:
+            if self._data.removed:
+                raise StoreNotFoundError(
+                    f"{self.url}: the collection that was opened has been removed",
+                    hint="Open it again. Nothing was written.",
+                )
             stored = [value for value in batch.ids if value in self._data.rows]
             if on_conflict == "error" and stored:
                 raise ConflictError(f"{self.url}: id {stored[0]!r} is stored already", hint="Nothing was written.")
@@ -225,6 +231,7 @@ class MemoryBackend(Backend):
             if collection is None or collection.rows:
                 return False
             del self._collections[_key(url)]
+            collection.removed = True
             return True
 
 

@@ -273,7 +273,10 @@ class StoreStats:
         count: records stored.
         bytes_on_disk: what they take on disk, None where it cannot be told.
         bytes_in_memory: what this process holds for them, None where it cannot be told.
-        recall: measured share of true neighbours among the first 10 found, None before there is anything to measure.
+        recall: measured share of true neighbours among the first 10 found, without a filter or behind one, whichever is
+            less; None before there is anything to measure.
+        indexed: records that an approximate index covers; None where every search is exact, or the engine does not
+            tell. The others are searched exactly.
         details: whatever else the backend reports, readable as JSON.
     """
 
@@ -282,8 +285,11 @@ class StoreStats:
     bytes_on_disk: int | None = None
     bytes_in_memory: int | None = None
     recall: float | None = None
+    indexed: int | None = None
     details: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
 
     def __hash__(self) -> int:
         details = frozenset(self.details.items())
-        return hash((self.backend, self.count, self.bytes_on_disk, self.bytes_in_memory, self.recall, details))
+        return hash(
+            (self.backend, self.count, self.bytes_on_disk, self.bytes_in_memory, self.recall, self.indexed, details)
+        )

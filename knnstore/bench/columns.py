@@ -57,6 +57,8 @@ def columns(report: Report, shown: Sequence[Row]) -> list[Column]:
         _relative(f"{queries} queries", shown, lambda row: row.batch_rounds),
         Column("filtered", "ms, median", _filtered, significant, among=_enough_filtered),
         Column("filtered", f"recall@{k}", lambda row: row.filtered_recall, share, False),
+        Column("before optimize()", f"recall@{k}", lambda row: row.fresh_recall, share, False),
+        Column("indexed", "share of records", lambda row: row.indexed, share, None),
         Column("load", "records/s", lambda row: row.load_rate, "{:,.0f}".format, False),
         Column("ready", "s, in all", lambda row: row.ready, significant),
         Column("reopen", "s", lambda row: row.reopen, significant, missing=_not_kept),
@@ -151,9 +153,11 @@ def verdicts(report: Report, shown: Sequence[Row]) -> list[Verdict]:
     """The answer in a few lines; who is not clearly behind the best is named with it."""
     queries = report.work.queries
     lossy = [row.label for row in shown if row.filtered_recall is not None and not _enough_filtered(row)]
+    small = [row.label for row in shown if row.recall == 1 and row.indexed == 0]
     found = [
         Verdict("Misses many when filtering", ", ".join(lossy)) if lossy else None,
-        Verdict("Exact here", ", ".join(row.label for row in shown if row.recall == 1) or "none"),
+        Verdict("Exact here", ", ".join(row.label for row in shown if row.recall == 1 and row.indexed != 0) or "none"),
+        Verdict("Exact only while so few are stored that nothing is indexed", ", ".join(small)) if small else None,
         _speed("Fastest, one query at a time", shown, lambda row: row.single_rounds),
         _speed(f"Fastest, {queries} queries at once", shown, lambda row: row.batch_rounds),
         _least("Ready soonest", shown, lambda row: row.ready, lambda value: f"{significant(value)} s"),

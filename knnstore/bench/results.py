@@ -114,10 +114,17 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Share of the true neighbours that are found, among all records and among those that match the filter."""
+    """Share of the true neighbours that are found, among all records and among those that match the filter.
+
+    Args:
+        recall: among all.
+        filtered: among those that match; None without a filter.
+        indexed: records that an approximate index covered then; None where there is no such thing.
+    """
 
     recall: float
     filtered: float | None
+    indexed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +175,8 @@ class BackendRun:
         first_answer: seconds from there to the first answer.
         optimized: seconds that ``optimize`` took.
         rounds: the searches.
-        quality: recall.
+        quality: recall, once it is optimised.
+        fresh: recall before that.
         footprint: disk and memory.
         reopened: seconds of each closing, opening and first answer; empty where nothing is kept.
         deleted: deleting.
@@ -190,6 +198,7 @@ class BackendRun:
     deleted: Deleted | None = None
     failure: Failure | None = None
     left: str | None = "not removed yet"
+    fresh: Quality | None = None
 
 
 @dataclass(frozen=True, slots=True)

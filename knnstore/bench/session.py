@@ -96,6 +96,10 @@ class Session:
         """The ids that a search finds: object (Q, K)."""
         return self._searched(queries, asked)
 
+    def indexed(self) -> int | None:
+        """Records that an approximate index covers; None where there is no such thing."""
+        return self._open.stats().indexed
+
     def reopen(self, query: NDArray[np.float32], asked: Search) -> float:
         """Seconds to close the store, open it again and have the first answer."""
 

@@ -139,7 +139,7 @@ def measure_round(lane: Lane, number: int) -> Round:
 def _quality(lane: Lane) -> Quality:
     recall = _recall(lane, lane.plain, lane.truth)
     filtered = None if lane.workload.where is None else _recall(lane, lane.filtered, lane.filtered_truth)
-    return Quality(recall, filtered)
+    return Quality(recall, filtered, lane.worker.call(Session.indexed))
 
 
 def _recall(lane: Lane, asked: Search, truth: Truth) -> float:
@@ -194,7 +194,7 @@ OPENING = (Step("opening", "opened", _open),)
 """Made by all backends before anything else, so that a URL that does not work is known at once."""
 LOADING = (
     Step("loading", "loaded", _load), Step("first answer", "first_answer", _first_answer),
-    Step("optimizing", "optimized", _optimize),
+    Step("recall before optimizing", "fresh", _quality), Step("optimizing", "optimized", _optimize),
 )  # fmt: skip
 """Made by one backend after another: an engine that goes on working in the background would gain from taking turns."""
 CLOSING = (

@@ -9,7 +9,7 @@ from itertools import chain
 
 import numpy as np
 
-from knnstore.bench.results import BackendRun, Detail, Report
+from knnstore.bench.results import BackendRun, Detail, Quality, Report
 from knnstore.url import StoreURL
 
 __all__ = ["ENOUGH", "Ratio", "Row", "Spread", "enough", "fastest", "ratio", "rows", "significant", "size"]
@@ -56,6 +56,8 @@ class Row:
         details: what the backend reports.
         failure: why it went no further, "" if it did.
         left: why its collection is still there, "" if it is not.
+        fresh_recall: before it was optimised, among all records or among those that match, whichever is less.
+        indexed: share of the records that an approximate index covers; None where there is none.
     """
 
     label: str
@@ -82,6 +84,8 @@ class Row:
     details: tuple[Detail, ...]
     failure: str
     left: str
+    fresh_recall: float | None
+    indexed: float | None
 
     @property
     def ready(self) -> float | None:
@@ -124,7 +128,19 @@ def _row(run: BackendRun, queries: int) -> Row:
         details=run.footprint.details if run.footprint else (),
         failure=f"at {run.failure.step}: {run.failure.error}" if run.failure else "",
         left=run.left or "",
+        fresh_recall=_least(run.fresh),
+        indexed=_indexed(run),
     )
+
+
+def _least(quality: Quality | None) -> float | None:
+    return None if quality is None else min(quality.recall, 1.0 if quality.filtered is None else quality.filtered)
+
+
+def _indexed(run: BackendRun) -> float | None:
+    if run.quality is None or run.quality.indexed is None or run.loaded is None:
+        return None
+    return run.quality.indexed / run.loaded.records
 
 
 def _memory(run: BackendRun) -> int | None:

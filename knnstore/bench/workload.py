@@ -44,7 +44,7 @@ class Workload:
         vectors: float32 (N, D).
         fields: a column of N values for each declared field.
         queries: float32 (Q, D); none of them is stored, though a copy of one may be.
-        where: lets about a tenth of the records through; None where there is no field to filter by.
+        where: lets about half of the records through; None where there is no field to filter by.
     """
 
     source: str

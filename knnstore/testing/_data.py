@@ -94,6 +94,18 @@ def make_sample(n: int, *, dim: int = 8, seed: int = 0, prefix: str = "r") -> Sa
     return Sample([f"{prefix}{i}" for i in range(n)], vectors.astype(np.float32), fields)
 
 
+def make_clusters(n: int, clusters: int, *, dim: int = 16, seed: int = 0) -> Sample:
+    """N records around some centres, as embeddings of some classes are; the number of the centre is the area."""
+    sample, centres = (
+        make_sample(n, dim=dim, seed=seed),
+        np.random.default_rng([2, clusters, dim]).normal(size=(clusters, dim)),
+    )
+    number = np.random.default_rng([seed, 3]).integers(clusters, size=n)
+    noise = np.random.default_rng([seed, 4]).normal(size=(n, dim))
+    vectors = (centres[number] + 0.3 * noise).astype(np.float32)
+    return Sample(sample.ids, vectors, {**sample.fields, "area": number.tolist()})
+
+
 def make_queries(n: int, *, dim: int = 8, seed: int = 1) -> NDArray[np.float32]:
     """float32 (Q, D)."""
     return np.random.default_rng([seed, n, dim]).normal(size=(n, dim)).astype(np.float32)

@@ -238,6 +238,22 @@ class FilterChecks(KitBase):
             assert found == [sample.ids[i]], f"area == {area} matched {found}"
         assert store.count(F("area") > 2**53) == 2
 
+    @pytest.mark.parametrize("field", ["area", "weight"])
+    def test_bounds_are_exact(self, store: EmbeddingStore, field: str) -> None:
+        """Numbers of every size: an engine that reads one in twenty a bit wrong is found out."""
+        sample = make_sample(60)
+        numbers = [round(1.37**n) * (-1) ** n for n in range(20)] + [(2**61 + 7**n) * (-1) ** n for n in range(20)]
+        floats = [1.37**n * (-1) ** n / 3 for n in range(20)] + [(10.0 ** (n - 10)) * (-1) ** n / 7 for n in range(20)]
+        values = sorted({*numbers, *range(-10, 10)})[:60] if field == "area" else sorted(map(float, floats))
+        values = values + [values[-1]] * (60 - len(values))
+        sample.fields[field] = values
+        sample.write(store)
+        for value in dict.fromkeys(values):
+            less, more = store.count(F(field) < value), store.count(F(field) > value)
+            assert (less, more) == (
+                sum(other < value for other in values), sum(other > value for other in values)
+            ), f"{field} < {value!r} and {field} > {value!r}"  # fmt: skip
+
     def test_floats_are_exact(self, store: EmbeddingStore) -> None:
         sample = make_sample(6)
         sample.fields["weight"] = [0.1, 1e-300, 1.7976931348623157e308, 5e-324, 0.1 + 2**-55, -0.0]

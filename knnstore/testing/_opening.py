@@ -168,6 +168,18 @@ class OpeningChecks(KitBase):
         removed = remove_empty(opener.url)
         assert len(collections(opener.url)) == (0 if removed else 1)
 
+    def test_a_collection_made_again(self, opener: Opener) -> None:
+        """Removed and made for another encoder of the same width: a store that was open all along writes nothing there."""
+        first, second = (EmbeddingSpace(encoder, f"sha256:{encoder}") for encoder in ("first", "second"))
+        store = opener(replace(SPEC, space=first))
+        store.delete(make_sample(2).write(store).ids)
+        if not remove_empty(opener.url):
+            return  # the open store keeps it
+        other = opener(replace(SPEC, space=second))
+        with pytest.raises((StoreNotFoundError, SpecMismatchError)):
+            make_sample(3, prefix="of the first").write(store)
+        assert_content(other, make_sample(4).write(other))
+
     def test_an_unknown_option_is_refused(self, opener: Opener) -> None:
         url = replace(opener.url, options={**opener.url.options, "no_such_option": "1"})
         with pytest.raises(InvalidURLError, match="no_such_option"):

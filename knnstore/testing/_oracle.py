@@ -81,8 +81,9 @@ def _good_in_row(
     expected = truth[[where[value] for value in found]]
     assert (np.abs(got - expected) <= slack).all(), f"scores {got} of {found}, expected {expected} within {slack}"
     best = np.sort(truth)[::-1][: len(ids)]
+    # Approximate or not: an empty slot means that fewer records match.
+    assert len(found) == len(best), f"{len(found)} hits and {len(ids) - len(found)} empty slots, but {len(truth)} match"
     if exact:
-        assert len(found) == len(best), f"{len(found)} hits, expected {len(best)}"
         assert (np.abs(got - best) <= 2 * slack).all(), f"scores {got}, the best are {best}"
     return int((expected >= best[-1] - 2 * slack).sum()) if len(best) else 0
 

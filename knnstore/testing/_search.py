@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
 from knnstore.abc import EmbeddingStore
 from knnstore.errors import DimensionMismatchError, InvalidLimitError
+from knnstore.filters import F
 from knnstore.testing._base import KitBase, Opener
-from knnstore.testing._data import Sample, make_queries, make_sample, make_spec
+from knnstore.testing._data import Sample, make_clusters, make_queries, make_sample, make_spec
 from knnstore.testing._oracle import assert_hits
 from knnstore.types import Metric
 
@@ -23,7 +26,10 @@ def _repeatable(store: EmbeddingStore) -> bool:
 
 
 class SearchChecks(KitBase):
-    """Rules 1 and 3: batches, one score contract, padding."""
+    """Rules 1, 3 and 15: batches, one score contract, padding, recall."""
+
+    clustered: ClassVar[int] = 6000
+    """Records in the check of filters that go with the vectors; where an engine scans so few, set more."""
 
     @pytest.mark.parametrize("metric", METRICS)
     def test_scores_and_order(self, opener: Opener, metric: Metric) -> None:
@@ -161,6 +167,23 @@ class SearchChecks(KitBase):
         sample, queries = make_sample(3000, dim=16).write(store, batch=700), make_queries(30, dim=16)
         store.optimize()
         assert_hits(store.search(queries, 10), queries, sample, metric, 10, recall=store.capabilities.recall_floor)
+
+    @pytest.mark.parametrize("when", ["before optimize", "after optimize"])
+    def test_a_filter_that_goes_with_the_vectors(self, opener: Opener, when: str) -> None:
+        """Whole clusters match and the rest do not, so that nothing near some of the queries does.
+
+        An active vocabulary is such a filter. An index that is walked under it stops in the wrong place, or comes back
+        with fewer hits than match; the recall that is declared holds all the same.
+        """
+        store = opener(make_spec(dim=16))
+        sample = make_clusters(self.clustered, 100).write(store, batch=2000)
+        if when == "after optimize":
+            store.optimize()
+        queries, floor = make_clusters(100, 100, seed=1).vectors, store.capabilities.recall_floor
+        for clusters in (90, 50, 20, 2):
+            rows = [i for i, number in enumerate(sample.fields["area"]) if number < clusters]
+            hits = store.search(queries, 20, where=F("area") < clusters)
+            assert_hits(hits, queries, sample, "cosine", 20, rows=rows, recall=floor)
 
 
 def _with_twins(n: int) -> Sample:

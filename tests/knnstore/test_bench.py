@@ -202,7 +202,7 @@ def test_wrong_answers_are_found_out(finished: Any) -> None:
     assert shuffled.quality.recall < 0.3
     failure = named(finished[0], "unfiltered").failure
     assert failure is not None
-    assert failure.step == "recall"
+    assert failure.step == "recall before optimizing"
     assert "does not match the filter" in failure.error
     failure = named(finished[0], "keeping").failure
     assert failure is not None
@@ -415,7 +415,17 @@ def recorded(raw: Any) -> dict[tuple[str, str], Any]:
     found = {}
     for run in raw["backends"]:
         found |= {(run["label"], f"round {i}"): each for i, each in enumerate(run["rounds"])}
-        steps = ("opened", "loaded", "first_answer", "optimized", "quality", "footprint", "reopened", "deleted")
+        steps = (
+            "opened",
+            "loaded",
+            "first_answer",
+            "fresh",
+            "optimized",
+            "quality",
+            "footprint",
+            "reopened",
+            "deleted",
+        )
         found |= {(run["label"], step): run[step] for step in steps if run[step] is not None}
     return found
 
@@ -443,9 +453,9 @@ def test_killed_and_taken_up_again(site: Path, tmp_path: Path) -> None:
 
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"going on: {len(recorded(second))} of 24 steps are done" in done.stderr
+    assert f"going on: {len(recorded(second))} of 26 steps are done" in done.stderr
     last = recorded(json.loads(path.read_text()))
-    assert len(last) == 24
+    assert len(last) == 26
     assert recorded(first).items() <= recorded(second).items() <= last.items()
     assert last["slow", "loaded"]["records"] == 600
     assert last["slow", "quality"]["recall"] == last["memory", "quality"]["recall"] == 1

@@ -51,7 +51,7 @@ def test_made_up_records_have_the_structure_of_a_database() -> None:
     assert counts[0] > 10 * counts[len(counts) // 2]  # skewed
     distinct = len(np.unique(made.vectors, axis=0))
     assert 4000 - 0.02 * 4000 < distinct < 4000  # a few copies
-    assert 0.05 < made.matching.mean() < 0.15
+    assert 0.4 < made.matching.mean() < 0.6
     assert not {row.tobytes() for row in made.queries} & {row.tobytes() for row in made.vectors}
 
 
@@ -146,14 +146,14 @@ N = 1000
 @pytest.mark.parametrize(
     ("kind", "column", "low", "high"),
     [
-        (str, np.array([f"c{i % 50}" for i in range(N)], object), 0.08, 0.12),
-        (str, np.array(["a"] * 600 + ["b"] * 380 + ["c"] * 20, object), 0.01, 0.05),
-        (int, np.arange(N), 0.09, 0.11),
-        (float, np.where(np.arange(N) < 500, np.nan, np.arange(N)), 0.04, 0.06),
+        (str, np.array([f"c{i % 50}" for i in range(N)], object), 0.48, 0.54),
+        (str, np.array(["a"] * 600 + ["b"] * 380 + ["c"] * 20, object), 0.4, 0.4),
+        (int, np.arange(N), 0.49, 0.51),
+        (float, np.where(np.arange(N) < 500, np.nan, np.arange(N)), 0.24, 0.26),
         (bool, np.arange(N) % 4 == 0, 0.25, 0.25),
     ],
 )
-def test_filters_let_about_a_tenth_through(kind: type, column: np.ndarray, low: float, high: float) -> None:
+def test_filters_let_about_half_through(kind: type, column: np.ndarray, low: float, high: float) -> None:
     where = choose_filter(StoreSpec(2, fields={"f": kind}), {"f": column})
     assert where is not None
     assert low <= where.mask({"f": column}).mean() <= high
@@ -366,3 +366,14 @@ def test_labels_of_near_points_do_not_cover_each_other() -> None:
 def test_the_filter_is_one_of_the_contract() -> None:
     made = made_up(2000, 4)
     assert repr(made.where).startswith(repr(F("label")))
+
+
+def test_what_is_exact_only_while_nothing_is_indexed_is_not_called_exact() -> None:
+    small = replace(a_run("small", 1, [1]), quality=Quality(1, 1, 0), fresh=Quality(1, 1, 0))
+    grown = replace(a_run("grown", 1, [2]), quality=Quality(1, 1, 1000), fresh=Quality(0.9, 0.5, 500))
+    report = a_report(small, grown)
+    shown = rows(report)
+    said = {verdict.question: verdict.answer for verdict in verdicts(report, shown)}
+    assert said["Exact here"] == "grown"
+    assert said["Exact only while so few are stored that nothing is indexed"] == "small"
+    assert [row.fresh_recall for row in shown] == [1, 0.5]

@@ -14,12 +14,14 @@ class TestFlat(StoreTests):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eager")
 class TestHNSW(StoreTests):
     @pytest.fixture
     def store_url(self, tmp_path):
         return f"faiss://{quote(str(tmp_path))}/store?index=HNSW16"
 
 
+@pytest.mark.usefixtures("eager")
 class TestTrained(StoreTests):
     """Trained early, so that most checks run against the trained index."""
 

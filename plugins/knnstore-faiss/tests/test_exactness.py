@@ -129,6 +129,7 @@ def test_what_overflows_is_found_too(tmp_path, metric, index):
     with knnstore.open_store(f"faiss://{tmp_path}/s?index={index}&train_at=50", spec) as store:
         for each in (store, memory):
             each.upsert([f"{i}" for i in range(400)], rows, {"size": sizes})
+            each.optimize()
         queries = rows[::9] * np.float32(1.001)
         for where in (None, F("size") >= 19, F("size") != 20):
             for k in (1, 7):

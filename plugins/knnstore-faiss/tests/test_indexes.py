@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import faiss
 import numpy as np
@@ -54,6 +55,9 @@ def test_a_life(tmp_path, index, metric):
         assert store.capabilities.approximate
         for each in (store, exact):
             fill(each, 1500)
+        assert recall(store, exact, queries) == 1  # nothing is built yet
+        assert store.stats().details["trained"] is False
+        store.optimize()
         assert recall(store, exact, queries) >= 0.85
         assert store.stats().details["trained"] is True
         assert store.stats().recall >= 0.85
@@ -64,6 +68,8 @@ def test_a_life(tmp_path, index, metric):
             each.delete([f"{i}" for i in range(200)])
             each.upsert([f"{i}" for i in range(300, 400)], rows_of(100, 9), {"n": [1] * 100})
             fill(each, 50, 4, "more", 2)
+        details = store.stats().details
+        assert (details["entries"], details["dead"], details["unindexed"]) == (1500, 300, 150)
         assert recall(store, exact, queries) >= 0.85
         for where in (F("n") == 0, F("n") >= 1, F("n") == 2, F("n") == 3):
             assert set(store.search(queries, 60, where=where).ids.ravel()) <= set(
@@ -87,6 +93,7 @@ def test_too_few_to_train_is_searched_exactly(tmp_path):
         for count, trained in ((311, False), (312, True)):
             for each in (store, exact):
                 fill(each, count)
+            store.optimize()
             assert recall(store, exact, rows_of(9, 3)) >= (0.9 if trained else 1)
             assert store.stats().details["trained"] is trained
         store.delete(where=F("n") >= 0)
@@ -103,6 +110,7 @@ def test_optimize_with_too_few_left_to_train(tmp_path, index):
     with knnstore.open_store(url, spec_of()) as store:
         fill(store, 120)
         fill(exact, 120)
+        store.optimize()
         assert store.stats().details["trained"] is True
         for each in (store, exact):
             each.delete([f"{i}" for i in range(90, 120)])
@@ -115,6 +123,7 @@ def test_optimize_with_too_few_left_to_train(tmp_path, index):
         assert (store.search(rows_of(1, 0), 91).ids != "").all()
         for each in (store, exact):
             fill(each, 120)
+        store.optimize()
         assert recall(store, exact, rows_of(9, 3)) >= 0.8
         assert store.stats().details["trained"] is True
 
@@ -124,8 +133,7 @@ def test_what_optimize_has_rebuilt_is_what_comes_back(tmp_path):
     with knnstore.open_store(url, spec_of()) as store:
         fill(store, 300)
         store.delete(["7"])
-        store.search(rows_of(1, 0), 1)
-        store.flush()
+        store.optimize()
         store.delete(["8"])
         store.optimize()
     with knnstore.open_store(url) as store:
@@ -133,27 +141,24 @@ def test_what_optimize_has_rebuilt_is_what_comes_back(tmp_path):
         assert (store.stats().details["entries"], store.stats().details["dead"]) == (298, 0)
 
 
-def test_many_dead_entries_are_cleared_away(tmp_path):
+def test_dead_entries_are_cleared_away(tmp_path):
     with knnstore.open_store(f"faiss://{tmp_path}/s?index=HNSW8", spec_of()) as store:
         fill(store, 500)
-        store.search(rows_of(1, 0), 1)
+        store.optimize()
         store.delete([f"{i}" for i in range(100)])
         assert store.stats().details["dead"] == 100
-        store.delete([f"{i}" for i in range(100, 200)])
-        assert store.stats().details["dead"] == 0
-        store.delete(["300"])
-        assert store.stats().details["dead"] == 1
         store.optimize()
         assert store.stats().details["dead"] == 0
-        assert store.stats().details["entries"] == 299
+        assert store.stats().details["entries"] == 400
 
 
 def test_a_filter_that_leaves_little_of_much(tmp_path, monkeypatch):
-    monkeypatch.setattr("knnstore_faiss.building._FEW", 10)
+    monkeypatch.setattr("knnstore_faiss.searching._COPYING", 1e9)  # never the exact search first
     exact = knnstore.open_store(f"memory:///{tmp_path}", spec_of())
     with knnstore.open_store(f"faiss://{tmp_path}/s?index=HNSW16", spec_of()) as store:
         for each in (store, exact):
             each.upsert([f"{i}" for i in range(2000)], rows_of(2000, 0), {"n": [i % 20 for i in range(2000)]})
+        store.optimize()
         assert recall(store, exact, rows_of(20, 1), F("n") == 3) >= 0.8
         assert (store.search(rows_of(20, 1), 100, where=F("n") == 3).ids != "").all()
 
@@ -175,9 +180,129 @@ def test_two_trainings_give_the_same_index(tmp_path):
             f"faiss://{tmp_path}/{name}?index=IVF8,SQ8&nprobe=1&refine=1&seed=3", spec_of()
         ) as store:
             fill(store, 900)
+            store.optimize()
             answers.append(store.search(rows_of(30, 1), 10).ids.tolist())
             assert store.capabilities.recall_floor < 0.8
     assert answers[0] == answers[1]
+
+
+# -- behind filters ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory):
+    """6,000 records in 200 clusters, and as many queries from every one: in an exact store and in approximate ones."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("clustered")
+    centres = rng.standard_normal((200, DIM))
+    cluster = np.arange(6000) % 200
+    rows = (centres[cluster] + 0.3 * rng.standard_normal((6000, DIM))).astype(np.float32)
+    queries = (centres + 0.3 * rng.standard_normal((200, DIM))).astype(np.float32)
+    spec = knnstore.StoreSpec(dim=DIM, fields={"c": int})
+    stores = {"exact": knnstore.open_store(f"memory:///{folder}", spec)}
+    for index in CLUSTERED:
+        stores[index] = knnstore.open_store(f"faiss://{folder}/{index}?index={index}", spec)
+    for store in stores.values():
+        store.upsert([f"{i}" for i in range(6000)], rows, {"c": cluster})
+        store.optimize()
+    yield stores, queries
+    for store in stores.values():
+        store.close()
+
+
+CLUSTERED = ["HNSW16", "IVF64,Flat", "IVF64,SQ8", "HNSW16,SQ8", "IVF64,PQ16x4"]
+
+
+@pytest.mark.parametrize("index", CLUSTERED)
+@pytest.mark.parametrize("shortcut", [True, False], ids=["as it is", "without the shortcut"])
+def test_recall_behind_a_filter_that_goes_with_the_vectors(clustered, index, shortcut, monkeypatch):
+    """Half of the queries lie where everything near is filtered out. A walk under the filter found half of the hits."""
+    stores, queries = clustered
+    if not shortcut:
+        monkeypatch.setattr("knnstore_faiss.searching._COPYING", 1e9)
+    for clusters in (180, 100, 40, 10, 2):
+        where = F("c") < clusters
+        found = recall(stores[index], stores["exact"], queries, where)
+        assert found >= (0.95 if shortcut else 0.9), f"{clusters} of 200 clusters: {found}"
+        assert (stores[index].search(queries, 64, where=where).ids[:, : min(64, 30 * clusters)] != "").all()
+    assert stores[index].stats().recall >= 0.9
+
+
+def test_what_is_deleted_is_a_filter_too(tmp_path):
+    """Three quarters of the clusters, gone from the graph's sight and not from the graph."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((40, DIM))
+    rows = (centres[np.arange(4000) % 40] + 0.3 * rng.standard_normal((4000, DIM))).astype(np.float32)
+    exact = knnstore.open_store(f"memory:///{tmp_path}", spec_of())
+    with knnstore.open_store(f"faiss://{tmp_path}/s?index=HNSW16", spec_of()) as store:
+        for each in (store, exact):
+            each.upsert([f"{i}" for i in range(4000)], rows, {"n": np.arange(4000) % 40})
+        store.optimize()
+        for each in (store, exact):
+            each.delete(where=F("n") >= 10)
+        assert store.stats().details["dead"] == 3000
+        assert recall(store, exact, centres.astype(np.float32)) >= 0.95
+
+
+# -- built by optimize(), and by nothing else -------------------------------------------------------------------------
+
+
+def test_no_search_builds_an_index(tmp_path, monkeypatch):
+    def build(*_):
+        raise AssertionError("built in a search")
+
+    with knnstore.open_store(f"faiss://{tmp_path}/s?index=HNSW16", spec_of()) as store:
+        fill(store, 3000)
+        store.optimize()
+        monkeypatch.setattr("knnstore_faiss.synced.build", build)
+        fill(store, 9000, 3, "more")
+        store.delete([f"{i}" for i in range(2900)])
+        exact = knnstore.open_store(f"memory:///{tmp_path}", spec_of())
+        fill(exact, 9000, 3, "more")
+        exact.upsert([f"{i}" for i in range(2900, 3000)], rows_of(3000, 0)[2900:], {"n": [0] * 100})
+        assert recall(store, exact, rows_of(20, 4)) >= 0.95
+
+
+def test_little_that_is_new_goes_into_the_index_that_is_there(tmp_path, monkeypatch):
+    with knnstore.open_store(f"faiss://{tmp_path}/s?index=HNSW16", spec_of()) as store:
+        fill(store, 3000)
+        store.optimize()
+        monkeypatch.delattr("knnstore_faiss.synced.build")
+        fill(store, 2500, 3, "more")
+        store.optimize()
+        details = store.stats().details
+        assert (details["entries"], details["unindexed"], details["index_file"]) == (5500, 0, "written")
+        assert store.search(rows_of(2500, 3), 1).ids[:, 0].tolist() == [f"more{i}" for i in range(2500)]
+    with knnstore.open_store(f"faiss://{tmp_path}/s?index=HNSW16") as store:
+        assert store.search(rows_of(2500, 3), 1).ids[:, 0].tolist() == [f"more{i}" for i in range(2500)]
+        assert store.stats().details["entries"] == 5500
+
+
+def test_a_store_that_is_open_takes_the_index_that_another_has_built(tmp_path):
+    url = f"faiss://{tmp_path}/s?index=HNSW16"
+    with knnstore.open_store(url, spec_of()) as store, knnstore.open_store(url) as other:
+        fill(store, 1000)
+        assert (other.search(rows_of(5, 0), 1).ids != "").all()
+        assert other.stats().details["entries"] == 0
+        store.optimize()
+        assert other.search(rows_of(1000, 0), 1).ids[:, 0].tolist() == [f"{i}" for i in range(1000)]
+        assert (other.stats().details["entries"], other.stats().details["index_file"]) == (1000, "used")
+
+
+def test_searching_and_writing_while_another_thread_optimises(tmp_path):
+    with knnstore.open_store(f"faiss://{tmp_path}/s?index=HNSW32", spec_of()) as store, ThreadPoolExecutor(1) as pool:
+        fill(store, 12_000)
+        building = pool.submit(store.optimize)
+        searched = 0
+        while not building.done():
+            fill(store, 1, 7 + searched, f"meanwhile{searched}-")
+            ids = store.search(rows_of(1, 7 + searched), 1).ids
+            assert ids.tolist() == [[f"meanwhile{searched}-0"]]
+            searched += 1
+        building.result()
+        assert searched > 1
+        assert store.count() == 12_000 + searched
+        for number in range(searched):
+            assert store.search(rows_of(1, 7 + number), 1).ids.tolist() == [[f"meanwhile{number}-0"]]
 
 
 # -- the index on disk ------------------------------------------------------------------------------------------------
@@ -189,7 +314,7 @@ def written(tmp_path):
     url = f"faiss://{tmp_path}/s?index=HNSW8"
     with knnstore.open_store(url, spec_of()) as store:
         fill(store, 300)
-        store.search(rows_of(1, 0), 1)
+        store.optimize()
     return tmp_path / "s", url
 
 
@@ -212,7 +337,10 @@ def test_truncated(written, caplog, keep):
     file.write_bytes(file.read_bytes()[: keep if isinstance(keep, int) else int(keep * file.stat().st_size)])
     assert "truncated" in state_of(written[1], caplog)
     caplog.clear()
-    assert state_of(written[1], caplog, warns=False) in ("used", "none")
+    with knnstore.open_store(written[1]) as store:
+        store.optimize()
+    caplog.clear()
+    assert state_of(written[1], caplog, warns=False) == "used"
 
 
 @pytest.mark.parametrize("at", [0, 9, 60, 0.3, 0.7, -1])
@@ -233,10 +361,11 @@ def test_of_another_store_or_setting(written, caplog, tmp_path):
     other = f"faiss://{tmp_path}/other?index=HNSW8"
     with knnstore.open_store(other, spec_of()) as store:
         fill(store, 300, seed=8)
-        store.flush()
-        store.search(rows_of(1, 0), 1)
+        store.optimize()
     shutil.copy(tmp_path / "other" / cache.FILE, written[0] / cache.FILE)
     assert "another store" in state_of(written[1], caplog)
+    with knnstore.open_store(written[1]) as store:
+        store.optimize()
     caplog.clear()
     assert "other settings" in state_of(written[1].replace("HNSW8", "HNSW12"), caplog)
 
@@ -247,7 +376,7 @@ def test_an_older_index_catches_up(written, caplog, tmp_path):
         fill(store, 10, seed=3, prefix="new")
         store.delete(["5"])
         store.upsert(["5"], rows_of(300, 0)[5:6], {"n": [7]})
-        store.flush()
+        store.optimize()
     (written[0] / cache.FILE).write_bytes(old)
     assert state_of(written[1], caplog, warns=False) == "used"
     with knnstore.open_store(written[1]) as store:
@@ -258,7 +387,7 @@ def test_newer_than_a_restored_database(written, caplog, tmp_path):
     shutil.copytree(written[0], tmp_path / "backup")
     with knnstore.open_store(written[1]) as store:
         fill(store, 40, seed=3, prefix="lost")
-        store.search(rows_of(1, 0), 1)
+        store.optimize()
     newer = (written[0] / cache.FILE).read_bytes()
     shutil.rmtree(written[0])
     shutil.copytree(tmp_path / "backup", written[0])

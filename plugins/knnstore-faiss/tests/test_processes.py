@@ -59,6 +59,7 @@ def consistent(store):
     return step
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("index", ["Flat", "HNSW8"])
 def test_readers_see_whole_batches_while_another_process_writes(tmp_path, index):
     url = f"faiss://{tmp_path}/store?index={index}"
@@ -85,6 +86,7 @@ def test_readers_see_whole_batches_while_another_process_writes(tmp_path, index)
         join(pid)
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_store_used_before_a_fork_works_on_both_sides(tmp_path):
     faiss.omp_set_num_threads(2)  # a child that waited for its parent's threads would never end
     url = f"faiss://{tmp_path}/store"
@@ -281,6 +283,7 @@ class Turn:
         os.read(self.pipes[side][0], 1)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("index", ["Flat", "HNSW8"])
 @pytest.mark.parametrize("stays_open", [False, True])
 def test_a_reader_without_rights_sees_every_write(shared, index, stays_open):
@@ -316,6 +319,7 @@ def test_a_reader_without_rights_sees_every_write(shared, index, stays_open):
     assert [path.name for path in (shared / "store").iterdir() if path.stat().st_uid == NOBODY] == []
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("index", ["Flat", "HNSW8"])
 def test_a_reader_without_rights_while_the_owner_comes_and_goes(shared, index):
     url = f"faiss://{shared}/store?index={index}"

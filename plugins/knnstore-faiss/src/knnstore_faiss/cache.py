@@ -15,7 +15,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -30,7 +30,9 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # looked at before it is used
 
-__all__ = ["CacheKey", "load", "remove", "remove_leftovers", "save"]
+__all__ = ["CacheKey", "Identity", "identity", "load", "remove", "remove_leftovers", "save"]
+
+Identity: TypeAlias = tuple[int, int, int]
 
 FILE = INDEX_FILE
 _MAGIC = b"KNNIDX01"
@@ -114,6 +116,15 @@ def save(folder: Path, key: CacheKey, commit: Commit, index: AnnIndex) -> int:
         temporary.unlink(missing_ok=True)
     _sync_folder(folder)
     return size
+
+
+def identity(folder: Path) -> Identity | None:
+    """What tells one file from another that replaced it; None where there is none."""
+    try:
+        found = (folder / FILE).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def remove(folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from knnstore.errors import StoreBusyError, StoreCorruptError
+from knnstore.errors import StoreBusyError, StoreCorruptError, StoreNotFoundError
 from knnstore.filters import Filter, Scalar
 from knnstore.types import Column, Records, StoreSpec, empty_column
 from knnstore_faiss.pool import ConnectionPool
@@ -70,6 +70,7 @@ class Database:
         self.gate = threading.RLock()
         """Guards the index of the store that uses this database; here because a fork has to wait for it."""
         self._write_lock = threading.RLock()
+        self._file = _identity(folder)
         self._pool = ConnectionPool(
             lambda: connect(folder, timeout=timeout, sync=sync, read_only=read_only), [self._write_lock, self.gate]
         )
@@ -105,9 +106,18 @@ class Database:
 
         Raises:
             StoreBusyError: another thread writes for longer than the timeout; another process: an error of SQLite.
+            StoreNotFoundError: the store is not there any more.
         """
         with self._only_writer() as connection:
             connection.execute("BEGIN IMMEDIATE")
+            if (
+                _identity(self.folder) != self._file
+            ):  # SQLite goes on in a file without a name, which is gone at the end
+                connection.execute("ROLLBACK")
+                raise StoreNotFoundError(
+                    f"{self.folder}: the store that was opened has been removed, or another is in its place",
+                    hint="Open it again. Nothing was written.",
+                )
             yield connection, latest(connection)
             connection.execute("COMMIT")
 
@@ -283,6 +293,15 @@ class Database:
             with suppress(FileNotFoundError):  # another process may come or go meanwhile
                 total += file.stat().st_size if file.is_file() else 0
         return total
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Which file it is, whatever it is called."""
+    try:
+        found = (folder / FILE).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def latest(connection: Connection) -> Commit:

@@ -17,7 +17,7 @@ from knnstore.ranking import error_bound, overflows, pair_scores
 from knnstore.types import Metric
 from knnstore_faiss.nominate import Candidates, Nominator, joined
 
-__all__ = ["FlatIndex", "exact_scores"]
+__all__ = ["FlatIndex", "exact_scores", "rough_scores"]
 
 _ROUGH_BYTES = 64 << 20
 """For the rough scores of one block; larger blocks are faster until they leave little memory to others."""
@@ -163,15 +163,7 @@ class FlatIndex:
         shape = (len(queries), len(vectors))
         if self._scratch.size < shape[0] * shape[1]:  # kept: a fresh one costs a page fault every 4096 bytes
             self._scratch = np.empty(shape[0] * shape[1], np.float32)
-        product = self._scratch[: shape[0] * shape[1]].reshape(shape)
-        if len(queries) == 1:
-            np.matmul(vectors, queries[0], out=product[0])
-        else:
-            np.matmul(queries, vectors.T, out=product)
-        if self.metric == "l2":
-            product *= 2  # -|q-x|² = 2q·x - |x|² - |q|², and the last is the same for every record
-            product -= squares
-        return product
+        return rough_scores(queries, vectors, squares, self.metric, self._scratch[: shape[0] * shape[1]].reshape(shape))
 
     def _parts(self, count: int, size: int, copied: bool = False) -> Iterator[slice]:
         step = max(1024, _ROUGH_BYTES // (4 * count))
@@ -186,6 +178,32 @@ class FlatIndex:
             new = np.empty((capacity, *old.shape[1:]), old.dtype)
             new[: self.count] = old[: self.count]
             setattr(self, name, new)
+
+
+def rough_scores(
+    queries: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    squares: NDArray[np.float32],
+    metric: Metric,
+    out: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Scores by one product of matrices, rounded as it likes; under L2 without |q|², the same for every record.
+
+    Args:
+        queries: float32 (Q, D).
+        vectors: float32 (M, D).
+        squares: float32 (M,), |x|²; looked at under L2.
+        metric: the metric.
+        out: float32 (Q, M), for the result.
+    """
+    if len(queries) == 1:
+        np.matmul(vectors, queries[0], out=out[0])
+    else:
+        np.matmul(queries, vectors.T, out=out)
+    if metric == "l2":
+        out *= 2  # -|q-x|² = 2q·x - |x|² - |q|²
+        out -= squares
+    return out
 
 
 def exact_scores(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,6 @@ from knnstore_faiss.schema import Connection, steady
 from knnstore_faiss.synced import Detail, SyncedIndex
 
 __all__ = ["FaissStore"]
-
-_log = logging.getLogger("knnstore_faiss")
 
 _SELECTIONS = 4
 
@@ -143,24 +141,39 @@ class FaissStore(EmbeddingStore):
             self._index.save()
 
     def _optimize(self) -> None:
-        with self._database.connection() as connection, self._database.gate:
-            connection.execute("BEGIN")
-            self._index.optimize(connection)
-            connection.execute("COMMIT")
+        with self._database.connection() as connection:
+            with self._gated(connection):
+                due = self._index.wants_building(connection)
+                self._index.drop_if_few(connection)
+            if due:
+                self._build(connection)
+            more = True
+            while more:
+                with self._gated(connection):
+                    more = self._index.grow(connection)
         self._database.compact()
         self._flush()
 
+    @contextmanager
+    def _gated(self, connection: Connection) -> Iterator[None]:
+        """The newest snapshot, with the index in our hands: it never gets ahead of a snapshot that follows."""
+        with self._database.gate:
+            connection.execute("BEGIN")
+            yield
+            connection.execute("COMMIT")
+
+    def _build(self, connection: Connection) -> None:
+        """Build beside the index that others go on to search."""
+        connection.execute("BEGIN")
+        built = self._index.built(connection)
+        connection.execute("COMMIT")
+        with self._database.gate:
+            self._index.adopt(*built)
+
     def _close(self) -> None:
-        try:
-            if not self._read_only:
-                with self._database.gate:
-                    self._index.save(unless_close=True)
-        except OSError as error:  # nothing is lost: it is a cache
-            _log.warning("%s: the index could not be written: %s", self.url, error)
-        finally:
-            with self._database.gate:
-                self._index.release()
-            self._database.close()
+        with self._database.gate:
+            self._index.release()
+        self._database.close()
 
     @steady
     def _stats(self) -> StoreStats:
@@ -171,7 +184,13 @@ class FaissStore(EmbeddingStore):
         details: dict[str, Detail] = {"generation": commit.generation, "sync": self._options.sync}
         details |= self._index.details()
         return StoreStats(
-            "faiss", commit.count, self._database.bytes_on_disk(), self._index.nbytes, recall=recall, details=details
+            "faiss",
+            commit.count,
+            self._database.bytes_on_disk(),
+            self._index.nbytes,
+            recall=recall,
+            indexed=self._index.indexed,
+            details=details,
         )
 
     def _map_error(self, error: Exception) -> KnnStoreError | None:

@@ -2,12 +2,17 @@
 
 One way for everything that changes the store, ours or another process's: before each search, read the newest commit
 that the snapshot sees, and follow it with the rows after the last one known and the deletions since.
+
+An approximate index is built and grown by ``optimize()`` alone, so that no search waits for it. What has been written
+since then is searched exactly, beside it; before the first time, everything is.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -15,14 +20,15 @@ from numpy.typing import NDArray
 
 from knnstore_faiss import cache
 from knnstore_faiss.ann import AnnIndex
-from knnstore_faiss.building import build, first_effort, recall_of, search_approximately
+from knnstore_faiss.building import build, first_effort, recall_of
 from knnstore_faiss.database import Commit, Database, latest
-from knnstore_faiss.factory import make_index, training_size
+from knnstore_faiss.factory import training_size
 from knnstore_faiss.flat import FlatIndex
 from knnstore_faiss.gpu import GpuNominator, GpuSearcher, device_number
-from knnstore_faiss.nominate import Candidates
+from knnstore_faiss.nominate import Candidates, joined
 from knnstore_faiss.options import Options
 from knnstore_faiss.schema import Connection
+from knnstore_faiss.searching import Searcher
 
 __all__ = ["Detail", "SyncedIndex"]
 
@@ -30,10 +36,11 @@ Detail: TypeAlias = str | int | float | bool | None
 
 _log = logging.getLogger("knnstore_faiss")
 
-_DEAD_SHARE = 0.3
-_CLOSE = 0.05
-_TUNED_FLOOR = 0.8
-_FIXED_FLOOR = 0.5
+_STEP = 1000
+"""Records that go into an approximate index while searches wait."""
+_FLOORS = {True: 0.9, False: 0.8}
+"""Where the index holds the very vectors, and where it holds codes of them. Tuning finds 0.95 of the neighbours of
+stored vectors; of random ones, which are like no other and the worst that there is, 0.94 were found."""
 
 
 class SyncedIndex:
@@ -54,11 +61,13 @@ class SyncedIndex:
         self._flat: FlatIndex | None = None
         self._ann: AnnIndex | None = None
         self._at: Commit | None = None
-        self._saved: Commit | None = None
+        self._saved: int | None = None
         self._cache = "none"
-        self._threshold = 0
+        self._seen: cache.Identity | None = None
+        self._threshold, self._lossless = 0, True
         if not options.exact:
-            trained = make_index(options.index, spec.dim, spec.metric).is_trained
+            empty = AnnIndex(options.index, spec.dim, spec.metric, first_effort(options))
+            trained, self._lossless = empty.index.is_trained, empty.lossless
             self._threshold = 0 if trained else training_size(options.index, spec.dim, options.train_at)
         self._key = cache.CacheKey(database.meta.uuid, options.index, spec.dim, spec.metric, options.seed)
         number = device_number(options.device) if options.exact else None
@@ -67,58 +76,60 @@ class SyncedIndex:
 
     @property
     def recall_floor(self) -> float:
-        """What is declared: 1 for the exact index, less for one that is tuned, little for one set by hand."""
+        """What is declared: 1 for the exact index, less for one that is tuned, nothing for one set by hand."""
         if self._options.exact:
             return 1.0
-        return _FIXED_FLOOR if self._options.nprobe or self._options.ef_search else _TUNED_FLOOR
+        return _FLOORS[self._lossless] if not self._options.nprobe and not self._options.ef_search else 0.0
 
     @property
     def nbytes(self) -> int | None:
         """What the exact index holds in memory; FAISS does not tell for the others."""
         return self._flat.nbytes if self._flat is not None else None
 
+    @property
+    def indexed(self) -> int | None:
+        """Records that the approximate index covers; None where there is no such thing."""
+        return None if self._options.exact else self._ann.live if self._ann is not None else 0
+
     # -- following ----------------------------------------------------------------------------------------------------
 
     def follow(self, connection: Connection) -> Commit:
         """Bring the index to the state that the connection's snapshot sees, and say which."""
         commit = latest(connection)
-        if self._at == commit:
+        file = None if self._options.exact else cache.identity(self._database.folder)
+        if self._at == commit and file == self._seen:
             return commit
         at, self._at = self._at, None  # until it is done: an error half way must not leave a wrong belief
-        if at is None and self._wants_ann(commit):
-            at = self._from_cache(connection)
+        if file != self._seen:  # written by another process, which optimised; or the first time
+            self._seen = file
+            at = self._from_cache(connection) or at
         if at is None or at.generation > commit.generation or not self._database.is_ancestor(connection, at):
             self._rebuild(connection, commit)
         else:
-            self._catch_up(connection, at, commit)
+            self._catch_up(connection, at)
         connection.check_unchanged()
         self._at = commit
         return commit
 
-    def _wants_ann(self, commit: Commit) -> bool:
-        return not self._options.exact and commit.count >= self._threshold and commit.count > 0
-
     def _rebuild(self, connection: Connection, commit: Commit) -> None:
-        """Forget everything, and index every record of the snapshot in the way that suits their number."""
-        self._flat = self._ann = self._saved = None
-        if self._wants_ann(commit):
-            self._ann = build(self._database, connection, self._options, commit)
-            return
-        self._flat = FlatIndex(self._database.spec.dim, self._database.spec.metric, commit.count)
+        """Forget everything, and search every record of the snapshot exactly until somebody optimises."""
+        self._ann = self._saved = None
+        self._flat = self._new_flat(commit.count)
         for rows, vectors in self._database.vectors_after(connection, 0):
             self._flat.add(rows, vectors)
 
-    def _catch_up(self, connection: Connection, at: Commit, commit: Commit) -> None:
-        """Follow from ``at``, a state that the index stands for, to ``commit``."""
-        index = self._ann or self._flat
-        assert index is not None  # of the state ``at``
-        index.remove(self._database.deleted_since(connection, at.generation))
+    def _new_flat(self, capacity: int = 0) -> FlatIndex:
+        return FlatIndex(self._database.spec.dim, self._database.spec.metric, capacity)
+
+    def _catch_up(self, connection: Connection, at: Commit) -> None:
+        """Follow from ``at``, a state that the index stands for, to what the snapshot sees."""
+        gone = self._database.deleted_since(connection, at.generation)
+        if self._ann is not None:
+            self._ann.remove(gone)
+        assert self._flat is not None  # of the state ``at``
+        self._flat.remove(gone)
         for rows, vectors in self._database.vectors_after(connection, at.last_row):
-            index.add(rows, vectors)
-        outgrown = self._ann is None and self._wants_ann(commit)
-        wasteful = self._ann is not None and self._ann.dead > _DEAD_SHARE * len(self._ann.rows)
-        if outgrown or wasteful:
-            self._rebuild(connection, commit)
+            self._flat.add(rows, vectors)
 
     def _from_cache(self, connection: Connection) -> Commit | None:
         found = cache.load(self._database.folder, self._key)
@@ -127,13 +138,11 @@ class SyncedIndex:
         elif not self._database.is_ancestor(connection, found[1]):
             self._cache = "ignored: of another history (a restored backup?)"
         else:
-            self._ann, self._saved = found
-            self._flat, self._cache = None, "used"
-            if self._options.nprobe or self._options.ef_search:
-                self._ann.effort = first_effort(self._options)
+            self.adopt(*found)
+            self._saved, self._cache = len(found[0].rows), "used"
             return found[1]
         if found is not None:
-            _log.warning("%s: index on disk %s; rebuilding", self._database.folder, self._cache)
+            _log.warning("%s: index on disk %s; optimize() builds it anew", self._database.folder, self._cache)
         return None
 
     # -- searching ----------------------------------------------------------------------------------------------------
@@ -142,8 +151,13 @@ class SyncedIndex:
         self, connection: Connection, queries: NDArray[np.float32], k: int, chosen: NDArray[np.int64] | None
     ) -> Candidates:
         """Candidates among all rows, or the chosen ones, that include the k best (those found, where approximate)."""
-        if self._ann is not None:
-            return search_approximately(self._ann, self._database, connection, queries, k, chosen)
+        found = self._search_flat(queries, k, chosen)
+        if self._ann is None:
+            return found
+        searcher = Searcher(self._ann, partial(self._database.vectors_of, connection), self._database.spec.metric)
+        return joined([found, searcher.search(queries, k, chosen)])
+
+    def _search_flat(self, queries: NDArray[np.float32], k: int, chosen: NDArray[np.int64] | None) -> Candidates:
         assert self._flat is not None  # follow() made one
         positions = None if chosen is None else self._flat.positions(chosen)
         if self._nominate is not None and self._pid == os.getpid():  # CUDA does not survive a fork
@@ -158,30 +172,59 @@ class SyncedIndex:
 
     # -- keeping ------------------------------------------------------------------------------------------------------
 
-    def save(self, *, unless_close: bool = False) -> None:
-        """Write an approximate index to disk, where there is one that is not there yet.
+    def wants_building(self, connection: Connection) -> bool:
+        """Whether to build: there is no approximate index, it has dead entries, or the records have doubled since."""
+        if self._options.exact or not self._enough(latest(connection)):
+            return False
+        if self._at is None and cache.identity(self._database.folder) is None:
+            return True  # without reading everything first, only to search it exactly
+        commit, ann = self.follow(connection), self._ann
+        return ann is None or ann.dead > 0 or commit.count >= 2 * ann.trained_on
 
-        Args:
-            unless_close: not if the one on disk lacks little: reading a few records beats writing gigabytes.
-        """
-        if self._ann is None or self._at is None or self._saved == self._at:
+    def _enough(self, commit: Commit) -> bool:
+        return commit.count >= max(self._threshold, 1)
+
+    def built(self, connection: Connection) -> tuple[AnnIndex, Commit]:
+        """A new index of what the snapshot sees, and which state that is. Takes long, and needs no gate."""
+        commit = latest(connection)
+        return build(self._database, connection, self._options, commit), commit
+
+    def adopt(self, ann: AnnIndex, built: Commit) -> None:
+        """Take an index that stands for the state ``built``; what came later follows."""
+        self._ann, self._flat, self._at, self._saved = ann, self._new_flat(), built, None
+        if self._options.nprobe or self._options.ef_search:
+            ann.effort = first_effort(self._options)
+
+    def drop_if_few(self, connection: Connection) -> None:
+        """Search exactly again, once too few are left for an index to be trained on."""
+        if not self._options.exact and not self._enough(latest(connection)):
+            self.release()
+            cache.remove(self._database.folder)
+
+    def grow(self, connection: Connection) -> bool:
+        """Take some of what was written since into the approximate index; False once nothing is left."""
+        self.follow(connection)
+        if self._ann is None or self._flat is None or not self._flat.count:
+            return False
+        rows = np.sort(self._flat.rows)[:_STEP]
+        self._ann.add(rows, self._database.vectors_of(connection, rows))
+        self._flat.remove(rows)
+        return True
+
+    def save(self) -> None:
+        """Write the approximate index to disk, where there is one, unless the one that is there holds as much."""
+        ann = self._ann
+        if ann is None or self._at is None or self._saved == len(ann.rows):
             return
-        behind = self._at.last_row - self._saved.last_row if self._saved is not None else len(self._ann.rows)
-        if not unless_close or behind > _CLOSE * len(self._ann.rows):
-            cache.save(self._database.folder, self._key, self._at, self._ann)
-            self._saved, self._cache = self._at, "written"
-
-    def optimize(self, connection: Connection) -> None:
-        """Rebuild, and train and tune anew, an approximate index that has dead entries or that has grown."""
-        commit = self.follow(connection)
-        if self._ann is not None and (self._ann.dead or len(self._ann.rows) >= 2 * self._ann.trained_on):
-            self._at = None
-            self._rebuild(connection, commit)
-            self._at = commit
+        # What is not in it yet is read after it, whatever the newest record of the state was.
+        state = replace(self._at, last_row=int(ann.rows[-1]))
+        cache.save(self._database.folder, self._key, state, ann)
+        self._saved, self._cache = len(ann.rows), "written"
+        self._seen = cache.identity(self._database.folder)
 
     def release(self) -> None:
         """Let go of the memory."""
-        self._flat = self._ann = self._at = None
+        self._flat = self._ann = self._at = self._saved = None
 
     def details(self) -> dict[str, Detail]:
         """For ``stats()``."""
@@ -191,13 +234,14 @@ class SyncedIndex:
         }
         if self._options.exact:
             return common
-        ann = self._ann
+        ann, unindexed = self._ann, self._flat.count if self._flat is not None else 0
         state: dict[str, Detail] = {"trained": ann is not None, "train_at": self._threshold, "index_file": self._cache}
         if ann is None:
-            return common | state
+            return common | state | {"entries": 0, "unindexed": unindexed}
         effort: dict[str, Detail] = {
             "nprobe": ann.effort.nprobe,
             "ef_search": ann.effort.ef_search,
             "refine": ann.effort.refine,
         }
-        return common | state | effort | {"entries": len(ann.rows), "dead": ann.dead, "recall_when_tuned": ann.recall}
+        entries: dict[str, Detail] = {"entries": len(ann.rows), "dead": ann.dead, "unindexed": unindexed}
+        return common | state | effort | entries | {"recall_when_tuned": ann.recall}

@@ -59,7 +59,7 @@ class ClientEngine(ABC):
         self.dialect: Dialect = ClientDialect()
         self._name = name
         self._writes: dict[str, Any] = {}
-        self._params: models.SearchParams | None = None
+        self._params: Mapping[bool, models.SearchParams] = {}
 
     @property
     def _reads(self) -> dict[str, Any]:
@@ -88,11 +88,11 @@ class ClientEngine(ABC):
         )  # fmt: skip
 
     def query(
-        self, vectors: NDArray[np.float32], limit: int, where: Any, payload: list[str]
+        self, vectors: NDArray[np.float32], limit: int, where: Any, payload: list[str], *, exact: bool
     ) -> Sequence[Sequence[ScoredPoint]]:
         requests = [
             models.QueryRequest(
-                query=models.NearestQuery(nearest=row), filter=where, limit=limit, params=self._params,
+                query=models.NearestQuery(nearest=row), filter=where, limit=limit, params=self._params.get(exact),
                 with_payload=payload,
             )
             for row in vectors.tolist()
@@ -110,8 +110,8 @@ class ClientEngine(ABC):
             )
         )  # fmt: skip
 
-    def count(self, where: Any) -> int:
-        answer = self._call(lambda client: client.count(self._name, where, exact=True, **self._reads))
+    def count(self, where: Any, *, exact: bool = True) -> int:
+        answer = self._call(lambda client: client.count(self._name, where, exact=exact, **self._reads))
         return int(answer.count)
 
     def facet(self, field: str, where: Any, limit: int) -> Mapping[Scalar, int]:

@@ -133,7 +133,10 @@ class EdgeEngine:
         quantization = None
         if options.rescore is not None or options.oversampling is not None:
             quantization = edge.QuantizationSearchParams(rescore=options.rescore, oversampling=options.oversampling)
-        self._params = edge.SearchParams(hnsw_ef=options.ef or None, exact=options.exact, quantization=quantization)
+        self._params = {
+            exact: edge.SearchParams(hnsw_ef=options.ef or None, exact=exact, quantization=quantization)
+            for exact in (False, True)
+        }
 
     def check_same(self) -> None:
         self._held.check_there()
@@ -168,11 +171,11 @@ class EdgeEngine:
         return found
 
     def query(
-        self, vectors: NDArray[np.float32], limit: int, where: Any, payload: list[str]
+        self, vectors: NDArray[np.float32], limit: int, where: Any, payload: list[str], *, exact: bool
     ) -> Sequence[Sequence[ScoredPoint]]:
         requests = [
             edge.QueryRequest(
-                limit, query=edge.Query.Nearest(row), filter=where, params=self._params, with_payload=payload
+                limit, query=edge.Query.Nearest(row), filter=where, params=self._params[exact], with_payload=payload
             )
             for row in vectors.tolist()
         ]
@@ -188,9 +191,9 @@ class EdgeEngine:
             page: tuple[Sequence[Point], Offset] = shard.scroll(request)
         return page
 
-    def count(self, where: Any) -> int:
+    def count(self, where: Any, *, exact: bool = True) -> int:
         with self._shard() as shard:
-            return int(shard.count(edge.CountRequest(exact=True, filter=where)))
+            return int(shard.count(edge.CountRequest(exact=exact, filter=where)))
 
     def facet(self, field: str, where: Any, limit: int) -> Mapping[Scalar, int]:
         with self._shard() as shard:

@@ -59,17 +59,17 @@ class Engine(Protocol):
         """The stored ones among some points, in any order."""
 
     def query(
-        self, vectors: NDArray[np.float32], limit: int, where: Any, payload: list[str]
+        self, vectors: NDArray[np.float32], limit: int, where: Any, payload: list[str], *, exact: bool
     ) -> Sequence[Sequence[ScoredPoint]]:
-        """The best points for each row of float32 (Q, D), best first."""
+        """The best points for each row of float32 (Q, D), best first; by comparing with every one, where exact."""
 
     def scroll(
         self, where: Any, payload: list[str], limit: int, offset: Offset, *, vectors: bool
     ) -> tuple[Sequence[Point], Offset]:
         """Some points in the order of their ids, and where to go on."""
 
-    def count(self, where: Any) -> int:
-        """How many points match, exactly."""
+    def count(self, where: Any, *, exact: bool = True) -> int:
+        """How many points match; where not exact, about how many the engine expects."""
 
     def facet(self, field: str, where: Any, limit: int) -> Mapping[Scalar, int]:
         """How many points there are for each value of an indexed field, exactly; at most ``limit`` values."""

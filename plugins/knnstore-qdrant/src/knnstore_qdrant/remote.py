@@ -232,7 +232,10 @@ class RemoteEngine(ClientEngine):
         quantization = None
         if options.rescore is not None or options.oversampling is not None:
             quantization = models.QuantizationSearchParams(rescore=options.rescore, oversampling=options.oversampling)
-        self._params = models.SearchParams(hnsw_ef=options.ef or None, exact=options.exact, quantization=quantization)
+        self._params = {
+            exact: models.SearchParams(hnsw_ef=options.ef or None, exact=exact, quantization=quantization)
+            for exact in (False, True)
+        }
 
     @property
     def _reads(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +18,15 @@ from knnstore_qdrant.errors import fewer, map_error, refused_by_limits
 from knnstore_qdrant.filters import Compiler
 from knnstore_qdrant.floats import floats, key
 from knnstore_qdrant.options import Options
-from knnstore_qdrant.points import ID, Point, ScoredPoint, hits_of, ids_of, payloads_of, point_ids, records_of
-from knnstore_qdrant.ties import by_id, complete_ties
+from knnstore_qdrant.points import ID, Point, ids_of, payloads_of, point_ids, records_of
+from knnstore_qdrant.searching import HIT_BYTES, Searcher, payload_of
 
 __all__ = ["QdrantStore"]
 
 _ID_BYTES = 64
 """A UUID with its framing in any of the protocols."""
-_HIT_BYTES = 512
-"""About what a hit takes in an answer; with long texts more, but an answer has no limit of its own."""
-_MOST_HITS = 100_000
 _FACETS = 10_000
 _PAGE = 1000
-_LARGEST = np.finfo(np.float32).max
 
 
 class QdrantStore(EmbeddingStore):
@@ -49,6 +45,7 @@ class QdrantStore(EmbeddingStore):
         self._compiler = Compiler(engine.dialect, spec.fields)
         self._bytes = options.batch_bytes // engine.wire
         self._at_once = options.batch_rows
+        self._searcher = Searcher(engine, self._compiler, spec, self._bytes)
         self._capabilities = Capabilities(
             server=engine.server,
             multi_process=engine.server,
@@ -120,35 +117,14 @@ class QdrantStore(EmbeddingStore):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def _search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:
-        compiled = self._compiler.compile(where)
-        payload = self._payload(fields)
-        limit = k + 1 if self._engine.repeatable else k  # one more shows whether the k-th place is shared
-        each = 4 * self.spec.dim + _filter_bytes(where) + _HIT_BYTES
-        answers: list[Sequence[ScoredPoint]] = []
-        for part in row_slices(len(queries), each, self._bytes, max(1, _MOST_HITS // limit)):
-            answers += self._engine.query(queries[part], limit, compiled, payload)
-        if self._engine.repeatable:
-            sign = -1 if self.spec.metric == "l2" else 1
-            answers = complete_ties(
-                answers, queries, k, lambda rows, more: self._engine.query(rows, more, compiled, payload), sign
-            )
-        kinds = {name: self.spec.fields[name] for name in fields}
-        hits = hits_of(answers, k, kinds, self._scores)
-        return by_id(hits) if self._engine.repeatable else hits
-
-    def _scores(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The engine's scores as the contract's: Euclid is a plain distance, and infinity marks an empty slot."""
-        if self.spec.metric == "l2":
-            with np.errstate(over="ignore"):
-                raw = -np.square(raw)
-        return raw.clip(-_LARGEST, _LARGEST)
+        return self._searcher.search(queries, k, where, fields)
 
     def _get(self, ids: list[str], fields: list[str], with_vectors: bool) -> Records:
         kinds = {name: self.spec.fields[name] for name in fields}
         points: dict[str, Point] = {}
-        each = _ID_BYTES + _HIT_BYTES + (4 * self.spec.dim if with_vectors else 0)
+        each = _ID_BYTES + HIT_BYTES + (4 * self.spec.dim if with_vectors else 0)
         for part in self._id_slices(len(ids), each):
-            found = self._engine.retrieve(point_ids(ids[part]), self._payload(fields), vectors=with_vectors)
+            found = self._engine.retrieve(point_ids(ids[part]), payload_of(fields, self.spec), vectors=with_vectors)
             points.update(zip(ids_of(found), found, strict=True))
         ordered = [points[value] for value in ids if value in points]
         return records_of(ordered, kinds, self.spec.dim, vectors=with_vectors)
@@ -180,20 +156,16 @@ class QdrantStore(EmbeddingStore):
             return None
         return found if len(found) < _FACETS else None
 
-    def _payload(self, fields: list[str]) -> list[str]:
-        """The parts of the payload that hold the id and these fields."""
-        return [ID, *(key(name, self.spec.fields[name]) for name in fields)]
-
     def _scan(self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
         compiled = self._compiler.compile(where)
         kinds = {name: self.spec.fields[name] for name in fields}
-        each = _HIT_BYTES + (4 * self.spec.dim if with_vectors else 0)
+        each = HIT_BYTES + (4 * self.spec.dim if with_vectors else 0)
         limit = max(1, min(batch_size, self._bytes // each))
         offset = None
         while True:
             try:
                 points, after = self._engine.scroll(
-                    compiled, self._payload(fields), limit, offset, vectors=with_vectors
+                    compiled, payload_of(fields, self.spec), limit, offset, vectors=with_vectors
                 )
             except Exception as error:
                 limit = fewer(error, limit)
@@ -215,24 +187,15 @@ class QdrantStore(EmbeddingStore):
         self._engine.optimize()
 
     def _stats(self) -> StoreStats:
-        count = self._engine.count(None)
+        count, details = self._engine.count(None), self._engine.details()
+        indexed = details.get("indexed_vectors") if self._capabilities.approximate else None
         return StoreStats(
-            self.url.backend, count, self._engine.bytes_on_disk(), recall=None, details=self._engine.details()
-        )
+            self.url.backend, count, self._engine.bytes_on_disk(),
+            indexed=indexed if isinstance(indexed, int) else None, details=details,
+        )  # fmt: skip
 
     def _close(self) -> None:
         self._engine.close()
 
     def _map_error(self, error: Exception) -> KnnStoreError | None:
         return map_error(error, str(self.url))
-
-
-def _filter_bytes(where: Filter | None) -> int:
-    """About what a filter takes in each query of a request."""
-    if where is None:
-        return 0
-    total = 0
-    for leaf in where.leaves():
-        values = getattr(leaf, "values", None) or [getattr(leaf, "value", 0)]
-        total += 64 + sum(len(value.encode()) + 8 if isinstance(value, str) else 16 for value in values)
-    return total

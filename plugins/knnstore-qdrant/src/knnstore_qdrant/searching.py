@@ -1,0 +1,148 @@
+"""Searching a collection: batches, ties, and the promise that an approximate search keeps behind any filter.
+
+Qdrant's graph knows its filters, yet behind one that goes with the vectors (the classes asked for lie in some clusters,
+the rest in others) it finds three quarters of the neighbours: where nothing near a query matches, the walk ends in the
+wrong place. So the nearest of everything are asked for, more of them the less the filter leaves, with the fields that
+it looks at; where enough of them match, those are the answer. The other queries are searched exactly among what
+matches, and so are all of them where that takes no longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnstore.filters import Filter
+from knnstore.remote import row_slices
+from knnstore.types import Hits, StoreSpec, empty_column
+from knnstore_qdrant.engine import Engine
+from knnstore_qdrant.filters import Compiler
+from knnstore_qdrant.floats import key
+from knnstore_qdrant.points import ID, ScoredPoint, hits_of
+from knnstore_qdrant.ties import by_id, complete_ties
+
+__all__ = ["HIT_BYTES", "Searcher", "filter_bytes", "payload_of"]
+
+HIT_BYTES = 512
+"""About what a hit takes in an answer; with long texts more, but an answer has no limit of its own."""
+_MOST_HITS = 100_000
+_LARGEST = np.finfo(np.float32).max
+
+_SCAN = 8000
+"""Records that an exact search compares with a query while the graph is asked for its nearest (40,000 × 256)."""
+_ORDINARY = 128
+"""Hits that one look-up gives without looking deeper than it does anyway."""
+_MARGIN = 2.0
+"""How many more of the nearest are asked for than must be for those that match to be enough."""
+_DEEPER = 4
+_MOST = 1024
+"""Of the nearest are never asked for more: each comes with fields, and exact search is near."""
+
+
+class Searcher:
+    """Searches one collection.
+
+    Args:
+        engine: with the collection.
+        compiler: of its filters.
+        spec: what is stored.
+        max_bytes: most bytes of one request.
+    """
+
+    def __init__(self, engine: Engine, compiler: Compiler, spec: StoreSpec, max_bytes: int) -> None:
+        self._engine, self._compiler, self._spec, self._bytes = engine, compiler, spec, max_bytes
+
+    def search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:
+        """The best k of each query among those that match; see :meth:`EmbeddingStore.search`."""
+        if self._engine.recall_floor >= 1:
+            return self._ask(queries, k, where, fields, exact=True)
+        if where is not None:
+            return self._behind(queries, k, where, fields)
+        hits = self._ask(queries, k, None, fields)
+        short = np.flatnonzero(hits.ids[:, -1] == "")
+        if len(short):  # an empty slot means that there are no more, and not that the graph led nowhere
+            _put(hits, short, self._ask(queries[short], k, None, fields, exact=True))
+        return hits
+
+    def _behind(self, queries: NDArray[np.float32], k: int, where: Filter, fields: list[str]) -> Hits:
+        hits = _empty(len(queries), k, fields, self._spec)
+        matching = self._engine.count(self._compiler.compile(where), exact=False)
+        total = self._engine.count(None, exact=False)
+        depth = int(_MARGIN * k * max(total, 1) / max(matching, 1))
+        names = list(dict.fromkeys([*fields, *(leaf.field for leaf in where.leaves())]))
+        left = np.arange(len(queries))
+        while len(left) and not self._exact_is_due(matching, depth, k):
+            near = self._ask(queries[left], depth, None, names)
+            flat = {name: column.ravel() for name, column in near.fields.items()}
+            allowed = where.mask(flat).reshape(near.ids.shape) & (near.ids != "")
+            enough = allowed.sum(axis=1) >= k
+            _put(hits, left[enough], _first(near, enough, allowed, k))
+            left, depth = left[~enough], depth * _DEEPER
+        if len(left):
+            _put(hits, left, self._ask(queries[left], k, where, fields, exact=True))
+        return hits
+
+    def _exact_is_due(self, matching: int, depth: int, k: int) -> bool:
+        # Twice: of what is looked up in the graph, a part is searched once more.
+        return depth > max(_MOST, _DEEPER * k) or matching <= 2 * _SCAN * max(1, depth / _ORDINARY)
+
+    def _ask(
+        self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str], *, exact: bool = False
+    ) -> Hits:
+        """What the engine answers, in requests of bounded size."""
+        engine, compiled, payload = self._engine, self._compiler.compile(where), payload_of(fields, self._spec)
+        limit = k + 1 if engine.repeatable else k  # one more shows whether the k-th place is shared
+        each = 4 * self._spec.dim + filter_bytes(where) + HIT_BYTES
+        answers: list[Sequence[ScoredPoint]] = []
+        for part in row_slices(len(queries), each, self._bytes, max(1, _MOST_HITS // limit)):
+            answers += engine.query(queries[part], limit, compiled, payload, exact=exact)
+        if engine.repeatable:
+            sign = -1 if self._spec.metric == "l2" else 1
+            answers = complete_ties(
+                answers, queries, k, lambda rows, more: engine.query(rows, more, compiled, payload, exact=exact), sign
+            )
+        hits = hits_of(answers, k, {name: self._spec.fields[name] for name in fields}, self._scores)
+        return by_id(hits) if engine.repeatable else hits
+
+    def _scores(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The engine's scores as the contract's: Euclid is a plain distance, and infinity marks an empty slot."""
+        if self._spec.metric == "l2":
+            with np.errstate(over="ignore"):
+                raw = -np.square(raw)
+        return raw.clip(-_LARGEST, _LARGEST)
+
+
+def payload_of(fields: list[str], spec: StoreSpec) -> list[str]:
+    """The parts of the payload that hold the id and these fields."""
+    return [ID, *(key(name, spec.fields[name]) for name in fields)]
+
+
+def _first(near: Hits, rows: NDArray[np.bool_], allowed: NDArray[np.bool_], k: int) -> Hits:
+    """The first k that are allowed, of some rows that have so many."""
+    column = np.argsort(~allowed[rows], axis=1, kind="stable")[:, :k]
+    at = np.flatnonzero(rows)[:, None], column
+    return Hits(near.ids[at], near.scores[at], {name: values[at] for name, values in near.fields.items()})
+
+
+def _empty(count: int, k: int, fields: list[str], spec: StoreSpec) -> Hits:
+    columns = {name: empty_column(spec.fields[name], (count, k)) for name in fields}
+    return Hits(empty_column(str, (count, k)), np.full((count, k), -np.inf, np.float32), columns)
+
+
+def _put(hits: Hits, rows: NDArray[np.intp], found: Hits) -> None:
+    hits.ids[rows], hits.scores[rows] = found.ids, found.scores
+    for name, column in hits.fields.items():
+        column[rows] = found.fields[name]
+
+
+def filter_bytes(where: Filter | None) -> int:
+    """About what a filter takes in each query of a request."""
+    if where is None:
+        return 0
+    total = 0
+    for leaf in where.leaves():
+        values = getattr(leaf, "values", None) or [getattr(leaf, "value", 0)]
+        total += 64 + sum(len(value.encode()) + 8 if isinstance(value, str) else 16 for value in values)
+    return total
