@@ -289,6 +289,23 @@ def grpc_services(service):
     return Qdrant(), Collections(), Points()
 
 
+def limited(method, request):
+    """What strict mode looks at: the limit, how many points are written, and whether the answer must be exact."""
+    queries = getattr(request, "query_points", ())
+    limit = max([getattr(request, "limit", 0), *(query.limit for query in queries)])
+    exact = getattr(request, "exact", False) or any(query.params.exact for query in queries)
+    return limit, len(request.points) if method == "Upsert" else 0, exact
+
+
+def limited_in(handle, body):
+    """The same for HTTP."""
+    queries = body.get("searches", [])
+    limit = max([body.get("limit") or 0, *(query.get("limit") or 0 for query in queries)])
+    exact = body.get("exact", False) or any((query.get("params") or {}).get("exact") for query in queries)
+    points = len(body.get("points", ())) or len(body.get("batch", {}).get("ids", ()))
+    return limit, points if handle is upsert else 0, exact
+
+
 def consistency_of(request):
     """As HTTP spells it."""
     kind = request.read_consistency.WhichOneof("value")
@@ -314,11 +331,7 @@ class Guard(grpc.ServerInterceptor):
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid api-key")
             try:
                 self.service.meet(method)
-                asked = getattr(request, "query_points", [request])
-                self.service.check_limits(
-                    max((getattr(query, "limit", 0) for query in asked), default=0), len(getattr(request, "points", ())) if method == "Upsert" else 0,
-                    getattr(request, "exact", False),
-                )  # fmt: skip
+                self.service.check_limits(*limited(method, request))
                 if hasattr(request, "read_consistency"):
                     self.service.ask_replicas(request.collection_name, consistency_of(request))
                 return handler.unary_unary(request, context)
@@ -480,9 +493,7 @@ def http_handler(service, api_key):
         def respond(self, handle, name, body):
             try:
                 service.meet(f"{self.command} {self.path}")
-                points = len(body.get("points", ())) or len(body.get("batch", {}).get("ids", ()))
-                limit = max(query.get("limit") or 0 for query in body.get("searches", [body]))
-                service.check_limits(limit, points if handle is upsert else 0, body.get("exact", False))
+                service.check_limits(*limited_in(handle, body))
                 asked = parse_qs(urlsplit(self.path).query).get("consistency", [None])[0]
                 if self.command == "POST" and handle is not delete:
                     service.ask_replicas(name, asked)
