@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import knnstore
-from knnstore import F, StoreSpec
+from knnstore import F, StoreSpec, StoreURL
+from knnstore._plugins import remove_empty
 from knnstore.errors import (
     ConflictError,
     InvalidInputError,
@@ -157,6 +158,13 @@ def test_a_folder_that_was_removed_is_noticed(tmp_path, variant):
     with knnstore.open_store(place, SPEC) as again:
         assert write(again, 0, 3) == 3
         assert again.count() == 3
+
+
+def test_what_is_open_here_is_not_waited_for_to_be_removed(tmp_path):
+    started = time.monotonic()
+    with knnstore.open_store(url(tmp_path), SPEC), pytest.raises(StoreBusyError, match="open in this process"):
+        remove_empty(StoreURL.parse(url(tmp_path)))
+    assert time.monotonic() - started < 15  # and not the thirty seconds of the timeout
 
 
 def test_a_half_made_collection_is_made_again(tmp_path):

@@ -382,6 +382,9 @@ def remove(layout: Layout, timeout: float, empty: Callable[[Path], bool]) -> boo
     Raises:
         StoreBusyError: it is open, here or in another process.
     """
+    held = _held.get(layout.home)
+    if held is not None and held.pid == os.getpid():
+        raise StoreBusyError(f"{layout.folder} is open in this process", hint="Close its stores first.")
     lock = _locked(layout, timeout)
     try:
         layout.read()  # ours, and readable
