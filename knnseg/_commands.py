@@ -22,6 +22,7 @@ from knnseg._options import (
     Preset,
     Store,
     Strict,
+    Version,
     finish,
     names_of,
     open_segmenter,
@@ -61,7 +62,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def _root(context: typer.Context) -> None:
+def _root(context: typer.Context, version: Version = False) -> None:  # noqa: ARG001  # its callback answers
     """Segment images into any classes; teach new ones from a few masked examples, without training."""
     context.with_resource(printed_warnings())
 

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -29,6 +30,7 @@ __all__ = [
     "Preset",
     "Store",
     "Strict",
+    "Version",
     "finish",
     "names_of",
     "open_segmenter",
@@ -45,6 +47,17 @@ Checkpoint = Annotated[Path | None, typer.Option(help="Weights for the stages th
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read or used.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"knnseg {version('knnseg')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Show the version and end.", callback=_show_version, is_eager=True)
+]
 
 _PARTLY = 3
 """The exit code where some images were left out."""

@@ -10,14 +10,14 @@
 ('a', 'kettle')
 """
 
-from knnstore._plugins import BackendInfo, backends, collections, get_backend, open_store, register
+from knnstore._plugins import BackendInfo, backends, collections, drop_store, get_backend, open_store, ping, register
 from knnstore.abc import Backend, EmbeddingStore, OpenRequest
 from knnstore.errors import KnnStoreError
 from knnstore.filter_text import parse_filter
 from knnstore.filters import F, Filter
 from knnstore.hookspecs import hookimpl
 from knnstore.transfer import CopyReport, ExportReport, content_checksum, copy_store, export_parquet, import_parquet
-from knnstore.types import Capabilities, EmbeddingSpace, Hits, Records, StoreSpec, StoreStats
+from knnstore.types import Capabilities, EmbeddingSpace, Hits, Records, StoreSpec, StoreStats, VectorRecords
 from knnstore.url import StoreURL
 
 __all__ = [
@@ -37,15 +37,18 @@ __all__ = [
     "StoreSpec",
     "StoreStats",
     "StoreURL",
+    "VectorRecords",
     "backends",
     "collections",
     "content_checksum",
     "copy_store",
+    "drop_store",
     "export_parquet",
     "get_backend",
     "hookimpl",
     "import_parquet",
     "open_store",
     "parse_filter",
+    "ping",
     "register",
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from knnstore.errors import InvalidInputError
+from knnstore.errors import BackendUnavailableError, InvalidInputError
 
 if TYPE_CHECKING:
     from knnstore.bench.results import Report
@@ -50,15 +50,15 @@ def bench(
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise
-        typer.echo(f"error: bench needs {error.name}. Install it with: pip install 'knnseg[bench]'", err=True)
-        raise typer.Exit(2) from None
+        raise BackendUnavailableError(
+            f"bench needs {error.name}", hint="Install it with: pip install 'knnseg[bench]'"
+        ) from error
     plan = Plan(k, rounds, batch, fresh)
     with _Bar() as bar:
         try:
             report = run_bench(urls, _workload(source, vectors, dim, metric), out, plan, bar)
         except KeyboardInterrupt:
-            bar.say("interrupted; the same command goes on from here")
-            raise typer.Exit(130) from None
+            raise KeyboardInterrupt("interrupted; the same command goes on from here") from None
     write_page(report, out / "bench.html")
     if as_json:
         typer.echo((out / "bench.json").read_text(encoding="utf-8"), nl=False)

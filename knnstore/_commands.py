@@ -10,7 +10,7 @@ import typer
 
 from knnstore._bench_command import bench
 from knnstore._check_command import check
-from knnstore._options import Json, Url, print_json, print_line
+from knnstore._options import Json, Url, Version, print_json, print_line
 from knnstore._plugins import backends as installed_backends
 from knnstore._plugins import collections, get_backend, known_backends, open_store
 from knnstore._transfer_commands import add_transfer_commands
@@ -24,7 +24,7 @@ __all__ = ["app"]
 app = typer.Typer(
     name="knnstore",
     help="One embedding store in front of several engines.",
-    epilog="Exit codes: 0 all is well, 1 a check failed or the store reported an error, 2 wrong usage.",
+    epilog="Exit codes: 0 all is well, 1 a check failed or the store reported an error, 2 wrong usage, 130 Ctrl-C.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -32,7 +32,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def _root() -> None:
+def _root(version: Version = False) -> None:
     """Keep sub-commands named, however few there are."""
 
 
@@ -90,8 +90,10 @@ def _described(url: StoreURL, *, full: bool = False) -> dict[str, Any]:
         short = {"url": str(url), "count": store.count(), "spec": _spec(store.spec)}
         if not full:
             return short
-        can = asdict(store.capabilities)
-        can["filters"] = sorted(can["filters"])
+        able = store.capabilities
+        by_type = {kind.__name__: sorted(able.filters_on(kind)) for kind in (str, int, float, bool)}
+        can = asdict(able) | {"filters": sorted(able.filters), "unordered": sorted(able.unordered)}
+        can["filters_by_type"] = by_type
         stats = asdict(store.stats())
         return {**short, "capabilities": can, "stats": stats}
 
@@ -121,7 +123,7 @@ def _one_line(entry: dict[str, Any]) -> str:
     return f"{entry['url']}  {entry['count']} records, dim {entry['spec']['dim']}, {entry['spec']['metric']}{encoder}"
 
 
-app.command(epilog="Example: knnstore check 'qdrant://db.example:6333/scratch?tls=1' --test test_delete_by_id")(check)
+app.command(epilog="Example: knnstore check 'qdrant://db.example:6334/scratch?tls=1' --test test_delete_by_id")(check)
 add_transfer_commands(app)
 add_upkeep_commands(app)
-app.command(epilog="Example: knnstore bench memory:///a 'faiss:///tmp/b?index=HNSW32' qdrant://localhost:6333/c")(bench)
+app.command(epilog="Example: knnstore bench memory:///a 'faiss:///tmp/b?index=HNSW32' qdrant://localhost:6334/c")(bench)

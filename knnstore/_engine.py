@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from knnstore.errors import BackendError, KnnStoreError
+from knnstore.errors import BackendError, KnnStoreError, UnsupportedOperationError
 from knnstore.filters import Filter, Scalar
 from knnstore.types import Batch, Conflict, Consistency, Hits, Records, StoreSpec, StoreStats
 from knnstore.url import StoreURL
@@ -73,6 +73,30 @@ class Backend(ABC):
         """
         return False
 
+    def drop(self, url: StoreURL) -> bool:
+        """Remove the collection at this URL with every record; what is below it stays.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            UnsupportedOperationError: a backend that does not override it.
+            StoreBusyError: it is open somewhere, on a backend for which that matters.
+        """
+        raise UnsupportedOperationError(f"{url}: the backend {self.name!r} cannot drop a collection")
+
+    def ping(self, url: StoreURL) -> None:
+        """Ask whatever answers at this URL for as little as possible, with its credentials; raise if it does not."""
+        self.collections(url.child("ping"))
+
+    def gaps(self, url: StoreURL) -> Mapping[str, str]:  # for those who override it
+        """What an engine cannot do at this URL, for ``knnstore check`` and the backend's own tests.
+
+        Returns:
+            The name of each check of the kit, or of one of its cases, that fails there, and the reason.
+        """
+        return {}
+
     def map_error(self, error: Exception, url: StoreURL) -> KnnStoreError | None:  # for those who override it
         """Turn what the engine raises before there is a store, at ``url``, into one of ours.
 
@@ -89,12 +113,12 @@ class Engine(ABC):
         """Write a non-empty batch, whole or not at all if ``capabilities.atomic``; return how many were written."""
 
     @abstractmethod
-    def _delete_ids(self, ids: list[str]) -> None:
-        """Remove a non-empty list of distinct ids."""
+    def _delete_ids(self, ids: list[str]) -> int:
+        """Remove a non-empty list of distinct ids; return how many of them were stored."""
 
     @abstractmethod
-    def _delete_where(self, where: Filter) -> None:
-        """Remove what matches."""
+    def _delete_where(self, where: Filter) -> int:
+        """Remove what matches; return how many records that were."""
 
     @abstractmethod
     def _search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:

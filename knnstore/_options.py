@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -11,15 +12,27 @@ import typer
 from knnstore.filter_text import parse_filter
 from knnstore.filters import Filter
 
-__all__ = ["Json", "Url", "Where", "counted", "filter_from", "print_json", "print_line"]
+__all__ = ["Json", "Url", "Version", "Where", "counted", "filter_from", "print_json", "print_line"]
 
-Url = Annotated[str, typer.Argument(help="Store URL, such as faiss:///data/concepts or qdrant://host:6333/concepts.")]
+Url = Annotated[str, typer.Argument(help="Store URL, such as faiss:///data/concepts or qdrant://host:6334/concepts.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Where = Annotated[
     str | None,
     typer.Option(
         help="""Only matching records, such as 'label in ("kettle", "zebra") and area >= 100 and not thing'."""
     ),
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print_line(f"knnstore {version('knnseg')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", help="Show the version and end.", callback=_show_version, is_eager=True),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from knnstore.errors import (
     BrokenPluginError,
     InvalidInputError,
     KnnStoreError,
+    StoreNotFoundError,
     UnknownBackendError,
     UnsupportedOperationError,
 )
@@ -30,9 +32,11 @@ __all__ = [
     "BackendInfo",
     "backends",
     "collections",
+    "drop_store",
     "get_backend",
     "known_backends",
     "open_store",
+    "ping",
     "register",
     "remove_empty",
 ]
@@ -244,6 +248,37 @@ def collections(url: str | StoreURL) -> list[StoreURL]:
     backend = get_backend(parsed.backend)
     with _mapped(backend, parsed, "collections"):
         return backend.collections(parsed)
+
+
+def drop_store(url: str | StoreURL) -> None:
+    """Remove the collection at a URL with every record. There is no way back; collections below it stay.
+
+    Raises:
+        StoreNotFoundError: no collection is there.
+        UnsupportedOperationError: the backend cannot drop one.
+        StoreBusyError: it is open, on a backend for which that matters.
+    """
+    parsed = StoreURL.parse(url)
+    backend = get_backend(parsed.backend)
+    with _mapped(backend, parsed, "drop"):
+        if not backend.drop(parsed):
+            raise StoreNotFoundError(f"no collection at {parsed} itself", hint="knnstore info shows what is at a URL.")
+
+
+def ping(url: str | StoreURL) -> float:
+    """Ask the engine at a URL, with the credentials of the URL, for next to nothing. Needs no collection.
+
+    Returns:
+        Seconds until it answered, with the time to connect.
+
+    Raises:
+        StoreConnectionError, StoreTimeoutError, StoreAuthenticationError: it did not answer, or did not let us in.
+    """
+    parsed = StoreURL.parse(url)
+    backend, start = get_backend(parsed.backend), time.perf_counter()
+    with _mapped(backend, parsed, "ping"):
+        backend.ping(parsed)
+    return time.perf_counter() - start
 
 
 def remove_empty(url: StoreURL) -> bool:

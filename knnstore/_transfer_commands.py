@@ -35,7 +35,7 @@ Destination = Annotated[str, typer.Argument(help="Store URL to write to; a colle
 
 def add_transfer_commands(app: typer.Typer) -> None:
     """Add them to the command line."""
-    app.command(epilog="Example: knnstore copy faiss:///data/concepts 'qdrant://db.example:6333/concepts?tls=1'")(copy)
+    app.command(epilog="Example: knnstore copy faiss:///data/concepts 'qdrant://db.example:6334/concepts?tls=1'")(copy)
     app.command(epilog="Example: knnstore export faiss:///data/concepts concepts-2026")(export)
     app.command(name="import", epilog="Example: knnstore import concepts-2026 faiss:///data/again")(import_)
 
@@ -121,7 +121,8 @@ def _lines(report: CopyReport) -> list[str]:
     done = [f"{report.sent} {'to send' if report.dry_run else 'sent'}", f"{report.present} there already"]
     if report.conflicts:
         done.append(f"{report.conflicts} there with other content")
-    lines.append(f"  {counted(report.records, 'record')}: {', '.join(done)}{'' if report.dry_run else '; verified'}")
+    verified = "verified" if report.kept else "compared, and gone when this command ends: nothing keeps a memory store"
+    lines.append(f"  {counted(report.records, 'record')}: {', '.join(done)}{'' if report.dry_run else f'; {verified}'}")
     if report.others:
         lines.append(f"  {counted(report.others, 'other record')} at the destination, left alone")
     return [*lines, f"  {report.checksum}"]

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from knnstore._options import Json, Url, Where, counted, filter_from, print_json, print_line
-from knnstore._plugins import open_store
+from knnstore._plugins import drop_store, open_store
+from knnstore._plugins import ping as ping_store
 from knnstore.abc import EmbeddingStore
 from knnstore.errors import StoreNotFoundError
 from knnstore.filters import Filter
@@ -25,7 +26,9 @@ def add_upkeep_commands(app: typer.Typer) -> None:
     app.command(epilog="Example: knnstore stats faiss:///data/concepts")(stats)
     app.command(epilog="Example: knnstore count faiss:///data/concepts --where 'label == \"kettle\"'")(count)
     app.command(epilog="Example: knnstore delete faiss:///data/concepts/clip --where 'area < 20'")(delete)
+    app.command(epilog="Example: knnstore drop faiss:///data/concepts/clip")(drop)
     app.command(epilog="Example: knnstore optimize faiss:///data/concepts")(optimize)
+    app.command(epilog="Example: knnstore ping 'qdrant://db.example:6334/concepts?tls=1'")(ping)
 
 
 def stats(url: Url, as_json: Json = False) -> None:
@@ -68,8 +71,7 @@ def delete(
 ) -> None:
     """Delete records of the one collection at a URL, after showing how many and asking.
 
-    Where nobody can be asked, in a script, it refuses unless --yes is given. There is no command that deletes a
-    collection.
+    Where nobody can be asked, in a script, it refuses unless --yes is given. The collection itself stays; see drop.
     """
     if (where is None) == (not ids):
         raise typer.BadParameter("give either --where or --id")
@@ -80,7 +82,7 @@ def delete(
         if matching and not yes:
             _ask(f"Delete {matching} of {counted(store.count(), 'record')} of {store.url}?")
         if matching:
-            store.delete(ids) if wanted is None else store.delete(where=wanted)
+            matching = store.delete(ids) if wanted is None else store.delete(where=wanted)
             store.flush()
         left, place = store.count(), str(store.url)
     if as_json:
@@ -104,6 +106,40 @@ def _ask(question: str) -> None:
     if not sys.stdin.isatty():
         raise typer.BadParameter("nobody can be asked here; --yes deletes without asking")
     typer.confirm(question, abort=True, err=True)
+
+
+def drop(
+    url: Url,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove the one collection at a URL with all its records, after asking twice. There is no way back.
+
+    What is below the URL stays. Where nobody can be asked, in a script, it refuses unless --yes is given.
+    """
+    parsed = StoreURL.parse(url)
+    _only_here(parsed)
+    with open_store(parsed, read_only=True) as store:
+        records, place = store.count(), str(store.url)
+    if not yes:
+        _ask(f"Drop the collection {place} with {counted(records, 'record')}?")
+        name = parsed.path.rstrip("/").rpartition("/")[2]
+        if typer.prompt(f"Type its name, {name}, to drop it for good", err=True) != name:
+            raise typer.Abort
+    drop_store(parsed)
+    if as_json:
+        print_json({"url": place, "dropped": records})
+    else:
+        print_line(f"{place} dropped, with {counted(records, 'record')}")
+
+
+def ping(url: Url, as_json: Json = False) -> None:
+    """Ask whether the engine at a URL answers and lets us in. No collection is needed, and none is read."""
+    seconds = round(ping_store(url), 4)
+    if as_json:
+        print_json({"url": str(StoreURL.parse(url)), "seconds": seconds})
+    else:
+        print_line(f"{StoreURL.parse(url)} answered in {seconds} s")
 
 
 def optimize(url: Url, as_json: Json = False) -> None:

@@ -19,7 +19,7 @@ from knnstore.errors import (
     UnknownFieldError,
 )
 from knnstore.filters import FieldType
-from knnstore.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Batch, Column, Metric, StoreSpec
+from knnstore.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Batch, Column, Ids, Metric, StoreSpec
 
 __all__ = ["check_batch", "check_fields", "check_ids", "check_limit", "check_vectors"]
 
@@ -78,7 +78,9 @@ def check_vectors(vectors: object, dim: int, metric: Metric, name: str = "vector
     if array.ndim != 2:
         raise DimensionMismatchError(name, expected=f"a 2-dimensional array (N, {dim})", got=f"shape {array.shape}")
     if array.shape[1] != dim:
-        raise DimensionMismatchError(name, expected=f"rows of {dim} numbers", got=f"rows of {array.shape[1]}")
+        raise DimensionMismatchError(
+            name, expected=f"rows of {dim} numbers, as in the store", got=f"rows of {array.shape[1]}"
+        )
     if array.dtype.newbyteorder("=") not in (np.float32, np.float16):
         raise InvalidVectorError(
             name, expected="float32", got=array.dtype, hint="Convert with .astype(numpy.float32) if that is meant."
@@ -138,7 +140,7 @@ def _normalised(rows: NDArray[np.float32], name: str) -> NDArray[np.float32]:
     return rows
 
 
-def check_fields(names: Sequence[str] | None, spec: StoreSpec, *, default_all: bool) -> list[str]:
+def check_fields(names: Ids | None, spec: StoreSpec, *, default_all: bool) -> list[str]:
     """The names of declared fields that a caller asks for."""
     if names is None:
         return list(spec.fields) if default_all else []

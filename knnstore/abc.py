@@ -7,10 +7,10 @@ A backend sees only data that has been checked, copied and, under cosine, normal
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, Literal, Self, final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,19 @@ from numpy.typing import NDArray
 from knnstore import _validation as checks
 from knnstore._engine import Backend, Engine, OpenRequest, mapped_error
 from knnstore._filter_forms import for_engine
-from knnstore.errors import InvalidFilterError, InvalidInputError, KnnStoreError, StoreClosedError
-from knnstore.filters import Filter, Scalar
-from knnstore.types import Capabilities, Conflict, Hits, Records, StoreSpec, StoreStats, empty_column
+from knnstore.errors import BackendError, InvalidFilterError, InvalidInputError, KnnStoreError, StoreClosedError
+from knnstore.filters import Filter, Scalar, how_to_compare
+from knnstore.types import (
+    Capabilities,
+    Conflict,
+    Hits,
+    Ids,
+    Records,
+    StoreSpec,
+    StoreStats,
+    VectorRecords,
+    empty_column,
+)
 from knnstore.url import StoreURL
 
 __all__ = ["Backend", "EmbeddingStore", "OpenRequest"]
@@ -60,7 +70,7 @@ class EmbeddingStore(Engine):
     @final
     def upsert(
         self,
-        ids: Sequence[str],
+        ids: Ids,
         vectors: NDArray[np.float32] | NDArray[np.float16],
         fields: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
         *,
@@ -96,8 +106,11 @@ class EmbeddingStore(Engine):
             return self._upsert(batch, on_conflict)
 
     @final
-    def delete(self, ids: Iterable[str] | None = None, *, where: Filter | None = None) -> None:
+    def delete(self, ids: Ids | Iterator[str] | None = None, *, where: Filter | None = None) -> int:
         """Remove records by id or by filter. An id that is not stored is no error.
+
+        Returns:
+            How many records were removed; on a server, how many were there a moment before.
 
         Raises:
             InvalidInputError: neither or both of ``ids`` and ``where`` are given.
@@ -110,11 +123,11 @@ class EmbeddingStore(Engine):
         if ids is not None:
             listed = checks.check_ids(ids, distinct=False)
             with self._mapped("delete"):
-                if listed:
-                    self._delete_ids(list(dict.fromkeys(listed)))
-        elif (checked := self._checked(where)) is not None:
-            with self._mapped("delete"):
-                self._delete_where(checked)
+                return self._delete_ids(list(dict.fromkeys(listed))) if listed else 0
+        checked = self._checked(where)
+        assert checked is not None  # by the two branches above
+        with self._mapped("delete"):
+            return self._delete_where(checked)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -125,7 +138,7 @@ class EmbeddingStore(Engine):
         k: int,
         *,
         where: Filter | None = None,
-        fields: Sequence[str] | None = None,
+        fields: Ids | None = None,
     ) -> Hits:
         """The k best records for each query, best first; the filter applies before the k are chosen.
 
@@ -155,8 +168,16 @@ class EmbeddingStore(Engine):
         with self._mapped("search"):
             return self._search(rows, k, checked, names)
 
+    @overload
+    def get(
+        self, ids: Ids | Iterator[str], *, fields: Ids | None = None, with_vectors: Literal[True] = True
+    ) -> VectorRecords: ...
+
+    @overload
+    def get(self, ids: Ids | Iterator[str], *, fields: Ids | None = None, with_vectors: bool) -> Records: ...
+
     @final
-    def get(self, ids: Iterable[str], *, fields: Sequence[str] | None = None, with_vectors: bool = True) -> Records:
+    def get(self, ids: Ids | Iterator[str], *, fields: Ids | None = None, with_vectors: bool = True) -> Records:
         """The stored ones among ``ids``, in the order asked for, each once; all fields unless some are named."""
         self._usable("get")
         listed = list(dict.fromkeys(checks.check_ids(ids, distinct=False)))
@@ -164,7 +185,7 @@ class EmbeddingStore(Engine):
         if not listed:
             return self._no_records(names, with_vectors)
         with self._mapped("get"):
-            return self._get(listed, names, with_vectors)
+            return _with(self._get(listed, names, with_vectors), with_vectors)
 
     @final
     def count(self, where: Filter | None = None) -> int:
@@ -198,12 +219,24 @@ class EmbeddingStore(Engine):
         with self._mapped("revision"):
             return self._revision()
 
+    @overload
+    def scan(
+        self, where: Filter | None = None, *, fields: Ids | None = None, with_vectors: Literal[True],
+        batch_size: int = 1024,
+    ) -> Iterator[VectorRecords]: ...  # fmt: skip
+
+    @overload
+    def scan(
+        self, where: Filter | None = None, *, fields: Ids | None = None, with_vectors: bool = False,
+        batch_size: int = 1024,
+    ) -> Iterator[Records]: ...  # fmt: skip
+
     @final
     def scan(
         self,
         where: Filter | None = None,
         *,
-        fields: Sequence[str] | None = None,
+        fields: Ids | None = None,
         with_vectors: bool = False,
         batch_size: int = 1024,
     ) -> Iterator[Records]:
@@ -271,7 +304,8 @@ class EmbeddingStore(Engine):
 
     def _no_records(self, fields: Sequence[str], with_vectors: bool) -> Records:
         vectors = np.empty((0, self._spec.dim), np.float32) if with_vectors else None
-        return Records(np.empty(0, object), vectors, {f: empty_column(self._spec.fields[f], 0) for f in fields})
+        columns = {name: empty_column(self._spec.fields[name], 0) for name in fields}
+        return _with(Records(np.empty(0, object), vectors, columns), with_vectors)
 
     def _usable(self, operation: str) -> None:
         if self._closed:
@@ -286,7 +320,10 @@ class EmbeddingStore(Engine):
 
     def _checked(self, where: Filter | None) -> Filter | None:
         if where is not None and not isinstance(where, Filter):
-            raise InvalidFilterError("where", expected="a filter such as F('label') == 'x'", got=repr(where))
+            hint = how_to_compare(where) or ("knnstore.parse_filter reads text." if isinstance(where, str) else "")
+            raise InvalidFilterError(
+                "where", expected="a filter such as F('label') == 'x'", got=repr(where)[:80], hint=hint
+            )
         return None if where is None else for_engine(where.check(self._spec.fields), self.capabilities.filters)
 
     def _scanned(
@@ -296,7 +333,7 @@ class EmbeddingStore(Engine):
         with self._mapped("scan"):
             for records in self._scan(where, fields, with_vectors, batch_size):
                 if len(records):
-                    yield records
+                    yield _with(records, with_vectors)
                 self._usable("scan")
 
     @contextmanager
@@ -307,3 +344,12 @@ class EmbeddingStore(Engine):
             raise
         except Exception as error:
             raise mapped_error(error, self._map_error, operation, self._url) from error
+
+
+def _with(records: Records, vectors: bool) -> Records:
+    """The records, as the type that says that there are vectors where they were asked for."""
+    if not vectors:
+        return records
+    if records.vectors is None:
+        raise BackendError("the backend has returned records without the vectors that were asked for")
+    return VectorRecords(records.ids, records.vectors, records.fields)

@@ -14,7 +14,7 @@ KnnStoreError
 ├── UnknownBackendError(LookupError)          a URL scheme that no plugin provides
 ├── StoreNotFoundError(FileNotFoundError)     nothing is stored at this URL and no spec was given to create it
 ├── ConflictError(ValueError)                 on_conflict="error" and the id is stored already
-├── SpecMismatchError(ValueError)             the stored collection has another dim, metric, fields or embedding space
+├── SpecMismatchError(ValueError)             the collection has another dim, metric, fields, space or creation option
 ├── ContentMismatchError(RuntimeError)        what a copy leaves behind is not what its source holds
 ├── UnsupportedFilterError(NotImplementedError)
 ├── UnsupportedOperationError(NotImplementedError)
@@ -24,6 +24,7 @@ KnnStoreError
 ├── StoreBusyError(TimeoutError)              another writer holds the store
 ├── StoreTimeoutError(TimeoutError)           the server did not answer in time
 ├── StoreConnectionError(ConnectionError)     the server could not be reached, or hung up
+├── StoreAuthenticationError(PermissionError) the server does not know who asks, or does not let them
 ├── StoreCorruptError(OSError)                what is stored cannot be read back
 ├── StoreFullError(OSError)                   no space left; nothing of the call was written
 └── BackendError(RuntimeError)                anything else that the engine reports
@@ -48,6 +49,7 @@ __all__ = [
     "InvalidVectorError",
     "KnnStoreError",
     "SpecMismatchError",
+    "StoreAuthenticationError",
     "StoreBusyError",
     "StoreClosedError",
     "StoreConnectionError",
@@ -139,7 +141,7 @@ class ConflictError(KnnStoreError, ValueError):
 
 
 class SpecMismatchError(KnnStoreError, ValueError):
-    """The stored collection has another dim, metric, field or embedding space than asked for."""
+    """The stored collection has another dim, metric, field, embedding space or creation option than asked for."""
 
 
 class ContentMismatchError(KnnStoreError, RuntimeError):
@@ -176,6 +178,10 @@ class StoreTimeoutError(KnnStoreError, TimeoutError):
 
 class StoreConnectionError(KnnStoreError, ConnectionError):
     """The server could not be reached, or closed the connection."""
+
+
+class StoreAuthenticationError(KnnStoreError, PermissionError):
+    """The server does not know who asks, or does not let them do it: a key, token, password or right is missing."""
 
 
 class StoreCorruptError(KnnStoreError, OSError):

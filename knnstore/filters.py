@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from knnstore.errors import InvalidFilterError, UnknownFieldError, UnsupportedFilterError
 
 __all__ = [
-    "And", "Compare", "F", "FieldType", "Filter", "IsIn", "Not", "Or", "Scalar", "balanced", "depth_of", "rebalanced",
+    "And", "Compare", "F", "FieldType", "Filter", "IsIn", "Not", "Or", "Scalar", "balanced", "depth_of",
+    "how_to_compare", "rebalanced",
 ]  # fmt: skip
 
 Scalar: TypeAlias = str | int | float | bool
@@ -89,8 +90,16 @@ class Filter:
 
 def _filter(value: object) -> Filter:
     if not isinstance(value, Filter):
-        raise InvalidFilterError("cannot combine", expected="another filter", got=repr(value), hint="Add parentheses.")
+        hint = how_to_compare(value) or "Put each comparison in parentheses: (F('a') == 1) & (F('b') == 2)."
+        raise InvalidFilterError("cannot combine", expected="another filter", got=repr(value)[:80], hint=hint)
     return value
+
+
+def how_to_compare(value: object) -> str:
+    """The hint for someone who has put a field where a filter belongs; "" for anything else."""
+    if not isinstance(value, F):
+        return ""
+    return f"Compare the field, also one of type bool: F({value.name!r}) == True."
 
 
 def _declared(name: str, fields: Mapping[str, FieldType]) -> FieldType:
@@ -381,14 +390,13 @@ class F:
         return Compare(self.name, ">=", _scalar(value))
 
     def __bool__(self) -> bool:
-        raise InvalidFilterError(
-            f"the field {self.name!r} has no truth value", hint=f"Compare it: F({self.name!r}) == True."
-        )
+        raise InvalidFilterError(f"the field {self.name!r} has no truth value", hint=how_to_compare(self))
 
-    def _not_a_filter(self, *_: object) -> Filter:
-        raise InvalidFilterError(
-            f"the field {self.name!r} alone is no filter", hint=f"Compare it: F({self.name!r}) == True."
-        )
+    def _not_a_filter(self, *other: object) -> Filter:
+        hint = how_to_compare(self)
+        if other and not isinstance(other[0], F | Filter):  # 20 & F("live"): what is left of F("area") < 20 & F("live")
+            hint += " Put each comparison in parentheses: & and | bind more tightly than ==."
+        raise InvalidFilterError(f"the field {self.name!r} alone is no filter", hint=hint)
 
     __and__ = __rand__ = __or__ = __ror__ = __invert__ = _not_a_filter
 
@@ -398,7 +406,7 @@ class F:
     def isin(self, values: Iterable[Scalar]) -> Filter:
         """The field is one of ``values``; an empty collection matches nothing."""
         if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-            raise InvalidFilterError("isin", expected="a collection of values", got=repr(values))
+            raise InvalidFilterError("isin", expected="a collection of values", got=repr(values)[:80])
         return IsIn(self.name, tuple(_scalar(value) for value in values))
 
 
@@ -408,6 +416,8 @@ def _scalar(value: object) -> Scalar:
         value = value.item()
     if not isinstance(value, str | int | float | bool):
         hint = "Every record has a value for every field; there is nothing like null." if value is None else ""
+        if isinstance(value, F):
+            hint = "A field is compared with a value, not with another field."
         raise InvalidFilterError(
             "cannot compare", expected="a str, int, float or bool", got=repr(value)[:80], hint=hint
         )

@@ -82,10 +82,12 @@ class _Collection:
             rows = [self.rows[value] for value in ids if value in self.rows]
             return self._columns.take(slice(self._used)), np.array(rows, np.intp)
 
-    def remove(self, ids: Iterable[str]) -> None:
-        """Forget records; the caller holds the lock."""
-        self._dead.update(self.rows.pop(value) for value in ids if value in self.rows)
+    def remove(self, ids: Iterable[str]) -> int:
+        """Forget records and count them; the caller holds the lock."""
+        gone = [self.rows.pop(value) for value in ids if value in self.rows]
+        self._dead.update(gone)
         self.revision += 1
+        return len(gone)
 
     def write(self, batch: Batch, picked: list[int]) -> None:
         """Add records, in place of those of the same ids; the caller holds the lock."""
@@ -144,14 +146,14 @@ class MemoryStore(EmbeddingStore):
             self._data.write(batch, picked)
             return len(picked)
 
-    def _delete_ids(self, ids: list[str]) -> None:
+    def _delete_ids(self, ids: list[str]) -> int:
         with self._data.lock:
-            self._data.remove(ids)
+            return self._data.remove(ids)
 
-    def _delete_where(self, where: Filter) -> None:
+    def _delete_where(self, where: Filter) -> int:
         with self._data.lock:
             view = self._data.view()
-            self._data.remove(view.ids[view.match(where)].tolist())
+            return self._data.remove(view.ids[view.match(where)].tolist())
 
     def _search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:
         view = self._data.view()
@@ -233,6 +235,10 @@ class MemoryBackend(Backend):
             del self._collections[_key(url)]
             collection.removed = True
             return True
+
+    def drop(self, url: StoreURL) -> bool:
+        with self._lock:
+            return self._collections.pop(_key(url), None) is not None
 
 
 def _key(url: StoreURL) -> str:

@@ -17,17 +17,30 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from knnstore.errors import InvalidURLError
+from knnstore.errors import InvalidURLError, SpecMismatchError
+from knnstore.types import ASKED, STORED
 from knnstore.url import SECRET_SOURCES, StoreURL
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["Reader", "flag", "integer", "matching", "number", "one_of", "option", "read_options", "seconds", "secret"]
+__all__ = [
+    "Reader",
+    "check_created",
+    "flag",
+    "integer",
+    "matching",
+    "number",
+    "one_of",
+    "option",
+    "read_options",
+    "seconds",
+    "secret",
+]
 
 OptionsT = TypeVar("OptionsT", bound="DataclassInstance")
 
@@ -82,6 +95,27 @@ def _read(reader: Reader, name: str, text: str) -> Any:
         return reader.read(text)
     except ValueError:
         raise InvalidURLError(f"option {name}", expected=reader.expected, got=repr(text)) from None
+
+
+def check_created(wanted: Mapping[str, object], there: Mapping[str, object], where: str) -> None:
+    """Refuse creation options that are not those of the collection; what is not said is not compared.
+
+    Args:
+        wanted: the options that were given.
+        there: those that the collection was made with.
+        where: the store, for the message.
+
+    Raises:
+        SpecMismatchError: naming every difference.
+    """
+    wrong = {name: value for name, value in wanted.items() if there.get(name) != value}
+    if wrong:
+        raise SpecMismatchError(
+            f"{where} was made with other options",
+            expected=", ".join(f"{name}={value}" for name, value in wrong.items()) + ASKED,
+            got=", ".join(f"{name}={there.get(name, 'default')}" for name in wrong) + STORED,
+            hint="Nothing was changed. Leave these options out, or copy the records into a new collection.",
+        )
 
 
 # -- readers -----------------------------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ N   records in a batch        Q   queries in a batch        K   hits for a query
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,10 @@ from knnstore.errors import InvalidFieldError, InvalidInputError, SpecMismatchEr
 from knnstore.filters import FieldType
 
 __all__ = [
+    "ASKED",
     "MAX_ID_BYTES",
     "MAX_TEXT_BYTES",
+    "STORED",
     "Batch",
     "Capabilities",
     "Column",
@@ -26,10 +28,12 @@ __all__ = [
     "Consistency",
     "EmbeddingSpace",
     "Hits",
+    "Ids",
     "Metric",
     "Records",
     "StoreSpec",
     "StoreStats",
+    "VectorRecords",
     "empty_column",
 ]
 
@@ -44,6 +48,10 @@ MAX_ID_BYTES = 512
 MAX_TEXT_BYTES = 65_535
 """Longest value of a ``str`` field, in UTF-8 bytes: what the narrowest of the supported engines (Milvus) can hold."""
 
+ASKED, STORED = " (asked for)", " (stored)"
+"""Which side of a mismatch is which."""
+
+_ORDERING = frozenset({"<", "<=", ">", ">="})
 _FIELD_TYPES: dict[str, FieldType] = {"str": str, "int": int, "float": float, "bool": bool}
 _DTYPES: dict[FieldType, Any] = {str: object, int: np.int64, float: np.float64, bool: np.bool_}
 _EMPTY: dict[FieldType, Any] = {str: "", int: 0, float: np.nan, bool: False}
@@ -153,8 +161,8 @@ class StoreSpec:
         if wrong:
             raise SpecMismatchError(
                 f"{where} holds another collection",
-                expected="; ".join(f"{name} {wanted}" for name, (wanted, _) in wrong.items()),
-                got="; ".join(f"{name} {there}" for name, (_, there) in wrong.items()),
+                expected="; ".join(f"{name} {wanted}" for name, (wanted, _) in wrong.items()) + ASKED,
+                got="; ".join(f"{name} {there}" for name, (_, there) in wrong.items()) + STORED,
                 hint="Nothing was changed. Open it with the stored spec, or choose another URL.",
             )
 
@@ -219,6 +227,32 @@ class Records:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class VectorRecords(Records):
+    """Stored records with their vectors: what ``get``, and ``scan`` with ``with_vectors=True``, return.
+
+    Args:
+        ids: object (N,), str.
+        vectors: float32 (N, D), bit for bit as stored.
+        fields: one column of N values for each field asked for.
+    """
+
+    vectors: NDArray[np.float32]
+
+
+class Ids(Protocol):
+    """Several ids: a list, a tuple, an array. Not one text, which is a sequence of letters too, and a likely mistake.
+
+    A text is told apart by its ``in``, which takes text only.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __contains__(self, value: object, /) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Hits:
     """The best K of each query, best first. Slots not found: id "", score -inf, an empty field value.
 
@@ -240,6 +274,8 @@ class Capabilities:
     Args:
         max_k: largest k of one search, None where there is no limit.
         filters: the operators that filters may use.
+        unordered: types of field, by name, that ``<  <=  >  >=`` do not take here; beside ``bool``, which has no order
+            anywhere.
         persistent: what is written is there after the process ends.
         server: the data lives in another process.
         snapshot: a consistent copy can be taken while others write.
@@ -254,6 +290,7 @@ class Capabilities:
 
     max_k: int | None = None
     filters: frozenset[str] = frozenset({"==", "!=", "<", "<=", ">", ">=", "isin", "&", "|", "~"})
+    unordered: frozenset[str] = frozenset()
     persistent: bool = True
     server: bool = False
     snapshot: bool = False
@@ -262,6 +299,11 @@ class Capabilities:
     recall_floor: float = 1.0
     atomic: bool = True
     consistency: tuple[Consistency, ...] = ("strong",)
+
+    def filters_on(self, kind: FieldType) -> frozenset[str]:
+        """The comparisons that a field of this type takes."""
+        ordered = kind is not bool and kind.__name__ not in self.unordered
+        return (self.filters - {"&", "|", "~"}) - (frozenset() if ordered else _ORDERING)
 
 
 @dataclass(frozen=True, slots=True)

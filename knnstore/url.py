@@ -67,7 +67,7 @@ class StoreURL:
         if not separator or not _SCHEME.fullmatch(scheme):
             raise InvalidURLError(
                 "store URL",
-                expected="scheme://…, such as faiss:///folder or qdrant://host:6333/name",
+                expected="scheme://…, such as faiss:///folder or qdrant://host:6334/name",
                 got=f"the scheme {scheme!r}" if separator and _WORD.fullmatch(scheme) else "text without a scheme",
             )
         if any(ord(letter) < 32 for letter in url):

@@ -20,6 +20,7 @@ KNNSTORE = [
     "filter_text",
     "types",
     "url",
+    "probe",
     "options",
     "remote",
     "_validation",
@@ -136,8 +137,8 @@ def test_every_module_says_what_is_public():
 
 PUBLIC = {
     "knnstore": "Backend BackendInfo Capabilities CopyReport EmbeddingSpace EmbeddingStore ExportReport F Filter Hits "
-    "KnnStoreError OpenRequest Records StoreSpec StoreStats StoreURL backends collections content_checksum copy_store "
-    "export_parquet get_backend hookimpl import_parquet open_store parse_filter register",
+    "KnnStoreError OpenRequest Records StoreSpec StoreStats StoreURL VectorRecords backends collections content_checksum copy_store drop_store "
+    "export_parquet get_backend hookimpl import_parquet open_store parse_filter ping register",
     "knnseg": "IGNORE AddReport BasePredictor ClassScores Concept ConceptDatabase Config ConfusionMatrix DenseClip "
     "DerivedFeatures Embeddings EncodedImage Explanation FeatureExtractor Features FusionConfig Instance KeysConfig KnnSegError "
     "LabelledImage LabelledSegment MaskProposer Masks Neighbours NoBase PaintingConfig PanopticQuality RegionProposer "

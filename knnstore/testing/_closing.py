@@ -31,6 +31,8 @@ _CALLS: Mapping[str, Callable[[EmbeddingStore], object]] = {
 class ClosingChecks(KitBase):
     """``close()`` succeeds whatever else is going on, and every other thread hears that the store is closed."""
 
+    rule = "6, close() succeeds whatever else is going on, and ends it"
+
     @pytest.mark.parametrize("call", _CALLS)
     def test_closing_while_in_use(self, opener: Opener, call: str) -> None:
         store = opener(make_spec())

@@ -41,6 +41,8 @@ print(json.dumps(found))
 class ConcurrencyChecks(KitBase):
     """Rule 1: safe for searching from threads, opened lazily in each process."""
 
+    rule = "1, a store may be searched from threads and by several processes"
+
     def test_searching_from_threads(self, store: EmbeddingStore) -> None:
         sample, queries = make_sample(200).write(store), make_queries(8)
         recall = store.capabilities.recall_floor

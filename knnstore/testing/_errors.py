@@ -124,6 +124,8 @@ class _EngineError(Exception):
 class ErrorChecks(KitBase):
     """Rules 2 and 10."""
 
+    rule = "2 and 10, input is checked before a backend sees it, and errors are ours"
+
     def test_bad_upserts_change_nothing(self, store: EmbeddingStore) -> None:
         sample = make_sample(3).write(store)
         for case, (error, arguments) in BAD_UPSERTS.items():
@@ -164,11 +166,12 @@ class ErrorChecks(KitBase):
             (InvalidVectorError, lambda: store.search(_masked(ROW), 1)),
             (InvalidVectorError, lambda: store.search(ROW.astype(np.float64), 1)),
             (InvalidLimitError, lambda: store.scan(batch_size=0)),
-            (InvalidLimitError, lambda: store.scan(batch_size=2.0)),  # type: ignore[arg-type]  # on purpose
-            (InvalidIdError, lambda: store.get("r0")),
+            (InvalidLimitError, lambda: store.scan(batch_size=2.0)),  # type: ignore[call-overload]  # on purpose
+            (InvalidIdError, lambda: store.get("r0")),  # type: ignore[call-overload]  # on purpose
+            (InvalidIdError, lambda: store.upsert("abc", np.tile(ROW, (3, 1)))),  # type: ignore[arg-type]  # on purpose
             (InvalidIdError, lambda: store.get([""])),
-            (InvalidIdError, lambda: store.delete("r0")),
-            (InvalidFieldError, lambda: store.get(["r0"], fields="label")),
+            (InvalidIdError, lambda: store.delete("r0")),  # type: ignore[arg-type]  # on purpose
+            (InvalidFieldError, lambda: store.get(["r0"], fields="label")),  # type: ignore[call-overload]  # on purpose
         ]
         for error, call in bad:
             with pytest.raises(error):

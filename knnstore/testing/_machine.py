@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 from knnstore.abc import EmbeddingStore
 from knnstore.errors import ConflictError
 from knnstore.filters import F, Filter
-from knnstore.testing._base import KitBase, Opener
+from knnstore.testing._base import KitBase, Opener, refused
 from knnstore.testing._data import Sample, make_spec
 from knnstore.testing._oracle import assert_content, assert_hits
 from knnstore.testing._search import METRICS
@@ -77,7 +77,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Write a few records."""
         sample, stored = _sample(batch), batch.keys() & self.model.keys()
         if on_conflict == "error" and stored:
-            with pytest.raises(ConflictError):
+            with refused(ConflictError, f'upsert with on_conflict="error" of {sorted(stored)}, which are stored'):
                 self.store.upsert(sample.ids, sample.vectors, sample.fields, on_conflict=on_conflict)
             return
         written = self.store.upsert(sample.ids, sample.vectors, sample.fields, on_conflict=on_conflict)
@@ -97,15 +97,15 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(ids=_ids)
     def delete(self, ids: list[str]) -> None:
         """Remove records by id."""
-        self.store.delete(ids)
+        assert self.store.delete(ids) == len(set(ids) & self.model.keys())
         self.model = {value: record for value, record in self.model.items() if value not in ids}
 
     @precondition(lambda self: len(self.model) > 1)
     @rule(where=_filter)
     def delete_where(self, where: Filter) -> None:
         """Remove records by filter."""
-        self.store.delete(where=where)
         gone = set(self._matching(where))
+        assert self.store.delete(where=where) == len(gone)
         self.model = {value: record for value, record in self.model.items() if value not in gone}
 
     @rule(query=st.integers(0, len(POOL) - 1), k=st.integers(1, 9), where=st.none() | _filter)
@@ -179,6 +179,8 @@ def machine_settings(examples: int) -> settings:
 
 class StateMachineChecks(KitBase):
     """Every rule at once, in orders that nobody thought of."""
+
+    rule = "1 to 8, in any order of calls"
 
     machine_examples: ClassVar[int] = 30
     """How many sequences are tried; more finds more, and takes longer. The sequences are the same at every run."""

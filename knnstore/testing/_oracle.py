@@ -8,11 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnstore.abc import EmbeddingStore
+from knnstore.filters import FieldType
 from knnstore.ranking import error_bound
 from knnstore.testing._data import Sample
-from knnstore.types import Hits, Metric, Records, StoreSpec, empty_column
+from knnstore.types import Column, Hits, Metric, Records, StoreSpec, empty_column
 
-__all__ = ["assert_content", "assert_hits", "assert_records", "assert_same_bits", "scan_all", "true_scores"]
+__all__ = [
+    "assert_column", "assert_content", "assert_hits", "assert_records", "assert_same_answer", "assert_same_bits",
+    "scan_all", "true_scores",
+]  # fmt: skip
 
 _SLACK = 4.0
 """Rounding allowed, in multiples of what a float32 product may be off by; engines sum in other orders than ours."""
@@ -51,7 +55,7 @@ def assert_hits(
         recall: the least share of true neighbours; 1 demands all of them, with ties free among themselves.
     """
     assert hits.ids.shape == hits.scores.shape == (len(queries), k), f"shapes {hits.ids.shape}, {hits.scores.shape}"
-    assert hits.ids.dtype == object, f"ids are {hits.ids.dtype}"
+    assert hits.ids.dtype == object, _not_object("ids of the hits", hits.ids)
     assert hits.scores.dtype == np.float32, f"scores are {hits.scores.dtype}"
     allowed = list(range(len(sample))) if rows is None else list(rows)
     part = sample.take(allowed)
@@ -62,7 +66,9 @@ def assert_hits(
         for q in range(len(queries))
     )
     wanted = len(queries) * min(k, len(part))
-    assert good >= recall * wanted, f"{good} of {wanted} true neighbours found, at least {recall:.0%} declared"
+    assert good >= recall * wanted, (
+        f"{good} of {wanted} true neighbours found; capabilities.recall_floor declares at least {recall:.0%}"
+    )
 
 
 def _good_in_row(
@@ -98,16 +104,63 @@ def assert_same_bits(got: NDArray[np.float32], expected: NDArray[np.float32], wh
 
 def assert_records(records: Records, sample: Sample, spec: StoreSpec, *, with_vectors: bool = True) -> None:
     """Exactly these records with all of their fields, in this order."""
-    assert records.ids.dtype == object, f"ids are {records.ids.dtype}"
-    assert records.ids.tolist() == sample.ids, f"got {records.ids.tolist()[:20]}, expected {sample.ids[:20]}"
+    assert records.ids.dtype == object, _not_object("ids of the records", records.ids)
+    assert records.ids.tolist() == sample.ids, (
+        f"ids of the records: got {records.ids.tolist()[:20]}, expected {sample.ids[:20]}, in the order asked for, "
+        "each once, without those that are not stored"
+    )
     assert (records.vectors is not None) == with_vectors, "vectors where none were asked for, or the other way round"
     if records.vectors is not None:
         assert_same_bits(records.vectors, sample.stored(spec.metric), "vectors")
     assert set(records.fields) == set(spec.fields), f"fields {sorted(records.fields)}"
     for name, kind in spec.fields.items():
         column = records.fields[name]
-        assert column.dtype == empty_column(kind, 0).dtype, f"field {name!r} is {column.dtype}"
-        assert column.tolist() == sample.fields[name], f"field {name!r}: {column.tolist()[:8]}"
+        assert_column(column, kind, f"field {name!r} of the records")
+        got, written = column.tolist(), sample.fields[name]
+        assert got == written, f"field {name!r}: got {got[:8]}, expected {written[:8]}, the values that were written"
+
+
+def assert_column(column: Column, kind: FieldType, what: str) -> None:
+    """An array of the dtype that the contract has for this type of field."""
+    if kind is str:
+        assert column.dtype == object, _not_object(what, column)
+    dtype = empty_column(kind, 0).dtype
+    assert column.dtype == dtype, (
+        f"{what}, of type {kind.__name__}: an array of {column.dtype}, expected {dtype}; "
+        f"knnstore.types.empty_column({kind.__name__}, n) makes one"
+    )
+
+
+def _not_object(what: str, array: Column) -> str:
+    return (
+        f"{what}: an array of {array.dtype}, expected object with a str in each place, since NumPy's own text type "
+        "drops a NUL at its end; knnstore.types.empty_column(str, n) makes one"
+    )
+
+
+def assert_same_answer(got: Hits, expected: Hits, what: str) -> None:
+    """The same ids and the same scores in every bit, as exact engines in this process owe.
+
+    Args:
+        got: an answer.
+        expected: the other one.
+        what: the difference between the two that must change nothing.
+    """
+    for q, place in np.argwhere(got.scores.view(np.uint32) != expected.scores.view(np.uint32)).tolist():
+        raise AssertionError(
+            f"{what} changes a score: query {q}, hit {place}: {_hit(got, q, place)} and {_hit(expected, q, place)}. "
+            "An exact engine in this process scores a pair of vectors alike whatever else is stored or asked: take the "
+            "last score from knnstore.ranking.pair_scores"
+        )
+    for q, place in np.argwhere(got.ids != expected.ids).tolist():
+        raise AssertionError(
+            f"{what} changes the order of equal scores: query {q}, hit {place}: {_hit(got, q, place)} and "
+            f"{_hit(expected, q, place)}. Ties are broken by id, the smallest first: knnstore.ranking.best does so"
+        )
+
+
+def _hit(hits: Hits, q: int, place: int) -> str:
+    return f"{hits.ids[q, place]!r} with {hits.scores[q, place]:.9g}"
 
 
 def scan_all(store: EmbeddingStore, batch_size: int = 64) -> Sample:
@@ -117,7 +170,6 @@ def scan_all(store: EmbeddingStore, batch_size: int = 64) -> Sample:
     fields: dict[str, list[object]] = {name: [] for name in store.spec.fields}
     for records in store.scan(with_vectors=True, batch_size=batch_size):
         assert 0 < len(records) <= batch_size, f"a batch of {len(records)} with batch_size={batch_size}"
-        assert records.vectors is not None, "no vectors in a scan that asked for them"
         ids += records.ids.tolist()
         vectors.append(records.vectors)
         for name in fields:
@@ -128,11 +180,14 @@ def scan_all(store: EmbeddingStore, batch_size: int = 64) -> Sample:
 
 def assert_content(store: EmbeddingStore, sample: Sample) -> None:
     """Count, get and scan agree that the store holds exactly this sample."""
-    assert store.count() == len(sample), f"count {store.count()}, expected {len(sample)}"
+    count = store.count()
+    assert count == len(sample), f"count() is {count}, expected {len(sample)} records"
     assert_records(store.get(sample.ids), sample, store.spec)
     found = scan_all(store)
     assert set(found.ids) == set(sample.ids), f"scan found {sorted(found.ids)[:20]}, expected {sorted(sample.ids)[:20]}"
     where = {value: i for i, value in enumerate(found.ids)}
     ordered = found.take([where[value] for value in sample.ids])
     assert_same_bits(ordered.vectors, sample.stored(store.spec.metric), "scanned vectors")
-    assert ordered.fields == sample.fields, "scanned fields are not those written"
+    for name, written in sample.fields.items():
+        got = ordered.fields[name]
+        assert got == written, f"field {name!r} from a scan: got {got[:8]}, expected {written[:8]}, as written"

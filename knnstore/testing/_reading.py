@@ -11,7 +11,7 @@ import pytest
 from knnstore.abc import EmbeddingStore
 from knnstore.errors import StoreClosedError, UnknownFieldError
 from knnstore.filters import F
-from knnstore.testing._base import KitBase, Opener
+from knnstore.testing._base import KitBase, Opener, refused
 from knnstore.testing._data import make_sample, make_spec
 from knnstore.testing._oracle import assert_content, assert_records, scan_all
 
@@ -20,6 +20,8 @@ __all__ = ["ReadChecks"]
 
 class ReadChecks(KitBase):
     """What is stored can be read, all of it, and figures about it are true."""
+
+    rule = "9 and 14, all that is stored can be read, and figures about it are true"
 
     def test_get_keeps_the_order_asked_for(self, store: EmbeddingStore) -> None:
         sample = make_sample(10).write(store)
@@ -126,7 +128,7 @@ class ReadChecks(KitBase):
         scan = store.scan(batch_size=2)
         next(scan)
         store.close()
-        with pytest.raises(StoreClosedError):
+        with refused(StoreClosedError, "going on with a scan after close()"):
             list(scan)
 
     def test_count_by(self, store: EmbeddingStore) -> None:

@@ -30,6 +30,8 @@ ODD_ROWS = np.array(
 class VectorChecks(KitBase):
     """Rule 4, and arrays that belong to one side only."""
 
+    rule = "4, a vector read back is the vector stored, bit for bit"
+
     @pytest.mark.parametrize("metric", METRICS)
     def test_every_bit_comes_back(self, opener: Opener, metric: Metric) -> None:
         store = opener(make_spec(metric))

@@ -332,8 +332,8 @@ def _logs(container: Any) -> str:
 def below(url: str, path: str, **options: object) -> str:
     """The URL of a collection on a server: its path appended, and options beside those that are there.
 
-    >>> below("qdrant://db:6334?api_key_env=KEY", "scratch/one", exact=1)
-    'qdrant://db:6334/scratch/one?api_key_env=KEY&exact=1'
+    >>> below("qdrant://db:6334?tls=1&api_key_env=KEY", "scratch/one", exact=1)
+    'qdrant://db:6334/scratch/one?tls=1&api_key_env=KEY&exact=1'
     """
     server, _, given = url.partition("?")
     query = "&".join(filter(None, [given, urlencode(options)]))

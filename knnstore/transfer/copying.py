@@ -7,7 +7,8 @@ writes, and wherever the copy was killed, which no journal beside the data can b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from knnstore.types import Conflict, Records
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-__all__ = ["CopyJob", "CopyReport", "check_complete", "progress_bar", "tallied"]
+__all__ = ["CopyJob", "CopyReport", "check_complete", "progress_bar", "tallied", "told_when_interrupted"]
 
 _MISSING, _SAME, _OTHER = np.uint8(0), np.uint8(1), np.uint8(2)
 _BYTES = 16 << 20
@@ -45,6 +46,7 @@ class CopyReport:
         checksum: of the records of the source, see :func:`content_checksum`.
         created: the collection did not exist before.
         dry_run: nothing was written, and nothing was verified.
+        kept: the destination outlives this process; a memory store does not.
     """
 
     source: str
@@ -57,6 +59,20 @@ class CopyReport:
     checksum: str
     created: bool
     dry_run: bool
+    kept: bool = True
+
+
+@contextmanager
+def told_when_interrupted(sentence: Callable[[str], str]) -> Iterator[None]:
+    """A Ctrl-C that says what has been done; still a KeyboardInterrupt, for those who handle it.
+
+    Args:
+        sentence: given what a step inside has said, "" for nothing, what to say.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(sentence(str(stop))) from stop
 
 
 def progress_bar(total: int | None, what: str, *, show: bool) -> tqdm[Any]:
@@ -152,6 +168,7 @@ class CopyJob:
         return CopyReport(
             self.name, self.place, walked.seen.count, walked.missing + replaced, walked.present,
             walked.conflicts.count, others, walked.seen.checksum, created, dry_run,
+            self.destination is None or self.destination.capabilities.persistent,
         )  # fmt: skip
 
     def _walk(self, what: str, *, ask: bool, write: bool) -> _Pass:
@@ -159,7 +176,8 @@ class CopyJob:
         walked, digester = _Pass(), Digester(self.source.spec)
         size = rows_in(self.source.spec, self.batch_size)
         total = self.source.count(self.where) if self.progress else None
-        with progress_bar(total, what, show=self.progress) as bar:
+        interrupted = told_when_interrupted(lambda _: self._so_far(what, walked))
+        with interrupted, progress_bar(total, what, show=self.progress) as bar:
             for records in self.source.scan(self.where, with_vectors=True, batch_size=size):
                 digests = digester(records)
                 state = self._state(records) if ask else np.full(len(records), _MISSING)
@@ -171,6 +189,13 @@ class CopyJob:
                 walked.present += int((state == _SAME).sum())
                 bar.update(len(records))
         return walked
+
+    def _so_far(self, what: str, walked: _Pass) -> str:
+        done = f"{self.name} -> {self.place}: interrupted while {what}, after {walked.seen.count} records"
+        if what == "copying":
+            replaced = walked.conflicts.count if self.on_conflict == "replace" else 0
+            done += f", {walked.missing + replaced} of them sent and {walked.present} there already"
+        return done
 
     def _state(self, records: Records) -> NDArray[np.uint8]:
         """Whether each record is missing at the destination, the same there, or another: uint8 (N,)."""

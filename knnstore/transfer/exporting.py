@@ -17,7 +17,7 @@ from knnstore.errors import ContentMismatchError, InvalidInputError
 from knnstore.filters import Filter
 from knnstore.transfer import parquet
 from knnstore.transfer.checksum import Digester, Tally, rows_in
-from knnstore.transfer.copying import check_complete, progress_bar, tallied
+from knnstore.transfer.copying import check_complete, progress_bar, tallied, told_when_interrupted
 from knnstore.transfer.moving import check_options, name_below, stored_at
 from knnstore.types import Records
 from knnstore.url import StoreURL
@@ -88,7 +88,10 @@ def export_parquet(
     url, root = StoreURL.parse(source), Path(folder)
     places = {name_below(url, place): place for place in stored_at(url)}
     _check_names(places)
-    with _all_opened(places, where) as stores, _being_written(root):
+    interrupted = told_when_interrupted(
+        lambda _: f"{url} -> {root}: interrupted; the folder holds no whole export. Run it again: it starts over."
+    )
+    with interrupted, _all_opened(places, where) as stores, _being_written(root):
         described, reports = {}, []
         for name, store in stores.items():
             writer = _Writer(store, root / name, where, batch_size, part_bytes, progress)

@@ -12,11 +12,13 @@ from knnstore.abc import EmbeddingStore
 from knnstore.errors import InvalidInputError, SpecMismatchError, StoreNotFoundError
 from knnstore.filters import Filter
 from knnstore.transfer.checksum import Source
-from knnstore.transfer.copying import CopyJob, CopyReport
-from knnstore.types import Conflict, StoreSpec
+from knnstore.transfer.copying import CopyJob, CopyReport, told_when_interrupted
+from knnstore.types import STORED, Conflict, StoreSpec
 from knnstore.url import StoreURL
 
 __all__ = ["Job", "check_options", "copy_store", "name_below", "run_jobs", "stored_at"]
+
+_AGAIN = "Run it again to go on: what is there already is compared and not sent again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +128,29 @@ def run_jobs(
     progress: bool,
 ) -> list[CopyReport]:
     """Look at every pair first, so that one that does not fit is found before anything is written; then copy."""
+    reports = list[CopyReport]()
+
+    def so_far(inside: str) -> str:
+        whole = f"{len(reports)} of {len(jobs)} collections were done. " if len(jobs) > 1 else ""
+        return f"{inside or 'interrupted before anything was written'}. {whole}{_AGAIN}"
+
+    with told_when_interrupted(so_far):
+        _run(jobs, reports, where, batch_size, on_conflict, dry_run=dry_run, progress=progress)
+    return reports
+
+
+def _run(
+    jobs: Sequence[Job],
+    reports: list[CopyReport],
+    where: Filter | None,
+    batch_size: int,
+    on_conflict: Conflict,
+    *,
+    dry_run: bool,
+    progress: bool,
+) -> None:
     for job in jobs:
         _look(job, where)
-    reports = []
     for job in jobs:
         with ExitStack() as stack:
             source = _opened(job.source, stack)
@@ -140,7 +162,6 @@ def run_jobs(
                 stack.enter_context(there)
             copy = CopyJob(source, job.name, there, str(job.target), where, batch_size, on_conflict, progress)
             reports.append(copy.preview(created=created) if dry_run else copy.run(created=created))
-    return reports
 
 
 def _look(job: Job, where: Filter | None) -> None:
@@ -174,7 +195,7 @@ def _existing(url: StoreURL, spec: StoreSpec, *, read_only: bool) -> EmbeddingSt
             raise SpecMismatchError(
                 f"{url} holds another collection",
                 expected="space none, as at the source",
-                got=f"space {store.spec.space.fingerprint}",
+                got=f"space {store.spec.space.fingerprint}{STORED}",
                 hint="Nothing was changed. Vectors of unknown origin do not mix with those of a known encoder.",
             )
     except SpecMismatchError:

@@ -246,6 +246,14 @@ def test_user_errors_are_one_message_and_exit_code_1(arguments, message, capsys,
     printed = capsys.readouterr()
     assert stop.value.code == 1 and printed.out == ""
     assert message in printed.err and printed.err.startswith("knnseg: ") and "Traceback" not in printed.err
+    monkeypatch.setattr(sys, "argv", ["knnseg", *arguments, "--json"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    printed = capsys.readouterr()
+    if arguments[0] != "demo":  # it has no --json
+        document = json.loads(printed.out)
+        assert stop.value.code == 1
+        assert message in str(document["failed"] if "failed" in document else document["error"]["message"])
 
 
 @pytest.mark.parametrize(
@@ -253,8 +261,25 @@ def test_user_errors_are_one_message_and_exit_code_1(arguments, message, capsys,
     [["add", "-s", "memory:///x"], ["segment"], ["segment", "a.png"], ["add", "a.png", "-s", "memory:///x"], ["sgment"],
      ["add", "-s", "memory:///x", "--pairs", "a", "b"], ["segment", "a.png", "-c", "a", "--on-store-error", "hope"]],
 )  # fmt: skip
-def test_wrong_usage_is_exit_code_2(arguments):
+def test_wrong_usage_is_exit_code_2(arguments, capsys, monkeypatch):
     run(*arguments, code=2)
+    monkeypatch.setattr(sys, "argv", ["knnseg", *arguments, "--json"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2 and json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_an_interruption_is_exit_code_130(capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("knnseg._segment_command.open_segmenter", stop)
+    monkeypatch.setattr(sys, "argv", ["knnseg", "segment", "a.png", "-c", "a", "--json"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    printed = capsys.readouterr()
+    assert end.value.code == 130 and "interrupted" in printed.err
+    assert json.loads(printed.out)["error"]["type"] == "KeyboardInterrupt"
 
 
 @pytest.mark.parametrize("command", ["add", "segment", "eval", "demo", "concepts", "concepts list", "concepts remove"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import importlib.metadata
 import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import time
@@ -84,6 +86,8 @@ def test_info(run: Any, filled: str) -> None:
     report = json.loads(run("info", filled, "--json").out)
     assert report["spec"]["fields"] == {"label": "str"}
     assert report["capabilities"]["recall_floor"] == 1
+    assert report["capabilities"]["filters_by_type"]["bool"] == ["!=", "==", "isin"]
+    assert "    str: !=, <, <=, ==, >, >=, isin\n" in result.out
     assert report["stats"]["count"] == 1
     assert [child["url"] for child in report["collections"]] == ["memory:///cli/child"]
 
@@ -128,6 +132,27 @@ def test_user_errors_are_one_message(run: Any, arguments: list[str], code: int, 
     assert said in result.err
     assert "Traceback" not in result.err
     assert result.out == ""
+    if arguments != ["nonsense"]:  # for programs as well
+        told = run(*arguments, "--json")
+        assert told.code == code and said in told.err
+        error = json.loads(told.out)["error"]
+        assert set(error) == {"type", "message", "expected", "got", "hint"}
+        assert said in error["message"]
+
+
+def test_an_error_in_json_has_its_parts(run: Any) -> None:
+    error = json.loads(run("copy", "memory:///a", "memory:///a", "--json").out)["error"]
+    assert error == {
+        "type": "InvalidInputError", "message": "copy to memory:///a: expected another place than the source, got memory:///a",
+        "expected": "another place than the source", "got": "memory:///a", "hint": None,
+    }  # fmt: skip
+
+
+def test_a_copy_that_nothing_keeps_is_not_verified(run: Any, scenes: str) -> None:
+    result = run("copy", scenes, "memory:///gone")
+    assert result.code == 0
+    assert "verified" not in result.out and "nothing keeps a memory store" in result.out
+    assert [row["kept"] for row in json.loads(run("copy", scenes, "memory:///gone", "--json").out)] == [False, False]
 
 
 def test_a_password_is_never_printed(run: Any) -> None:
@@ -144,6 +169,10 @@ def test_check(run: Any) -> None:
     report = json.loads(run("check", "memory:///checked", "--test", "test_k_limits", "--json").out)
     assert report["ok"] is True
     assert report["results"][0]["name"] == "test_k_limits"
+
+
+def test_check_has_a_short_form(run: Any) -> None:
+    assert "35 checks, 35 passed" in run("check", "memory:///quick", "--quick").out
 
 
 def test_check_says_in_a_pipe_how_far_it_has_come(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +192,7 @@ def test_check_shows_a_bar_on_a_terminal(run: Any, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_failed_check_is_exit_code_one(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("knnstore.memory.MemoryStore._delete_ids", lambda self, ids: None)
+    monkeypatch.setattr("knnstore.memory.MemoryStore._delete_ids", lambda self, ids: 0)
     result = run("check", "memory:///failing", "--test", "test_delete_by_id")
     assert result.code == 1
     assert "failed: test_delete_by_id: " in result.out
@@ -199,7 +228,7 @@ def test_missing_extras(
 def test_help_has_examples(run: Any) -> None:
     assert "Exit codes" in run("--help").out
     for command in (
-        "backends", "info", "check", "copy", "export", "import", "stats", "count", "delete", "optimize", "bench",
+        "backends", "info", "check", "copy", "export", "import", "stats", "count", "delete", "drop", "optimize", "ping", "bench",
     ):  # fmt: skip
         result = run(command, "--help")
         assert result.code == 0
@@ -337,3 +366,44 @@ def test_delete_asks_on_a_terminal(scenes: str, answer: str, left: int) -> None:
     assert process.returncode == (0 if left == 7 else 1)
     with knnstore.open_store(f"{scenes}/clip", read_only=True) as store:
         assert store.count() == left
+
+
+def test_drop(run: Any, scenes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\nclip\n"))
+    refused = run("drop", f"{scenes}/clip")
+    assert refused.code == 2 and "--yes" in refused.err
+    assert run("drop", scenes, "--yes").code == 1  # nothing at it, two below it
+    assert run("count", scenes).out.count("  10\n") == 2
+    assert run("drop", f"{scenes}/clip", "--yes").out == f"{scenes}/clip dropped, with 10 records\n"
+    assert [str(url) for url in knnstore.collections(scenes)] == [f"{scenes}/dinov2"]
+    assert json.loads(run("drop", f"{scenes}/dinov2", "-y", "--json").out) == {"url": f"{scenes}/dinov2", "dropped": 10}
+    assert run("drop", f"{scenes}/dinov2", "-y").code == 1
+
+
+@pytest.mark.parametrize(("answer", "gone"), [("y\nclip\n", True), ("y\ndinov2\n", False), ("n\n", False)])
+def test_drop_asks_twice_on_a_terminal(scenes: str, answer: str, gone: bool) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "knnstore.cli", "drop", f"{scenes}/clip"]
+    process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    os.write(ours, answer.encode())
+    out, err = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert f"Drop the collection {scenes}/clip with 10 records?" in err + out
+    assert process.returncode == (0 if gone else 1)
+    assert len(knnstore.collections(f"{scenes}/clip")) == (0 if gone else 1)
+
+
+def test_ping(run: Any, scenes: str) -> None:
+    assert re.search(r"answered in [\d.e-]+ s\n$", run("ping", scenes).out)
+    assert json.loads(run("ping", f"{scenes}/clip", "--json").out)["url"] == f"{scenes}/clip"
+    lost = run("ping", "qdrant://127.0.0.1:1/c?retries=0&timeout=3", "--json")
+    assert lost.code == 1 and json.loads(lost.out)["error"]["type"] == "StoreConnectionError"
+
+
+@pytest.mark.parametrize("command", ["knnstore", "knnseg"])
+def test_version(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"{command}.cli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{command} {importlib.metadata.version('knnseg')}\n"

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import knnstore
 from knnstore._filter_forms import for_engine
 from knnstore.errors import InvalidFilterError, UnknownFieldError, UnsupportedFilterError
 from knnstore.filter_text import parse_filter
@@ -277,3 +278,29 @@ def test_filters_as_text_may_be_deep() -> None:
     where = parse_filter(text)
     columns = {"a": np.arange(100), "b": np.arange(100) % 7}
     assert where.mask(columns).tolist() == [bool(eval(text, {}, {"a": a, "b": b})) for a, b in zip(*columns.values())]  # noqa: B905  # our own text
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: (F("price") < 20) & F("live"), "F('live') == True"),
+        (lambda: (F("price") < 20) | F("live"), "F('live') == True"),
+        (lambda: F("live") & (F("price") < 20), "F('live') == True"),
+        (lambda: ~F("live"), "F('live') == True"),
+        (lambda: memory().count(F("live")), "F('live') == True"),
+        (lambda: F("price") < 20 & F("live"), "in parentheses"),
+        (lambda: (F("price") < 20) & True, "in parentheses"),
+        (lambda: F("price") == F("area"), "not with another field"),
+        (lambda: F("price").isin([F("area")]), "not with another field"),
+        (lambda: memory().count("price < 20"), "parse_filter"),
+    ],
+)
+def test_what_is_missing_is_told(build, said: str) -> None:
+    with pytest.raises(InvalidFilterError) as caught:
+        build()
+    assert said in str(caught.value)
+    assert ("parentheses" in str(caught.value)) == ("parentheses" in said)  # not where they stand already
+
+
+def memory() -> knnstore.EmbeddingStore:
+    return knnstore.open_store("memory:///filters", knnstore.StoreSpec(2, fields={"price": int, "live": bool}))

@@ -37,8 +37,8 @@ def test_public_names() -> None:
     assert sorted(knnstore.__all__) == [
         "Backend", "BackendInfo", "Capabilities", "CopyReport", "EmbeddingSpace", "EmbeddingStore", "ExportReport",
         "F", "Filter", "Hits", "KnnStoreError", "OpenRequest", "Records", "StoreSpec", "StoreStats", "StoreURL",
-        "backends", "collections", "content_checksum", "copy_store", "export_parquet", "get_backend", "hookimpl",
-        "import_parquet", "open_store", "parse_filter", "register",
+        "VectorRecords", "backends", "collections", "content_checksum", "copy_store", "drop_store", "export_parquet", "get_backend", "hookimpl",
+        "import_parquet", "open_store", "parse_filter", "ping", "register",
     ]  # fmt: skip
     assert all(hasattr(knnstore, name) for name in knnstore.__all__)
 

@@ -5,8 +5,19 @@ from dataclasses import dataclass
 import pytest
 
 from knnstore import StoreURL
-from knnstore.errors import InvalidURLError
-from knnstore.options import flag, integer, matching, number, one_of, option, read_options, seconds, secret
+from knnstore.errors import InvalidURLError, SpecMismatchError
+from knnstore.options import (
+    check_created,
+    flag,
+    integer,
+    matching,
+    number,
+    one_of,
+    option,
+    read_options,
+    seconds,
+    secret,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +81,11 @@ def test_a_secret_twice():
     with pytest.raises(InvalidURLError, match="one of api_key, api_key_env") as caught:
         read("api_key=hunter2&api_key_env=HOME")
     assert "hunter2" not in str(caught.value)
+
+
+def test_creation_options_that_differ_say_which_side_is_stored():
+    check_created({"shards": 4}, {"shards": 4, "m": 8}, "mine://db/x")
+    with pytest.raises(
+        SpecMismatchError, match=r"expected m=16, shards=4 \(asked for\), got m=default, shards=3 \(stored\)"
+    ):
+        check_created({"m": 16, "shards": 4}, {"shards": 3}, "mine://db/x")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import pty
 import random
+import re
 import select
 import signal
 import subprocess
@@ -35,6 +37,7 @@ from knnstore.errors import (
 )
 from knnstore.memory import MemoryBackend, MemoryStore
 from knnstore.transfer.checksum import Digester, Tally, rows_in
+from knnstore.transfer.copying import CopyJob
 
 FIELDS: dict[str, Any] = {"label": str, "area": int, "score": float, "thing": bool}
 SPACE = EmbeddingSpace("tiny", "sha256:abc", "a note")
@@ -266,7 +269,9 @@ def test_batches_are_bounded_by_bytes_too() -> None:
 def test_a_copy_is_the_same_in_every_bit(here: Place, there: Place, metric: str) -> None:
     source, target = fill(here("from"), metric=metric), there("to")
     [report] = copy_store(source, target, batch_size=64)
-    assert report == CopyReport(source, target, 500, 500, 0, 0, 0, checksum(source), True, False)
+    assert report == CopyReport(
+        source, target, 500, 500, 0, 0, 0, checksum(source), True, False, not target.startswith("memory")
+    )
     assert everything(target) == everything(source)
     assert checksum(target) == report.checksum
     with knnstore.open_store(source) as a, knnstore.open_store(target) as b:
@@ -665,6 +670,57 @@ def test_a_killed_copy_goes_on_where_it_was(tmp_path: Path) -> None:
     [report] = copy_store(source, target)
     assert (report.present, report.sent, report.others) == (there, 20_000 - there, 0)
     assert everything(target) == everything(source)
+
+
+def interrupted(process: subprocess.Popen[str]) -> tuple[str, str]:
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    return out, err
+
+
+def test_an_interrupted_copy_says_what_was_done_and_how_to_go_on(tmp_path: Path) -> None:
+    source, target = fill(f"faiss://{tmp_path}/from", 20_000, dim=16), f"faiss://{tmp_path}/to"
+    process = started("copy", source, target, "--batch", "20", "--json")
+    waited(lambda: held(target) >= 1000, process)
+    out, err = interrupted(process)
+    found = re.search(rf"{source} -> {target}: interrupted while copying, after (\d+) records, (\d+) of them sent", err)
+    assert found and int(found[2]) <= held(target) <= int(found[2]) + 20  # the last batch may have been on its way
+    assert "Run it again to go on" in err
+    assert json.loads(out)["error"]["type"] == "KeyboardInterrupt"
+    [report] = copy_store(source, target)
+    assert report.present >= int(found[2]) and everything(target) == everything(source)
+
+
+def test_an_interrupted_export_and_import(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    source, target = fill(f"faiss://{tmp_path}/from", 20_000, dim=16), f"faiss://{tmp_path}/to"
+    process = started("export", source, str(tmp_path / "out"), "--batch", "20")
+    waited((tmp_path / "out" / "records" / "part-00000.parquet").exists, process)
+    assert "no whole export. Run it again: it starts over" in interrupted(process)[1]
+    knnstore.export_parquet(source, tmp_path / "out")
+    process = started("import", str(tmp_path / "out"), target, "--batch", "20")
+    waited(lambda: held(target) >= 1000, process)
+    assert "interrupted while copying, after" in interrupted(process)[1]
+    knnstore.import_parquet(tmp_path / "out", target)
+    assert everything(target) == everything(source)
+
+
+def test_an_interruption_among_several_collections(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c"):
+        fill(f"memory:///many/{name}", 50)
+    sent = CopyJob._send
+
+    def send(self: CopyJob, records: Records, state: Any) -> None:
+        if self.name.endswith("/b") and len(records) < 20:
+            raise KeyboardInterrupt
+        sent(self, records, state)
+
+    monkeypatch.setattr(CopyJob, "_send", send)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        copy_store("memory:///many", "memory:///copies", batch_size=20)
+    assert "after 40 records, 40 of them sent and 0 there already. 1 of 3 collections were done." in str(stop.value)
 
 
 # -- memory and progress -----------------------------------------------------------------------------------------------

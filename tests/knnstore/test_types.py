@@ -85,6 +85,8 @@ def test_check_against_names_both_sides() -> None:
     for part in ("faiss:///x", "dim 768", "dim 512", "metric dot", "metric l2", "sha256:1", "sha256:2", "Nothing was"):
         assert part in str(caught.value)
     assert "fields" not in str(caught.value)
+    assert caught.value.expected == "dim 768; metric dot; space sha256:1 (asked for)"
+    assert caught.value.got == "dim 512; metric l2; space sha256:2 (stored)"
 
 
 def test_what_counts_as_the_same() -> None:

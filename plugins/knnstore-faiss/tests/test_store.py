@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -128,14 +129,22 @@ def test_filters_that_are_too_large_for_sqlite(tmp_path):
         ("/x?indx=Flat", "index"), ("/x?index=Nonsense", "Nonsense"), ("/x?index=Flat;DROP", "factory"),
         ("/x?timeout=soon", "seconds"), ("/x?sync=off", "normal or full"), ("/x?device=tpu", "cuda"),
         ("/x?nprobe=-1", "whole number"), ("/x?refine=0", "at least 1"), ("host/x", "three slashes"), ("/", "a folder"),
-        ("/x?index=PQ2", "IVF1"), ("/x?index=LSH", "METRIC_L2"), ("/x?index=IVF4,Flat,RFlat", "re-scoring"),
-        ("/x?index=IVF4,PQ3", "fits dim=4"),
+        ("/x?index=PQ2", "IVF1"), ("/x?index=LSH", "HNSW32"), ("/x?index=IVF4,Flat,RFlat", "re-scoring"),
+        ("/x?index=IVF4,PQ3", "divide the width of the vectors, dim=4"), ("/x?index=Flatt", "Flat .exact."),
     ],
 )  # fmt: skip
 def test_urls_that_cannot_be_used(tmp_path, rest, match):
     rest = rest.replace("/x", f"{tmp_path}/x") if rest.startswith("/x") else rest
-    with pytest.raises(InvalidURLError, match=match):
+    with pytest.raises(InvalidURLError, match=match) as caught:
         knnstore.open_store(f"faiss://{rest}", SPEC)
+    assert not re.search("::|\\.cpp|C[+][+]|failed", str(caught.value))  # what FAISS says stays the cause
+
+
+def test_slashes_that_are_one_too_many(tmp_path):
+    with knnstore.open_store(f"faiss:///{tmp_path}/x", SPEC) as store:  # four with the one of the path
+        fill(store)
+    with knnstore.open_store(f"faiss://{tmp_path}/x") as store:
+        assert store.count() == len(TEXTS)
 
 
 def test_a_gpu_that_is_not_there(tmp_path):

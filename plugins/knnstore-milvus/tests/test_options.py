@@ -212,6 +212,8 @@ CODES = {
     grpc.StatusCode.UNAVAILABLE: errors.StoreConnectionError,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.StoreTimeoutError,
     grpc.StatusCode.CANCELLED: errors.StoreClosedError,
+    grpc.StatusCode.UNAUTHENTICATED: errors.StoreAuthenticationError,
+    grpc.StatusCode.PERMISSION_DENIED: errors.StoreAuthenticationError,
 }
 
 
@@ -236,7 +238,7 @@ def test_every_grpc_code_becomes_one_of_ours(code):
         (8, "rate limit exceeded", errors.StoreTimeoutError, True),
         (106, "collection on recovering", errors.StoreConnectionError, True),
         (503, "channel not available", errors.StoreConnectionError, True),
-        (1401, "permission denied", errors.BackendError, False),
+        (1401, "permission denied", errors.StoreAuthenticationError, False),
         (1100, "invalid parameter", errors.BackendError, False),
         (424242, "never heard of", errors.BackendError, False),
     ],

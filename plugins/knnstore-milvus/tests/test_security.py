@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 from pymilvus import MilvusClient
 
 import knnstore
-from knnstore.errors import BackendError, StoreConnectionError
+from knnstore.errors import StoreAuthenticationError, StoreConnectionError
 from knnstore.testing.servers import MilvusProgram
 
 pytestmark = pytest.mark.server
@@ -117,10 +117,10 @@ def test_whom_one_does_not_trust_is_not_talked_to(url, wrong):
 
 def test_a_wrong_password_is_told_without_it(url, monkeypatch):
     monkeypatch.setenv("MILVUS_PASSWORD", "geheim-aber-falsch")
-    with pytest.raises(BackendError, match="access denied") as caught:
+    with pytest.raises(StoreAuthenticationError, match="access denied") as caught:
         knnstore.open_store(url(), SPEC)
     assert "geheim" not in str(caught.value) and "rights" in str(caught.value)
-    with pytest.raises(BackendError, match="access denied"):
+    with pytest.raises(StoreAuthenticationError, match="access denied"):
         knnstore.open_store(url(user=""), SPEC)
 
 
@@ -136,5 +136,5 @@ def test_a_token_and_a_user_with_few_rights(url, secured, monkeypatch):
     with knnstore.open_store(url(user="", token_env="MILVUS_TOKEN", path="default/other"), SPEC) as store:
         assert store.count() == 0
     monkeypatch.setenv("MILVUS_PASSWORD", "readerpass")
-    with pytest.raises(BackendError, match="access denied"):
+    with pytest.raises(StoreAuthenticationError, match="access denied"):
         knnstore.open_store(url(user="reader", path="default/other"), SPEC)

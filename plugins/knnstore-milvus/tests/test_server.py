@@ -196,8 +196,12 @@ def test_what_a_collection_was_created_with_stays(place):
         details = store.stats().details
         assert (details["index_type"], details["shards"]) == ("HNSW", 2)
         assert json.loads(details["params"])["M"] == 8
-    for options, said in (({"index": "FLAT"}, "HNSW"), ({"shards": 3}, "2"), ({"index": "HNSW", "m": 16}, "8")):
-        with pytest.raises(InvalidURLError, match=said):
+    for options, said in (
+        ({"index": "FLAT"}, "index=HNSW"),
+        ({"shards": 3}, r"=2 \(stored\)"),
+        ({"index": "HNSW", "m": 16}, "m=8"),
+    ):
+        with pytest.raises(SpecMismatchError, match=said):
             knnstore.open_store(place(**options), SPEC)
     for options in ({}, {"ef": 50}, {"shards": 2}):
         with knnstore.open_store(place(**options), SPEC) as store:

@@ -6,11 +6,6 @@ import knnstore
 from knnstore import StoreSpec
 from knnstore.testing import StoreTests
 
-NO_TEXT_ORDER = {
-    "test_filter[str-lt]": "Qdrant does not order text",
-    "test_filter[str-ge]": "Qdrant does not order text",
-}
-
 
 @pytest.fixture(scope="module")
 def bridge(new_bridge, collections_on):
@@ -39,7 +34,6 @@ def test_what_a_check_makes_is_removed_also_if_it_fails(bridge, places_on, colle
 
 @pytest.mark.slow
 class TestGrpc(StoreTests):
-    expected_failures = NO_TEXT_ORDER
     machine_examples = 10
 
     @pytest.fixture
@@ -49,7 +43,6 @@ class TestGrpc(StoreTests):
 
 @pytest.mark.slow
 class TestHttp(StoreTests):
-    expected_failures = NO_TEXT_ORDER
     machine_examples = 10
 
     @pytest.fixture

@@ -203,7 +203,7 @@ def test_creation_options_must_be_those_of_the_collection(tmp_path):
     knnstore.open_store(url(tmp_path, m=8)).close()
     with pytest.raises(SpecMismatchError, match=r"m=32.*got m=8"):
         knnstore.open_store(url(tmp_path, m=32))
-    with pytest.raises(SpecMismatchError, match="quantization=int8, got quantization=default"):
+    with pytest.raises(SpecMismatchError, match=r"quantization=int8 .asked for., got quantization=default"):
         knnstore.open_store(url(tmp_path, quantization="int8"))
 
 

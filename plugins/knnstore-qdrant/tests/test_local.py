@@ -5,19 +5,14 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from knnstore_qdrant import local
+from knnstore_qdrant import QdrantBackend, local
 
 import knnstore
 from knnstore import F
 from knnstore.errors import InvalidURLError, StoreBusyError
 from knnstore.testing import StoreTests
 
-DECLARED = {
-    "test_filter[str-lt]": "Qdrant does not order text",
-    "test_filter[str-ge]": "Qdrant does not order text",
-    "test_order_of_writing_changes_nothing": "the local mode chooses among equal scores by the order of writing",
-    "test_norms_whose_square_overflows[dot]": "the client computes in float32, and NumPy warns of the overflow",
-}
+DECLARED = QdrantBackend().gaps(knnstore.StoreURL.parse("qdrant+local:///x"))
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from knnstore import StoreURL
 from knnstore.errors import (
     BackendError,
     InvalidURLError,
+    StoreAuthenticationError,
     StoreConnectionError,
     StoreFullError,
     StoreNotFoundError,
@@ -126,7 +127,8 @@ def response(status, text=b"{}"):
         (response(503), StoreConnectionError, True),
         (response(429), StoreConnectionError, True),
         (response(504), StoreTimeoutError, True),
-        (response(401), BackendError, False),
+        (response(401), StoreAuthenticationError, False),
+        (response(403), StoreAuthenticationError, False),
         (response(404), StoreNotFoundError, False),
         (response(413), BackendError, False),
         (response(500, b"Service internal error: No space left on device"), StoreFullError, False),

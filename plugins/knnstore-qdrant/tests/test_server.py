@@ -9,16 +9,9 @@ from knnstore.testing import StoreTests
 from knnstore.testing.faults import NetworkFaultTests, ServerFaultTests
 from knnstore.testing.servers import QdrantProgram, ServerNotFound
 
-NO_TEXT_ORDER = {
-    "test_filter[str-lt]": "Qdrant does not order text",
-    "test_filter[str-ge]": "Qdrant does not order text",
-}
-
 
 @pytest.mark.server
 class TestServer(StoreTests):
-    expected_failures = NO_TEXT_ORDER
-
     @pytest.fixture
     def store_url(self, place):
         return place("/störe one", exact=1)

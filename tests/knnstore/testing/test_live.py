@@ -8,7 +8,8 @@ import pytest
 import knnstore
 from knnstore.errors import InvalidInputError, UnknownBackendError
 from knnstore.memory import MemoryBackend, MemoryStore
-from knnstore.testing.live import CheckReport, CheckResult, check_store
+from knnstore.testing import StoreTests
+from knnstore.testing.live import QUICK, CheckReport, CheckResult, check_store
 
 
 def test_only_collections_of_its_own_are_touched() -> None:
@@ -39,6 +40,26 @@ def test_gaps_are_strict() -> None:
     report = check_store("memory:///gaps", tests=["test_k_limits"], expected_failures={"test_k_limits": "not yet"})
     assert not report.ok
     assert report.results[0].outcome == "gap closed"
+
+
+def test_the_gaps_of_the_backend_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it declares is no failure; what passes after all is none of its gaps any more."""
+    monkeypatch.setattr(MemoryBackend, "gaps", lambda self, url: {"test_k_limits": f"not at {url}"})
+    monkeypatch.setattr(MemoryStore, "_stats", lambda self: 1 / 0)
+    report = check_store("memory:///declared", tests=["test_stats"], expected_failures={"test_stats": "no figures"})
+    assert report.ok and report.results[0].outcome == "gap"
+    report = check_store("memory:///declared", tests=["test_k_limits"])
+    assert [result.outcome for result in report.results] == ["gap closed"]
+
+
+def test_the_short_form_has_something_of_every_part_of_the_kit() -> None:
+    report = check_store("memory:///short", quick=True)
+    assert report.ok, report.summary()
+    assert sorted(result.name for result in report.results) == sorted(QUICK)
+    groups = [group for group in StoreTests.__mro__ if group.__name__.endswith("Checks")]
+    names = {name.partition("[")[0] for name in QUICK}
+    missing = {group.__name__ for group in groups if not names & set(vars(group))}
+    assert missing <= {"StateMachineChecks"}  # minutes on a server
 
 
 def test_a_test_that_does_not_exist() -> None:

@@ -15,7 +15,7 @@ from knnstore.abc import OpenRequest
 from knnstore.errors import ConflictError
 from knnstore.filters import Compare, F, Filter, IsIn, Not, depth_of
 from knnstore.memory import MemoryBackend, MemoryStore, _Collection
-from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreStats
+from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreSpec, StoreStats
 from knnstore.url import StoreURL
 
 
@@ -284,6 +284,33 @@ class UndeclaredOperator(MemoryStore):
         return Capabilities(persistent=False, filters=frozenset({"isin", "&", "|", "~"}))
 
 
+@caught_by("test_delete_by_id", "test_delete_what_is_not_there")
+class CountsWhatWasAsked(MemoryStore):
+    """Reports how many ids it was given, as servers do."""
+
+    def _delete_ids(self, ids: list[str]) -> int:
+        super()._delete_ids(ids)
+        return len(ids)
+
+
+@caught_by("test_delete_by_filter[nested]")
+class CountsNothing(MemoryStore):
+    """Deletes and does not say how many."""
+
+    def _delete_where(self, where: Filter) -> int:
+        super()._delete_where(where)
+        return 0
+
+
+@caught_by("test_filter[str-ge]")
+class UndeclaredOrder(MemoryStore):
+    """Says that it does not order text, and does not refuse to."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(persistent=False, unordered=frozenset({"str"}))
+
+
 # -- what is stored ----------------------------------------------------------------------------------------------------
 
 
@@ -521,22 +548,22 @@ class ErrorWritesHalf(MemoryStore):
 
 @caught_by("test_delete_by_id", "test_delete_everything_and_start_again")
 class DeleteForgets(MemoryStore):
-    def _delete_ids(self, ids: list[str]) -> None:
-        super()._delete_ids(ids[1:])
+    def _delete_ids(self, ids: list[str]) -> int:
+        return super()._delete_ids(ids[1:])
 
 
 @caught_by("test_delete_what_is_not_there")
 class DeleteInsists(MemoryStore):
-    def _delete_ids(self, ids: list[str]) -> None:
+    def _delete_ids(self, ids: list[str]) -> int:
         if any(value not in self._data.rows for value in ids):
             raise KeyError("no such id")
-        super()._delete_ids(ids)
+        return super()._delete_ids(ids)
 
 
 @caught_by("test_delete_by_filter[str-eq]")
 class DeleteByFilterDoesNothing(MemoryStore):
-    def _delete_where(self, where: Filter) -> None:
-        pass
+    def _delete_where(self, where: Filter) -> int:
+        return self._count(where)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -770,6 +797,27 @@ class _RemovesAll(MemoryBackend):
 
 @caught_by("test_only_what_is_empty_is_removed", backend=_RemovesAll)
 class RemovesWithRecords(MemoryStore):
+    pass
+
+
+class _DropsBelow(MemoryBackend):
+    def drop(self, url: StoreURL) -> bool:
+        gone = [super(_DropsBelow, self).drop(place) for place in self.collections(url)]
+        return any(gone)
+
+
+@caught_by("test_dropped", backend=_DropsBelow)
+class DropsWhatIsBelow(MemoryStore):
+    pass
+
+
+class _PingMakes(MemoryBackend):
+    def ping(self, url: StoreURL) -> None:
+        self._collections.setdefault(url.path, _Collection(StoreSpec(2)))
+
+
+@caught_by("test_ping", backend=_PingMakes)
+class PingMakesACollection(MemoryStore):
     pass
 
 

@@ -27,9 +27,14 @@ class FaissBackend(Backend):
         return collections_in(url)
 
     def remove_empty(self, url: StoreURL) -> bool:
-        from knnstore_faiss.opening import remove_empty
+        from knnstore_faiss.opening import remove
 
-        return remove_empty(url)
+        return remove(url, full=False)
+
+    def drop(self, url: StoreURL) -> bool:
+        from knnstore_faiss.opening import remove
+
+        return remove(url, full=True)
 
     def map_error(self, error: Exception, url: StoreURL) -> KnnStoreError | None:
         from knnstore_faiss.errors import map_error

@@ -18,6 +18,12 @@ __all__ = ["Effort", "make_index", "search_parameters", "training_size"]
 _PER_CENTROID = 39
 """Training vectors for each centroid below which FAISS itself warns."""
 
+_ALLOWED = (
+    "Flat (exact), HNSW32, IVF256,Flat, IVF256,SQ8, IVF256,PQ16 or SQ8 with numbers of your own, "
+    "or one of them after OPQ16 or PCA64, as in PCA64,IVF256,Flat"
+)
+_PARTS = "The parts of PQ and OPQ must divide the width of the vectors, dim={dim}. See docs/backends/faiss.md."
+
 
 @dataclass(frozen=True, slots=True)
 class Effort:
@@ -49,16 +55,13 @@ def make_index(text: str, dim: int, metric: Metric) -> Any:
     try:
         index = faiss.index_factory(dim, text, kind)
     except RuntimeError as error:
-        reason = str(error).rpartition("Error: ")[2].strip().splitlines()[0]
-        raise InvalidURLError(
-            f"index={text}", expected=f"a FAISS factory string that fits dim={dim}", got=reason
-        ) from error
+        raise InvalidURLError(f"index={text}", expected=_ALLOWED, hint=_PARTS.format(dim=dim)) from error
     core = _core(faiss, index)
     if core is None or core.metric_type != kind:
         raise InvalidURLError(
             f"index={text}",
-            expected=f"Flat, HNSW…, IVF… or SQ…, perhaps after OPQ or PCA, for metric {metric}",
-            got=f"{type(faiss.downcast_index(index)).__name__}, which cannot search a selection by that metric",
+            expected=_ALLOWED,
+            got=f"{type(faiss.downcast_index(index)).__name__}, which cannot search a selection by metric {metric}",
             hint="For PQ use IVF1,PQ…; re-scoring (RFlat) is done by the store, see refine=.",
         )
     if isinstance(core, faiss.IndexIVFPQ):

@@ -16,7 +16,7 @@ from knnstore_faiss.options import Options, folder
 from knnstore_faiss.schema import FILE, connect, is_store, open_meta
 from knnstore_faiss.store import FaissStore
 
-__all__ = ["collections_in", "open_folder", "remove_empty"]
+__all__ = ["collections_in", "open_folder", "remove"]
 
 
 def open_folder(request: OpenRequest) -> FaissStore:
@@ -64,8 +64,12 @@ def collections_in(url: StoreURL) -> list[StoreURL]:
     return ([url] if is_store(path) else []) + [url.child(name) for name in below]
 
 
-def remove_empty(url: StoreURL) -> bool:
-    """Remove the files of a store without records, and its folder if nothing else is in it; see :class:`Backend`."""
+def remove(url: StoreURL, *, full: bool) -> bool:
+    """Remove the files of a store without records, or of a ``full`` one too, and its folder if nothing else is in it.
+
+    Returns:
+        Whether it was removed; see :class:`Backend`.
+    """
     path, options = folder(url), Options.parse(url)
     if not is_store(path):
         return False
@@ -76,7 +80,7 @@ def remove_empty(url: StoreURL) -> bool:
             "PRAGMA wal_checkpoint(TRUNCATE)"
         ).fetchall()  # a log with something in it is not left behind
         connection.execute("BEGIN IMMEDIATE")
-        if latest(connection).count:
+        if latest(connection).count and not full:
             return False
         cache.remove(path)
         for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):

@@ -67,4 +67,4 @@ def folder(url: StoreURL) -> Path:
         raise InvalidURLError(f"{url}", expected="a folder, such as faiss:///data/concepts", got="none")
     if "\0" in url.path:
         raise InvalidURLError(f"{url}", expected="a path without NUL characters")
-    return Path(url.path)
+    return Path("/" + url.path.lstrip("/"))  # SQLite would take what follows two slashes for a host

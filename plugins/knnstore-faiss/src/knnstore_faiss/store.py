@@ -56,15 +56,15 @@ class FaissStore(EmbeddingStore):
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
         return writes.upsert(self._database, batch, on_conflict)
 
-    def _delete_ids(self, ids: list[str]) -> None:
+    def _delete_ids(self, ids: list[str]) -> int:
         with self._database.writing() as (connection, commit):
             rows = list(self._database.rows_of(connection, ids).values())
-            writes.remove(connection, commit, rows)
+            return writes.remove(connection, commit, rows)
 
-    def _delete_where(self, where: Filter) -> None:
+    def _delete_where(self, where: Filter) -> int:
         with self._database.writing() as (connection, commit):
             rows = self._database.matching(connection, where).tolist()
-            writes.remove(connection, commit, rows)
+            return writes.remove(connection, commit, rows)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

@@ -39,11 +39,12 @@ def upsert(database: Database, batch: Batch, on_conflict: Conflict) -> int:
         return len(batch)
 
 
-def remove(connection: Connection, commit: Commit, rows: Sequence[int]) -> None:
-    """Delete stored rows; none is fine."""
+def remove(connection: Connection, commit: Commit, rows: Sequence[int]) -> int:
+    """Delete stored rows, none is fine; return how many."""
     if rows:
         _delete(connection, rows, commit.generation + 1)
         _note(connection, commit, 0, len(rows))
+    return len(rows)
 
 
 def _without(batch: Batch, there: dict[str, int]) -> Batch:

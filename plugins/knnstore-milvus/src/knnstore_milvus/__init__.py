@@ -27,17 +27,22 @@ class MilvusBackend(Backend):
         return collections_at(url)
 
     def remove_empty(self, url: StoreURL) -> bool:
-        from knnstore_milvus.opening import remove_empty
+        from knnstore_milvus.opening import remove
 
-        return remove_empty(url)
+        return remove(url, full=False)
+
+    def drop(self, url: StoreURL) -> bool:
+        from knnstore_milvus.opening import remove
+
+        return remove(url, full=True)
 
     def map_error(self, error: Exception, url: StoreURL) -> KnnStoreError | None:
         if isinstance(error, ImportError):
             return None  # the client is missing, which the next line would only find out again
 
-        from knnstore_milvus.errors import map_error
+        from knnstore_milvus.wrong_port import explained
 
-        return map_error(error, str(url))
+        return explained(error, url)
 
 
 @hookimpl

@@ -10,6 +10,7 @@ from pymilvus.exceptions import MilvusException
 from knnstore.errors import (
     BackendError,
     KnnStoreError,
+    StoreAuthenticationError,
     StoreClosedError,
     StoreConnectionError,
     StoreFullError,
@@ -32,6 +33,9 @@ _PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED}
 _LATE = {grpc.StatusCode.DEADLINE_EXCEEDED}
 _UNASKED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 _TOO_LARGE = ("larger than max", "exceeds the maximum", "max output size", "maxoutputsize", "exceed the limit size")
+_UNKNOWN = (
+    "Is this the gRPC port of a Milvus server (19530), of 2.3 or later? Qdrant (port 6334) is qdrant://host/name."
+)
 _AGAIN = "Check that the server runs and is reachable, then repeat the call; repeating an upsert does no harm."
 
 
@@ -96,7 +100,9 @@ def _grpc_error(error: grpc.RpcError, where: str) -> KnnStoreError:
     if code == grpc.StatusCode.CANCELLED:
         return StoreClosedError(f"{where} was closed while it was in use")
     if code == grpc.StatusCode.UNIMPLEMENTED:
-        return BackendError(text, hint="Is this the gRPC port of a Milvus server (19530), of 2.3 or later?")
+        return BackendError(
+            text, hint="Is this the gRPC port of a Milvus server (19530), of 2.3 or later? Qdrant (6334) is qdrant://…."
+        )
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         return BackendError(
             text, hint="The message is too large; lower ?batch_bytes= or ask for fewer records at once."
@@ -126,6 +132,6 @@ def _milvus_error(error: MilvusException, where: str) -> KnnStoreError:
 
 
 def _denied(text: str) -> KnnStoreError:
-    return BackendError(
+    return StoreAuthenticationError(
         f"access denied: {text}", hint="Check user and password or token (?password_env=, ?token_env=) and its rights."
     )

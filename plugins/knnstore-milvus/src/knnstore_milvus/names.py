@@ -67,7 +67,7 @@ def place_of(url: StoreURL) -> Place:
 def _lite_place(url: StoreURL) -> Place:
     if url.host or url.port is not None or url.user:
         raise InvalidURLError(
-            f"{url}", expected="three slashes before an absolute path, milvus+lite:///folder", got="a host"
+            f"{url}", expected="three slashes before an absolute path, milvus+lite:///folder/file.db/name", got="a host"
         )
     names = url.path.strip("/").split("/")
     ends = [i for i, name in enumerate(names) if name.endswith(_LITE_SUFFIX)]

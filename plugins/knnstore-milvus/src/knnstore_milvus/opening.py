@@ -12,6 +12,7 @@ from pymilvus.grpc_gen import milvus_pb2
 
 from knnstore.abc import OpenRequest
 from knnstore.errors import InvalidURLError, StoreCorruptError, StoreNotFoundError
+from knnstore.options import check_created
 from knnstore.url import StoreURL
 from knnstore_milvus import admin, lite
 from knnstore_milvus.columns import stored_dim
@@ -19,15 +20,14 @@ from knnstore_milvus.connection import Connection
 from knnstore_milvus.errors import is_missing
 from knnstore_milvus.indexes import Index
 from knnstore_milvus.names import Place, collection_name, may_hold, place_of
-from knnstore_milvus.options import CREATING, Options
+from knnstore_milvus.options import CREATING, PORT, Options
 from knnstore_milvus.schema import Meta, description
 from knnstore_milvus.store import MilvusStore
 from knnstore_milvus.versions import check_options, check_server
 
-__all__ = ["collections_at", "open_collection", "remove_empty"]
+__all__ = ["collections_at", "open_collection", "remove"]
 
 T = TypeVar("T")
-_PORT = 19530
 
 
 def open_collection(request: OpenRequest) -> MilvusStore:
@@ -74,15 +74,10 @@ def _check(meta: Meta, request: OpenRequest, place: Place) -> None:
         raise StoreCorruptError(str(request.url), expected=f"the collection {place.path!r}", got=repr(meta.path))
     if request.spec is not None:
         request.spec.check_against(meta.spec, str(request.url))
-    asked = Options.parse(request.url).created()
-    for name in CREATING:
-        if name in request.url.options and asked[name] != meta.created.get(name):
-            raise InvalidURLError(
-                f"{request.url}: option {name}",
-                expected=f"{meta.created.get(name)!r}, which the collection was created with, or none",
-                got=repr(asked[name]),
-                hint="Copy the records into a new collection to change it.",
-            )
+    created = Options.parse(request.url).created()
+    check_created(
+        {name: created[name] for name in CREATING if name in request.url.options}, meta.created, str(request.url)
+    )
     _check_index(Options.as_created(meta.created).vector_index, Options.parse(request.url), str(request.url))
 
 
@@ -132,17 +127,18 @@ def _path_of(text: str) -> list[str]:
         return []  # something else's
 
 
-def remove_empty(url: StoreURL) -> bool:
-    """Drop a collection of ours without records; see :class:`knnstore.Backend`."""
+def remove(url: StoreURL, *, full: bool) -> bool:
+    """Drop a collection of ours without records, or a ``full`` one too; see :class:`knnstore.Backend`."""
     place, options = _collection_place(url), Options.parse(url)
     name = collection_name(place.path)
     with _connected(url, place, options) as connection:
         meta = _described(connection, name, str(url))
         if meta is None or meta.path != place.path:
             return False
-        admin.make_ready(connection, name, meta, options)
-        if admin.count(connection, name):
-            return False
+        if not full:
+            admin.make_ready(connection, name, meta, options)
+            if admin.count(connection, name):
+                return False
         connection.call("DropCollection", milvus_pb2.DropCollectionRequest(collection_name=name))
     return True
 
@@ -169,7 +165,7 @@ def _connect(url: StoreURL, place: Place, options: Options) -> Connection:
     if place.file:
         return lite.connect(place.file, options.patience)
     host = f"[{url.host}]" if ":" in url.host else url.host
-    address = f"{host}:{url.port or _PORT}"
+    address = f"{host}:{url.port or PORT}"
     return Connection(address, options.credentials(url), place.database, options.patience)
 
 

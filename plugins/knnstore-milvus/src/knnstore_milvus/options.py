@@ -13,7 +13,10 @@ from knnstore.url import StoreURL
 from knnstore_milvus.connection import Credentials
 from knnstore_milvus.indexes import INDEXES, Index
 
-__all__ = ["CREATING", "Options"]
+__all__ = ["CREATING", "PORT", "Options"]
+
+PORT = 19530
+"""Where a server listens, unless it was told otherwise."""
 
 _FILE = matching(r".+", "a file in PEM format")
 _CHOSEN = "a whole number, 0 to let the server choose"

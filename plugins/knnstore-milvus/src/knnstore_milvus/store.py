@@ -93,15 +93,23 @@ class MilvusStore(EmbeddingStore):
     def _as_ours(self, error: Exception) -> KnnStoreError:
         return mapped_error(error, self._map_error, "upsert", self.url)
 
-    def _delete_ids(self, ids: list[str]) -> None:
+    def _delete_ids(self, ids: list[str]) -> int:
+        there = len(self._get(ids, [], False))  # the server counts those that are not stored as well
+        self._delete_listed(ids)
+        return there
+
+    def _delete_listed(self, ids: list[str]) -> None:
         for part in _id_slices(ids):
             request = milvus_pb2.DeleteRequest(collection_name=self._name, expr=self._language.ids_in(ids[part]))
             self._write("Delete", request)
 
-    def _delete_where(self, where: Filter) -> None:
+    def _delete_where(self, where: Filter) -> int:
         # By id: servers differ in which moment a deletion by filter looks at, and in how much it may match.
+        gone = 0
         for records in self._reader.scan(self._language.expression(where), [], False, WINDOW):
-            self._delete_ids(records.ids.tolist())
+            self._delete_listed(records.ids.tolist())
+            gone += len(records)
+        return gone
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

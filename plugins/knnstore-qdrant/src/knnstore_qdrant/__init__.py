@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from knnstore.abc import Backend, EmbeddingStore, OpenRequest
 from knnstore.errors import KnnStoreError
 from knnstore.hookspecs import Register, hookimpl
 from knnstore.url import StoreURL
 
 __all__ = ["QdrantBackend", "knnstore_register"]
+
+_GAPS: dict[str, dict[str, str]] = {
+    "edge": {
+        "test_searching_in_a_forked_process": "the engine's threads do not survive a fork: StoreBusyError",
+    },
+    "local": {
+        "test_order_of_writing_changes_nothing": "the local mode chooses among equal scores by the order of writing",
+        "test_norms_whose_square_overflows[dot]": "the client computes in float32, and NumPy warns of the overflow",
+    },
+}
 
 
 class QdrantBackend(Backend):
@@ -27,14 +39,22 @@ class QdrantBackend(Backend):
         return collections_at(url)
 
     def remove_empty(self, url: StoreURL) -> bool:
-        from knnstore_qdrant.opening import remove_empty
+        from knnstore_qdrant.opening import remove_at
 
-        return remove_empty(url)
+        return remove_at(url, full=False)
+
+    def drop(self, url: StoreURL) -> bool:
+        from knnstore_qdrant.opening import remove_at
+
+        return remove_at(url, full=True)
+
+    def gaps(self, url: StoreURL) -> Mapping[str, str]:
+        return _GAPS.get(url.variant, {})
 
     def map_error(self, error: Exception, url: StoreURL) -> KnnStoreError | None:
-        from knnstore_qdrant.errors import map_error
+        from knnstore_qdrant.wrong_port import explained
 
-        return map_error(error, str(url))
+        return explained(error, url)
 
 
 @hookimpl

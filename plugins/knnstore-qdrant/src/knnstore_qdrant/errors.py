@@ -11,6 +11,7 @@ from typing import Any
 from knnstore.errors import (
     BackendError,
     KnnStoreError,
+    StoreAuthenticationError,
     StoreBusyError,
     StoreConnectionError,
     StoreCorruptError,
@@ -41,7 +42,7 @@ _MOST = 400
 _NODE = "A node of the cluster is away or starting; try again, or look at its state: GET /cluster on the server."
 _REACH = "Check that the server runs, and the host, the port (6334 for gRPC, 6333 for HTTP) and tls of the URL."
 _SLOW = "Raise ?timeout= (seconds), ask for less at once, or look at the server's load."
-_KEY = "Check the API key: api_key_env= or api_key_file= in the URL."
+_KEY = "Check the API key (api_key_env= or api_key_file= in the URL) and what it may do."
 _LARGE = "Lower ?batch_bytes=, or raise max_request_size_mb on the server."
 _SPACE = "Free some space; nothing of this request was written."
 
@@ -76,7 +77,7 @@ def _by_status(status: int | str, what: str) -> KnnStoreError:
     if status in ("timeout", 408, 504):
         return StoreTimeoutError(what, hint=_SLOW)
     if status in (401, 403):
-        return BackendError(what, hint=_KEY)
+        return StoreAuthenticationError(what, hint=_KEY)
     if status == 404:
         return StoreNotFoundError(what, hint="The collection has been deleted, or the alias points elsewhere.")
     if status == 413:

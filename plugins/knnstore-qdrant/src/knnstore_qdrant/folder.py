@@ -36,11 +36,12 @@ from knnstore.errors import (
     StoreFullError,
     StoreNotFoundError,
 )
+from knnstore.options import check_created
 from knnstore.remote import Patience
 from knnstore.types import StoreSpec
 from knnstore.url import StoreURL
 
-__all__ = ["Held", "Layout", "acquire", "check_created", "folder", "is_collection", "remove"]
+__all__ = ["Held", "Layout", "acquire", "folder", "is_collection", "remove"]
 
 _FILE = "collection.json"
 _FOREIGN = ("edge_config.json", "segments", "meta.json")
@@ -397,19 +398,3 @@ def remove(layout: Layout, timeout: float, empty: Callable[[Path], bool]) -> boo
     if not any(layout.folder.iterdir()):
         layout.folder.rmdir()
     return True
-
-
-def check_created(wanted: Mapping[str, object], there: Mapping[str, object], where: str) -> None:
-    """Refuse creation options that are not those of the collection; what is not said is not compared.
-
-    Raises:
-        SpecMismatchError: naming every difference.
-    """
-    wrong = {name: value for name, value in wanted.items() if there.get(name) != value}
-    if wrong:
-        raise SpecMismatchError(
-            f"{where} was made with other options",
-            expected=", ".join(f"{name}={value}" for name, value in wrong.items()),
-            got=", ".join(f"{name}={there.get(name, 'default')}" for name in wrong),
-            hint="Nothing was changed. Leave these options out, or copy the records into a new collection.",
-        )

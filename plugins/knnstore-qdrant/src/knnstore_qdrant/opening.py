@@ -13,7 +13,7 @@ from knnstore_qdrant.folder import Held, Layout, acquire, folder, is_collection,
 from knnstore_qdrant.options import EdgeOptions, Options, ServerOptions, created_with, read
 from knnstore_qdrant.store import QdrantStore
 
-__all__ = ["collections_at", "open_collection", "remove_empty"]
+__all__ = ["collections_at", "open_collection", "remove_at"]
 
 _MOST_DIM = 65_536
 
@@ -96,15 +96,15 @@ def collections_at(url: StoreURL) -> list[StoreURL]:
     return ([url] if is_collection(Layout(path, url.variant)) else []) + [url.child(name) for name in below]
 
 
-def remove_empty(url: StoreURL) -> bool:
-    """Remove a collection without records; see :class:`knnstore.abc.Backend`."""
+def remove_at(url: StoreURL, *, full: bool) -> bool:
+    """Remove a collection without records, or a ``full`` one too; see :class:`knnstore.abc.Backend`."""
     options = read(url)
     if isinstance(options, ServerOptions):
-        from knnstore_qdrant.server import remove_empty_on_server
+        from knnstore_qdrant.server import remove_on_server
 
-        return remove_empty_on_server(url, options)
+        return remove_on_server(url, options, full=full)
     layout = Layout(folder(url), url.variant)
     if not is_collection(layout):
         return False
     empty = _edge().empty_shard if isinstance(options, EdgeOptions) else _local().empty_local
-    return remove(layout, options.timeout, empty)
+    return remove(layout, options.timeout, (lambda _: True) if full else empty)

@@ -8,8 +8,13 @@ from knnstore.errors import InvalidURLError
 from knnstore.options import flag, integer, matching, number, one_of, option, read_options, seconds, secret
 from knnstore.url import StoreURL
 
-__all__ = ["CREATION", "EdgeOptions", "LocalOptions", "Options", "ServerOptions", "created_with", "is_loopback", "read"]
+__all__ = [
+    "CREATION", "PORTS", "EdgeOptions", "LocalOptions", "Options", "ServerOptions", "created_with", "is_loopback",
+    "read",
+]  # fmt: skip
 
+PORTS = {"grpc": 6334, "http": 6333}
+"""Where a server listens for each transport, unless it was told otherwise."""
 _MIB = 2**20
 _FIELD = r"[A-Za-z][A-Za-z0-9_]*"
 

@@ -26,14 +26,13 @@ from knnstore_qdrant.client import ClientEngine
 from knnstore_qdrant.engine import Detail, recall_floor
 from knnstore_qdrant.errors import replicas_missing, retriable
 from knnstore_qdrant.numbers import whole_bounds
-from knnstore_qdrant.options import ServerOptions
+from knnstore_qdrant.options import PORTS, ServerOptions
 from knnstore_qdrant.prompt import PromptTransport
 
 __all__ = ["METADATA", "Connection", "RemoteEngine", "identity_of"]
 
 T = TypeVar("T")
 
-_PORTS = {"grpc": 6334, "http": 6333}
 _LEAST = 0.05
 _JSON = 6
 """What JSON makes of a byte at most: four bytes of a number become up to 24 characters, a control character six."""
@@ -135,7 +134,7 @@ class Connection:
 
     def _connect(self) -> _Client:
         url, options = self.url, self.options
-        port = url.port or _PORTS[options.transport]
+        port = url.port or PORTS[options.transport]
         host = f"[{url.host}]" if ":" in url.host else url.host
         client = _Client(
             host=host,

@@ -19,18 +19,18 @@ from knnstore.errors import (
     StoreNotFoundError,
     UnsupportedOperationError,
 )
+from knnstore.options import check_created
 from knnstore.types import StoreSpec
 from knnstore.url import StoreURL
 from knnstore_qdrant.client import DISTANCE
 from knnstore_qdrant.errors import map_error
 from knnstore_qdrant.floats import key
-from knnstore_qdrant.folder import check_created
 from knnstore_qdrant.names import CUT, SLASH, collection_name, collection_path
 from knnstore_qdrant.options import ServerOptions, created_with
 from knnstore_qdrant.remote import METADATA, Connection, RemoteEngine, identity_of
 from knnstore_qdrant.store import QdrantStore
 
-__all__ = ["collections_on_server", "open_on_server", "remove_empty_on_server"]
+__all__ = ["collections_on_server", "open_on_server", "remove_on_server"]
 
 _VERSION = 1
 _LEAST_VERSION = (1, 16)
@@ -239,12 +239,17 @@ def _path_of(connection: Connection, name: str) -> str | None:
     return None if ours is None else str(ours["path"])
 
 
-def remove_empty_on_server(url: StoreURL, options: ServerOptions) -> bool:
-    """Remove a collection of ours without records; whoever writes to it at this very moment would lose that."""
+def remove_on_server(url: StoreURL, options: ServerOptions, *, full: bool) -> bool:
+    """Remove a collection of ours without records, or a ``full`` one too.
+
+    Whoever writes to it at this very moment loses that.
+    """
     path = _path_of_one(url)
     name = collection_name(path)
     with _connected(url, options) as connection:
-        if _path_of(connection, name) != path or connection.call(lambda c: c.count(name, exact=True)).count:
+        if _path_of(connection, name) != path:
+            return False
+        if not full and connection.call(lambda client: client.count(name, exact=True)).count:
             return False
         if not connection.call(lambda client: client.delete_collection(name)):
             raise BackendError(f"{url}: the server did not remove the collection")

@@ -48,6 +48,7 @@ class QdrantStore(EmbeddingStore):
         self._searcher = Searcher(engine, self._compiler, spec, self._bytes)
         self._capabilities = Capabilities(
             server=engine.server,
+            unordered=frozenset({"str"}),
             multi_process=engine.server,
             approximate=engine.recall_floor < 1,
             recall_floor=engine.recall_floor,
@@ -102,14 +103,18 @@ class QdrantStore(EmbeddingStore):
         if len(stored):
             raise ConflictError(f"{self.url}: id {stored.ids[0]!r} is stored already", hint="Nothing was written.")
 
-    def _delete_ids(self, ids: list[str]) -> None:
+    def _delete_ids(self, ids: list[str]) -> int:
         self._engine.check_same()
+        there = len(self._get(ids, [], False))  # the engine does not tell
         for part in self._id_slices(len(ids), _ID_BYTES):
             self._engine.delete(point_ids(ids[part]))
+        return there
 
-    def _delete_where(self, where: Filter) -> None:
+    def _delete_where(self, where: Filter) -> int:
         self._engine.check_same()
+        there = self._count(where)
         self._engine.delete_where(self._compiler.compile(where))
+        return there
 
     def _id_slices(self, count: int, each: int) -> Iterator[slice]:
         return row_slices(count, each, self._bytes, 10 * self._options.batch_rows)
