@@ -310,7 +310,7 @@ def _open(
     lock = _locked(layout, timeout)
     try:
         if is_collection(layout):
-            engine = Patience(timeout, retries=1000).call(lambda _: load(layout.data), _in_use)
+            engine = Patience(timeout, answered=True).call(lambda _: load(layout.data), _in_use)
             layout.unfinished.unlink(missing_ok=True)  # killed between the last two steps of making it
         else:
             assert request.spec is not None  # seen above
