@@ -12,22 +12,20 @@ from knnstore._engine import mapped_error
 from knnstore.abc import EmbeddingStore, OpenRequest
 from knnstore.errors import ConflictError, KnnStoreError
 from knnstore.filters import Filter
-from knnstore.remote import slices, upload
+from knnstore.remote import upload
 from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreStats
 from knnstore_milvus import maintenance
 from knnstore_milvus.columns import encode
 from knnstore_milvus.connection import Connection
 from knnstore_milvus.errors import map_error
 from knnstore_milvus.options import Options
-from knnstore_milvus.reading import WINDOW, Reader, in_order
+from knnstore_milvus.reading import WINDOW, Reader, id_slices
 from knnstore_milvus.schema import Meta
-from knnstore_milvus.searching import search
+from knnstore_milvus.searching import MAX_K, Searcher
+from knnstore_milvus.selective import search_behind
 from knnstore_milvus.session import Session
 
-__all__ = ["MAX_K", "MilvusStore"]
-
-MAX_K = 16_384
-_EXPRESSION_BYTES = 1 << 20
+__all__ = ["MilvusStore"]
 
 
 class MilvusStore(EmbeddingStore):
@@ -51,6 +49,7 @@ class MilvusStore(EmbeddingStore):
         self._index = Options.as_created(meta.created).vector_index
         self._session = Session(connection, request.consistency)
         self._reader = Reader(connection, self._session, name, meta.spec, options.batch_bytes)
+        self._searcher = Searcher(self._reader, self._index, options)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -99,7 +98,7 @@ class MilvusStore(EmbeddingStore):
         return there
 
     def _delete_listed(self, ids: list[str]) -> None:
-        for part in _id_slices(ids):
+        for part in id_slices(ids):
             request = milvus_pb2.DeleteRequest(collection_name=self._name, expr=self._language.ids_in(ids[part]))
             self._write("Delete", request)
 
@@ -114,15 +113,13 @@ class MilvusStore(EmbeddingStore):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def _search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:
-        parameters = self._index.search_parameters(self._options, k)
         expr = "" if where is None else self._language.expression(where)
-        return search(self._reader, queries, k, expr, fields, parameters)
+        if where is None or self._index.exact:
+            return self._searcher.approximately(queries, k, expr, fields)
+        return search_behind(self._searcher, queries, k, expr, fields)
 
     def _get(self, ids: list[str], fields: list[str], with_vectors: bool) -> Records:
-        parts: list[Records] = []
-        for part in _id_slices(ids):
-            parts += self._reader.by_ids(ids[part], fields, with_vectors, part.stop - part.start)
-        return in_order(parts, ids, with_vectors)
+        return self._reader.get(ids, fields, with_vectors)
 
     def _count(self, where: Filter | None) -> int:
         return self._reader.count(self._language.expression(where))
@@ -150,12 +147,6 @@ class MilvusStore(EmbeddingStore):
 
     def _map_error(self, error: Exception) -> KnnStoreError | None:
         return map_error(error, str(self.url))
-
-
-def _id_slices(ids: list[str]) -> Iterator[slice]:
-    """Runs of ids that fit into one expression; an escaped id may be six times as long."""
-    sizes = np.fromiter((6 * len(value) + 3 for value in ids), np.int64, len(ids))
-    return slices(sizes, _EXPRESSION_BYTES, WINDOW)
 
 
 def _without(batch: Batch, stored: set[str]) -> Batch:
