@@ -89,6 +89,11 @@ class Reader:
             for start in range(0, len(records), batch_size):
                 yield _part(records, slice(start, start + batch_size))
 
+    def matches(self, expr: str, count: int) -> Iterator[Records]:
+        """Every match once, with its vector; by one query, if ``count`` is right and so many fit into an answer."""
+        size = self._page(WINDOW, True)
+        return iter([self.query(expr, [], True)]) if count <= size // 2 else self.scan(expr, [], True, size)
+
     def _by_rising_ids(self, expr: str, fields: list[str], with_vectors: bool, size: int) -> Iterator[Records]:
         """In the order of ids: each page begins after the last id of the one before.
 

@@ -6,6 +6,9 @@ looks at: with the effort of an unfiltered search it finds half of the neighbour
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from pymilvus.grpc_gen import milvus_pb2
@@ -15,7 +18,7 @@ from knnstore_milvus.expressions import ALL
 from knnstore_milvus.reading import Reader
 from knnstore_milvus.searching import Searcher
 
-__all__ = ["search_behind"]
+__all__ = ["SelectiveSearch"]
 
 _FEW, _FEW_PER_QUERY = 256, 2
 """So many matching records are read and scored here in the time that a search takes."""
@@ -26,42 +29,89 @@ _NO_INDEX = 5_000
 it searches an eighth whatever is asked for."""
 _READ_BYTES = 64 << 20
 """Vectors that are read because of that, two seconds' worth; where more match, the temporary index has to do."""
+_SECONDS = 5.0
 
 
-def search_behind(searcher: Searcher, queries: NDArray[np.float32], k: int, expr: str, fields: list[str]) -> Hits:
-    """The best k of each query among those that match; never fewer than there are.
+@dataclass(frozen=True, slots=True)
+class _Extent:
+    """How large a collection was a moment ago.
+
+    Args:
+        total: its records.
+        unindexed: about how many of them have no index of their own yet; less, where many were replaced since.
+        writes: those of this store by then.
+        until: the time at which it is too old.
+    """
+
+    total: int
+    unindexed: int
+    writes: int
+    until: float
+
+
+class SelectiveSearch:
+    """Searches one collection behind filters.
 
     Args:
         searcher: of the collection.
-        queries: float32 (Q, D).
-        k: how many.
-        expr: the filter.
-        fields: to return.
     """
-    reader = searcher.reader
-    matching = reader.count(expr)
-    if matching <= _FEW + _FEW_PER_QUERY * len(queries):
-        return searcher.exactly(queries, k, expr, fields)
-    total = reader.count(ALL)
-    if 4 * matching * reader.spec.dim <= _READ_BYTES and _unindexed(reader, total) > max(_NO_INDEX, total // 10):
-        return searcher.exactly(queries, k, expr, fields)
-    hits = searcher.approximately(queries, k, expr, fields, _EFFORT * total / matching)
-    for exactly in (False, True):
-        short = np.flatnonzero((hits.ids != "").sum(axis=1) < min(k, matching))
-        if len(short) and exactly:
-            _replace(hits, short, searcher.exactly(queries[short], k, expr, fields))
-        elif len(short):
+
+    def __init__(self, searcher: Searcher) -> None:
+        self._searcher, self._reader = searcher, searcher.reader
+        self._known: _Extent | None = None
+
+    def search(self, queries: NDArray[np.float32], k: int, expr: str, fields: list[str]) -> Hits:
+        """The best k of each query among those that match; never fewer than there are.
+
+        Args:
+            queries: float32 (Q, D).
+            k: how many.
+            expr: the filter.
+            fields: to return.
+        """
+        searcher, matching = self._searcher, self._reader.count(expr)
+        if self._is_read(matching, len(queries)):
+            return searcher.exactly(queries, k, expr, fields, matching)
+        effort = _EFFORT * max(1.0, self._extent().total / matching)
+        hits = searcher.approximately(queries, k, expr, fields, effort)
+        short = _short(hits, matching)
+        if len(short):
             _replace(hits, short, searcher.thoroughly(queries[short], k, expr, fields, matching))
-    return hits
+            short = _short(hits, matching)
+        if len(short):
+            _replace(hits, short, searcher.exactly(queries[short], k, expr, fields, matching))
+        return hits
+
+    def _is_read(self, matching: int, queries: int) -> bool:
+        """Whether the matching records are read and scored here: few, or behind an index that finds too little."""
+        if matching <= _FEW + _FEW_PER_QUERY * queries:
+            return True
+        if 4 * matching * self._reader.spec.dim > _READ_BYTES:
+            return False
+        extent = self._extent()
+        return extent.unindexed > max(_NO_INDEX, extent.total // 10)
+
+    def _extent(self) -> _Extent:
+        known, writes = self._known, self._reader.session.writes
+        if known is None or known.writes != writes or time.monotonic() > known.until:
+            total = self._reader.count(ALL)
+            known = _Extent(total, total - _indexed(self._reader, total), writes, time.monotonic() + _SECONDS)
+            self._known = known
+        return known
 
 
-def _unindexed(reader: Reader, total: int) -> int:
-    """About how many records have no index of their own yet; less, where many have been replaced since."""
+def _indexed(reader: Reader, total: int) -> int:
+    """How many records the nodes search through an index; some of these may be replaced or deleted."""
     if reader.connection.lite:
-        return 0
+        return total
     request = milvus_pb2.GetQuerySegmentInfoRequest(collectionName=reader.name)
     segments = reader.connection.call("GetQuerySegmentInfo", request).infos
-    return total - sum(segment.num_rows for segment in segments if segment.indexID)
+    return sum(segment.num_rows for segment in segments if segment.indexID)
+
+
+def _short(hits: Hits, matching: int) -> NDArray[np.intp]:
+    """The queries that have fewer hits than there are."""
+    return np.flatnonzero((hits.ids != "").sum(axis=1) < min(hits.ids.shape[1], matching))
 
 
 def _replace(hits: Hits, rows: NDArray[np.intp], better: Hits) -> None:

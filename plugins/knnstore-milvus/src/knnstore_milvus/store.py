@@ -22,7 +22,7 @@ from knnstore_milvus.options import Options
 from knnstore_milvus.reading import WINDOW, Reader, id_slices
 from knnstore_milvus.schema import Meta
 from knnstore_milvus.searching import MAX_K, Searcher
-from knnstore_milvus.selective import search_behind
+from knnstore_milvus.selective import SelectiveSearch
 from knnstore_milvus.session import Session
 
 __all__ = ["MilvusStore"]
@@ -50,6 +50,7 @@ class MilvusStore(EmbeddingStore):
         self._session = Session(connection, request.consistency)
         self._reader = Reader(connection, self._session, name, meta.spec, options.batch_bytes)
         self._searcher = Searcher(self._reader, self._index, options)
+        self._selective = SelectiveSearch(self._searcher)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -116,7 +117,7 @@ class MilvusStore(EmbeddingStore):
         expr = "" if where is None else self._language.expression(where)
         if where is None or self._index.exact:
             return self._searcher.approximately(queries, k, expr, fields)
-        return search_behind(self._searcher, queries, k, expr, fields)
+        return self._selective.search(queries, k, expr, fields)
 
     def _get(self, ids: list[str], fields: list[str], with_vectors: bool) -> Records:
         return self._reader.get(ids, fields, with_vectors)
