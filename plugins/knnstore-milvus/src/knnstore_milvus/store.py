@@ -10,17 +10,17 @@ from pymilvus.grpc_gen import milvus_pb2
 
 from knnstore._engine import mapped_error
 from knnstore.abc import EmbeddingStore, OpenRequest
-from knnstore.errors import ConflictError, KnnStoreError
+from knnstore.errors import ConflictError, KnnStoreError, SpecMismatchError
 from knnstore.filters import Filter
 from knnstore.remote import upload
 from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreStats
-from knnstore_milvus import maintenance
+from knnstore_milvus import admin, maintenance
 from knnstore_milvus.columns import encode
 from knnstore_milvus.connection import Connection
 from knnstore_milvus.errors import map_error
 from knnstore_milvus.options import Options
 from knnstore_milvus.reading import WINDOW, Reader, id_slices
-from knnstore_milvus.schema import Meta
+from knnstore_milvus.schema import Found
 from knnstore_milvus.searching import MAX_K, Searcher
 from knnstore_milvus.selective import SelectiveSearch
 from knnstore_milvus.session import Session
@@ -35,17 +35,18 @@ class MilvusStore(EmbeddingStore):
         request: what was asked for.
         connection: to its server; closed with the store.
         name: of the collection.
-        meta: as stored with it.
+        found: what was stored with it when it was opened.
         options: of the URL.
         version: of the server.
     """
 
     def __init__(
-        self, request: OpenRequest, connection: Connection, name: str, meta: Meta, options: Options, version: str
+        self, request: OpenRequest, connection: Connection, name: str, found: Found, options: Options, version: str
     ) -> None:
+        meta = found.meta
         super().__init__(request.url, meta.spec, read_only=request.read_only)
         self._connection, self._name, self._options, self._version = connection, name, options, version
-        self._language = connection.language
+        self._language, self._identity = connection.language, found.identity
         self._index = Options.as_created(meta.created).vector_index
         self._session = Session(connection, request.consistency)
         self._reader = Reader(connection, self._session, name, meta.spec, options.batch_bytes)
@@ -67,6 +68,7 @@ class MilvusStore(EmbeddingStore):
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        self._check_same()
         if on_conflict != "replace":
             stored = set(self._get(batch.ids, [], False).ids)
             if on_conflict == "error" and stored:
@@ -76,6 +78,16 @@ class MilvusStore(EmbeddingStore):
         return upload(
             batch, self._send, self._as_ours, max_bytes=self._options.batch_bytes, max_count=self._options.batch_rows
         )
+
+    def _check_same(self) -> None:
+        """Refuse to write into another collection that was made in the place of ours: one small request a call."""
+        if admin.describe(self._connection, self._name).collectionID != self._identity:
+            raise SpecMismatchError(
+                f"{self.url}: the collection",
+                expected="the one that was opened",
+                got="another one of that name, made since",
+                hint="Nothing was written. Open the store again, with the spec of what you write.",
+            )
 
     def _send(self, part: Batch) -> int:
         request = milvus_pb2.UpsertRequest(
@@ -94,6 +106,7 @@ class MilvusStore(EmbeddingStore):
         return mapped_error(error, self._map_error, "upsert", self.url)
 
     def _delete_ids(self, ids: list[str]) -> int:
+        self._check_same()
         there = len(self._get(ids, [], False))  # the server counts those that are not stored as well
         self._delete_listed(ids)
         return there
@@ -105,6 +118,7 @@ class MilvusStore(EmbeddingStore):
 
     def _delete_where(self, where: Filter) -> int:
         # By id: servers differ in which moment a deletion by filter looks at, and in how much it may match.
+        self._check_same()
         gone = 0
         for records in self._reader.scan(self._language.expression(where), [], False, WINDOW):
             self._delete_listed(records.ids.tolist())
