@@ -24,7 +24,7 @@ class Steered:
     Args:
         option: its name here.
         usual: its value where none is given.
-        growth: how many times as much is worth asking for. A graph finds nearly all with eight times as many
+        growth: how many times as much is worth asking for. A graph finds nearly all with five times as many
             candidates, and what it cannot reach then it does not find with more; cells are searched up to the last.
         largest: what Milvus takes at most.
     """
@@ -109,7 +109,7 @@ _CELLS = {"nlist": "nlist"}
 _PROBES = {"nprobe": "nprobe"}
 _REFINE_K = {"refine_k": "refine_k"}
 _LARGEST_EF, _LARGEST_NPROBE = 32_768, 65_536
-_GRAPH_STEERED = Steered("ef", 64, 8, _LARGEST_EF)
+_GRAPH_STEERED = Steered("ef", 64, 5, _LARGEST_EF)
 _CELLS_STEERED = Steered("nprobe", 8, math.inf, _LARGEST_NPROBE)
 
 
@@ -138,7 +138,7 @@ _ALL: tuple[Index, ...] = (
     Index("SCANN", (2, 3), _CELLS, {**_PROBES, "reorder_k": "reorder_k"}, ("reorder_k", 100), _CELLS_STEERED,
           recall_floor=_KEPT),
     Index("DISKANN", (2, 3), {}, {"search_list": "search_list"}, ("search_list", 100),
-          Steered("search_list", 100, 8, 65_535), recall_floor=_KEPT),
+          Steered("search_list", 100, 5, 65_535), recall_floor=_KEPT),
 )  # fmt: skip
 
 INDEXES: Mapping[str, Index] = MappingProxyType({index.name: index for index in _ALL})
