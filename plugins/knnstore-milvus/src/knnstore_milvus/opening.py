@@ -93,8 +93,7 @@ def _refuse(expected: str, where: str) -> None:
 
 def _described(connection: Connection, name: str, where: str) -> Found | None:
     """What is known of a collection; None where there is none."""
-    found = _unless_missing(lambda: admin.describe(connection, name))
-    return None if found is None else Found(Meta.from_text(description(found), where), found.collectionID)
+    return _unless_missing(lambda: admin.find(connection, name, where))
 
 
 def _unless_missing(ask: Callable[[], T]) -> T | None:

@@ -71,7 +71,7 @@ class Found:
 
     Args:
         meta: its description.
-        identity: the number that the server has given it, and gives to no other one of the same name.
+        identity: the number that the server has given it, and gives to no other one, except on milvus-lite.
     """
 
     meta: Meta

@@ -46,7 +46,7 @@ class MilvusStore(EmbeddingStore):
         meta = found.meta
         super().__init__(request.url, meta.spec, read_only=request.read_only)
         self._connection, self._name, self._options, self._version = connection, name, options, version
-        self._language, self._identity = connection.language, found.identity
+        self._language, self._found = connection.language, found
         self._index = Options.as_created(meta.created).vector_index
         self._session = Session(connection, request.consistency)
         self._reader = Reader(connection, self._session, name, meta.spec, options.batch_bytes)
@@ -81,7 +81,7 @@ class MilvusStore(EmbeddingStore):
 
     def _check_same(self) -> None:
         """Refuse to write into another collection that was made in the place of ours: one small request a call."""
-        if admin.describe(self._connection, self._name).collectionID != self._identity:
+        if admin.find(self._connection, self._name, str(self.url)) != self._found:
             raise SpecMismatchError(
                 f"{self.url}: the collection",
                 expected="the one that was opened",
