@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from knnstore_milvus.connection import Connection
 
 import knnstore
 from knnstore import F
@@ -68,3 +69,27 @@ def test_records_without_an_index_are_found_behind_a_filter(place):
         for share in (0.5, 0.2, 0.05):
             hits = store.search(data.queries, K, where=F("cluster") < int(CLUSTERS * share))
             data.check(hits, data.cluster < CLUSTERS * share, 0.95)
+
+
+@pytest.mark.parametrize("consistency", ["strong", "session"])
+def test_all_that_a_search_reads_names_one_moment(place, monkeypatch, consistency):
+    """Only the first request waits for the server's clock; the next search waits again, if it has to."""
+    named, call = [], Connection.call
+
+    def noted(self, method, request, **options):
+        if method in ("Query", "Search"):
+            named.append((method, request.guarantee_timestamp))
+        return call(self, method, request, **options)
+
+    data = Clusters(3000)
+    with knnstore.open_store(place(), SPEC, consistency=consistency) as store:
+        data.write(store)
+        monkeypatch.setattr(Connection, "call", noted)
+        moments = []
+        for _ in range(2):
+            named.clear()
+            data.check(store.search(data.queries, K, where=F("cluster") < 50), data.cluster < 50, 1)
+            assert {method for method, _ in named} == {"Query", "Search"}
+            [moment] = {moment for _, moment in named}
+            moments.append(moment)
+        assert 0 < moments[0] < moments[1] if consistency == "strong" else moments[0] == moments[1]

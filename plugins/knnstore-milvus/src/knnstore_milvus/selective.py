@@ -70,10 +70,16 @@ class SelectiveSearch:
             expr: the filter.
             fields: to return.
         """
-        searcher, matching = self._searcher, self._reader.count(expr)
-        if self._is_read(matching, len(queries)):
-            return searcher.exactly(queries, k, expr, fields, matching)
-        effort = _EFFORT * max(1.0, self._extent().total / matching) ** _GROWTH
+        with self._reader.session.held():
+            matching = self._reader.count(expr)
+            if self._is_read(matching, len(queries)):
+                return self._searcher.exactly(queries, k, expr, fields, matching)
+            return self._deeper_and_deeper(queries, k, expr, fields, matching)
+
+    def _deeper_and_deeper(
+        self, queries: NDArray[np.float32], k: int, expr: str, fields: list[str], matching: int
+    ) -> Hits:
+        searcher, effort = self._searcher, _EFFORT * max(1.0, self._extent().total / matching) ** _GROWTH
         hits = searcher.approximately(queries, k, expr, fields, effort)
         short = _short(hits, matching)
         if len(short):
