@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from knnstore_milvus.connection import Connection
+from pymilvus.exceptions import MilvusException
 
 import knnstore
 from knnstore import F
@@ -93,3 +94,18 @@ def test_all_that_a_search_reads_names_one_moment(place, monkeypatch, consistenc
             [moment] = {moment for _, moment in named}
             moments.append(moment)
         assert 0 < moments[0] < moments[1] if consistency == "strong" else moments[0] == moments[1]
+
+
+def test_a_service_that_does_not_tell_what_is_indexed(place, monkeypatch):
+    call = Connection.call
+
+    def refused(self, method, request, **options):
+        if method == "GetQuerySegmentInfo":
+            raise MilvusException(65535, "permission deny")
+        return call(self, method, request, **options)
+
+    monkeypatch.setattr(Connection, "call", refused)
+    data = Clusters(3000)
+    with knnstore.open_store(place(), SPEC) as store:
+        data.write(store)
+        data.check(store.search(data.queries, K, where=F("cluster") < 50), data.cluster < 50, 1)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import grpc
 import numpy as np
 from numpy.typing import NDArray
+from pymilvus.exceptions import MilvusException
 from pymilvus.grpc_gen import milvus_pb2
 
 from knnstore.types import Hits
+from knnstore_milvus.errors import retriable
 from knnstore_milvus.expressions import ALL
 from knnstore_milvus.reading import Reader
 from knnstore_milvus.searching import Searcher
@@ -112,7 +115,12 @@ def _indexed(reader: Reader, total: int) -> int:
     if reader.connection.lite:
         return total
     request = milvus_pb2.GetQuerySegmentInfoRequest(collectionName=reader.name)
-    segments = reader.connection.call("GetQuerySegmentInfo", request).infos
+    try:
+        segments = reader.connection.call("GetQuerySegmentInfo", request).infos
+    except (MilvusException, grpc.RpcError) as error:
+        if retriable(error):
+            raise
+        return total  # not every managed service tells
     return sum(segment.num_rows for segment in segments if segment.indexID)
 
 
