@@ -41,7 +41,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from knnstore._plugins import collections, open_store, remove_empty
+from knnstore._plugins import collections, drop_store
 from knnstore.url import StoreURL
 
 __all__ = [
@@ -351,9 +351,7 @@ def below(url: str, path: str, **options: object) -> str:
 def remove(url: str | StoreURL) -> None:
     """Remove the collection at a URL and those one name below it, with all that they hold."""
     for found in collections(url):
-        with open_store(found) as store:
-            store.delete([value for records in store.scan(fields=[]) for value in records.ids])
-        remove_empty(found)
+        drop_store(found)
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
