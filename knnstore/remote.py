@@ -30,37 +30,61 @@ __all__ = ["Patience", "record_bytes", "row_slices", "slices", "upload"]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+_UNANSWERED = 3
+"""Tries of one call as long as nothing was ever answered: a wrong host or port is told at once."""
+
+
+@dataclass(slots=True, eq=False)
 class Patience:
-    """How long one request may take, and how often it is tried.
+    """How long one request may take, and how often it is tried: one for each server, whose answers it remembers.
+
+    The time decides: a server that has answered before is asked again, after growing pauses, until time is up. One that
+    has never answered is more likely not there at all, and is given up after three tries.
 
     Args:
         timeout: seconds for one request with all its retries and the pauses between them.
         retries: how often a request that failed is sent again, at most.
+        answered: whether a call has succeeded yet; set by the first one that does.
     """
 
     timeout: float = 30.0
-    retries: int = 3
+    retries: int = 1000
+    answered: bool = False
 
-    def call(self, attempt: Callable[[float], T], retriable: Callable[[Exception], bool]) -> T:
+    def call(
+        self,
+        attempt: Callable[[float], T],
+        retriable: Callable[[Exception], bool],
+        *,
+        timeout: float | None = None,
+    ) -> T:
         """Try until it succeeds, fails for good, or time is up; pauses are random, up to 0.1 s at first and 2 s later.
 
         Args:
             attempt: sends the request; it is given the seconds that are left and must not take longer.
             retriable: whether an exception may be gone at another try. Only requests that can be repeated without harm
                 may come here; upserts and deletes of a store can.
+            timeout: for this request, where it may take longer than others.
 
         Raises:
             Exception: whatever the last attempt has raised.
         """
-        deadline = time.monotonic() + self.timeout
+        seconds = self.timeout if timeout is None else timeout
+        deadline = time.monotonic() + seconds
+        time_is_up = tenacity.stop_before_delay(seconds)
         trials = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(self.retries + 1) | tenacity.stop_before_delay(self.timeout),
+            stop=lambda state: self._tried_enough(state) or time_is_up(state),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
             retry=tenacity.retry_if_exception(lambda e: isinstance(e, Exception) and retriable(e)),
             reraise=True,
         )
-        return trials(lambda: attempt(max(deadline - time.monotonic(), 0.001)))
+        answer = trials(lambda: attempt(max(deadline - time.monotonic(), 0.001)))
+        self.answered = True
+        return answer
+
+    def _tried_enough(self, state: tenacity.RetryCallState) -> bool:
+        most = self.retries + 1
+        return state.attempt_number >= (most if self.answered else min(most, _UNANSWERED))
 
 
 def record_bytes(batch: Batch) -> NDArray[np.int64]:

@@ -184,3 +184,15 @@ def test_modules_and_functions_stay_short():
                 if length > 40:
                     long.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name} has {length} lines")
     assert not long, "\n".join(long)
+
+
+def test_fixtures_of_a_class_are_class_methods():
+    """pytest has given up the other form, which is an error where warnings are; also in the tests that need a server."""
+    wrong = []
+    for path in [*ROOT.glob("k*/**/*.py"), *ROOT.glob("plugins/*/tests/**/*.py"), *ROOT.glob("tests/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and [argument.arg for argument in node.args.args[:1]] == ["self"]:
+                said = " ".join(map(ast.unparse, node.decorator_list))
+                if "fixture(scope='class'" in said:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}")
+    assert not wrong, "\n".join(wrong)

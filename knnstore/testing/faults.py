@@ -128,6 +128,11 @@ class NetworkFaultTests(_FaultBase):
         return replace(url, host="127.0.0.1", port=proxy.port)
 
     @pytest.fixture
+    def patient(self, store_url: str, proxy: FaultProxy) -> StoreURL:
+        """The same, with no other options than the author's: those of a user who has set nothing."""
+        return replace(StoreURL.parse(store_url), host="127.0.0.1", port=proxy.port)
+
+    @pytest.fixture
     def opener(self, proxied: StoreURL) -> Iterator[Opener]:
         """Opens stores through the proxy."""
         opener = Opener(proxied)
@@ -161,19 +166,30 @@ class NetworkFaultTests(_FaultBase):
         with self._ends_in_time(store.url, may_succeed=True):
             store.close()
 
-    def test_a_short_fault_is_survived(self, proxied: StoreURL, proxy: FaultProxy) -> None:
-        """Retries with growing pauses reach a server that is away for half a second."""
-        patient = replace(proxied, options={**proxied.options, "timeout": "20", "retries": "20"})
+    def test_a_restart_is_survived(self, patient: StoreURL, proxy: FaultProxy) -> None:
+        """With the author's own options, a server that is away for five seconds only makes a call slow."""
         with open_store(patient, make_spec()) as store:
             sample = make_sample(30).write(store)
             expected = store.search(make_queries(3), 5)
-            proxy.fault = "refuse"
-            recovery = threading.Timer(0.5, lambda: setattr(proxy, "fault", "none"))
-            recovery.start()
-            hits = store.search(make_queries(3), 5)
-            recovery.join()
-            assert hits.ids.tolist() == expected.ids.tolist()
+            for call in (lambda: store.search(make_queries(3), 5), lambda: sample.write(store)):
+                proxy.fault = "refuse"
+                recovery = threading.Timer(5, lambda: setattr(proxy, "fault", "none"))
+                recovery.start()
+                call()
+                recovery.join()
+            assert store.search(make_queries(3), 5).ids.tolist() == expected.ids.tolist()
             assert_content(store, sample)
+
+    def test_an_idle_store_outlives_a_fault(self, patient: StoreURL, proxy: FaultProxy) -> None:
+        """What has happened while nobody asked does not matter to the first call after it."""
+        with open_store(patient, make_spec()) as store:
+            sample = make_sample(30).write(store)
+            proxy.fault = "refuse"
+            time.sleep(3)
+            proxy.fault = "none"
+            started = time.monotonic()
+            assert store.count() == len(sample)
+            assert time.monotonic() - started < self.slack
 
     @pytest.mark.parametrize("fault", _FAULTS)
     def test_an_interrupted_upload(self, opener: Opener, proxy: FaultProxy, fault: Fault) -> None:
@@ -220,7 +236,8 @@ class ServerFaultTests(_FaultBase):
     timeout: ClassVar[float] = 5.0
 
     @pytest.fixture(scope="class")
-    def program(self) -> ServerProgram:
+    @classmethod
+    def program(cls) -> ServerProgram:
         """A running server that nobody else uses; it will be killed. An author overrides it."""
         raise NotImplementedError("a subclass of ServerFaultTests needs a fixture `program`")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from typing import Literal, Self, TypeAlias
 
 __all__ = ["Fault", "FaultProxy"]
@@ -29,7 +30,8 @@ class FaultProxy:
     ``"refuse"``
         open connections are reset, new ones refused.
     ``"hang"``
-        connections are accepted and what they send is forwarded; no answer comes back.
+        connections are accepted and what they send is forwarded; answers are held back, and come in order when the
+        fault ends.
     ``"cut"``
         the next ``cut_after`` bytes of answers come back, then the connection is reset, in the middle of a message.
 
@@ -40,12 +42,14 @@ class FaultProxy:
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._fault: Fault = "none"
         self._left = 0
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._listener: socket.socket | None = None
         self.cut_after = 20  # less than the shortest answer of any server
+        self.delay = 0.0
+        """Seconds by which each part of an answer is late, as on a long way."""
         self.requests = 0
         """Bytes forwarded to the server so far."""
         self._listen(0)
@@ -59,6 +63,7 @@ class FaultProxy:
     def fault(self, fault: Fault) -> None:
         with self._lock:
             self._fault, self._left = fault, self.cut_after
+            self._lock.notify_all()
         if fault == "refuse":
             self._stop_listening()
             self.reset()
@@ -75,8 +80,7 @@ class FaultProxy:
 
     def close(self) -> None:
         """Stop listening and reset every connection."""
-        self._stop_listening()
-        self.reset()
+        self.fault = "refuse"
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +136,7 @@ class FaultProxy:
         client, server = pair
         with contextlib.suppress(OSError):
             while data := server.recv(65_536):
+                time.sleep(self.delay)
                 passed = self._passed(data)
                 client.sendall(passed)
                 if self._fault == "cut" and len(passed) < len(data):
@@ -139,10 +144,11 @@ class FaultProxy:
         self._end(pair)
 
     def _passed(self, data: bytes) -> bytes:
-        """The part of an answer that the fault lets through."""
+        """The part of an answer that the fault lets through; waits while it lets nothing through."""
         with self._lock:
-            if self._fault == "hang":
-                return b""
+            self._lock.wait_for(lambda: self._fault != "hang")
+            if self._fault == "refuse":
+                return b""  # about to be reset
             if self._fault == "cut":
                 passed = data[: self._left]
                 self._left -= len(passed)

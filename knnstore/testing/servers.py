@@ -13,7 +13,8 @@ A fixture looks, in this order, for
 
 Where there is none the test is skipped with the reasons; a name in ``KNNSTORE_REQUIRE=milvus,qdrant`` makes that a
 failure. The URL has no path, and options only if the environment gives some; :func:`below` makes the URL of a
-collection. A server is started once for a test run, with a folder of its own; :class:`MilvusProgram` and
+collection, and :func:`remove` takes away what a test has made there. A server is started once for a test run, with a
+folder of its own; a Milvus that is started here must have no collection left in the end. :class:`MilvusProgram` and
 :class:`QdrantProgram` start further ones, to be killed.
 """
 
@@ -40,6 +41,9 @@ from urllib.parse import urlencode
 
 import pytest
 
+from knnstore._plugins import collections, drop_store
+from knnstore.url import StoreURL
+
 __all__ = [
     "IMAGES",
     "MilvusProgram",
@@ -49,6 +53,7 @@ __all__ = [
     "below",
     "milvus_url",
     "qdrant_url",
+    "remove",
 ]
 
 IMAGES = {"milvus": "milvusdb/milvus:v2.6.16", "qdrant": "qdrant/qdrant:v1.19.0"}
@@ -236,9 +241,12 @@ class QdrantProgram(ServerProgram):
 
 @pytest.fixture(scope="session")
 def milvus_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """``milvus://host:port`` of a real Milvus server."""
+    """``milvus://host:port`` of a real Milvus server; one that was started here must be empty in the end."""
     with _found("milvus", lambda: MilvusProgram(tmp_path_factory.mktemp("milvus"))) as url:
         yield url
+        left = [] if url == os.environ.get("KNNSTORE_MILVUS_URL") else _left_on_milvus(url)
+        if left:  # each takes memory and threads of the server, which slows down the tests that come after
+            pytest.fail(f"{len(left)} collections left on {url}, to be removed by the tests that made them: {left}")
 
 
 @pytest.fixture(scope="session")
@@ -340,6 +348,12 @@ def below(url: str, path: str, **options: object) -> str:
     return f"{server.rstrip('/')}/{path}{'?' if query else ''}{query}"
 
 
+def remove(url: str | StoreURL) -> None:
+    """Remove the collection at a URL and those one name below it, with all that they hold."""
+    for found in collections(url):
+        drop_store(found)
+
+
 # -- helpers -----------------------------------------------------------------------------------------------------------
 
 
@@ -349,6 +363,19 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def _left_on_milvus(url: str) -> list[str]:
+    """The collections on a server, by database."""
+    from pymilvus import MilvusClient
+
+    address, left = f"http://{StoreURL.parse(url).host}:{StoreURL.parse(url).port}", []
+    with contextlib.closing(MilvusClient(address)) as client:
+        databases = client.list_databases()
+    for database in databases:
+        with contextlib.closing(MilvusClient(address, db_name=database)) as client:
+            left += [f"{database}/{name}" for name in client.list_collections()]
+    return left
 
 
 def _healthy(url: str) -> bool:

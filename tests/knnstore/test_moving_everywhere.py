@@ -9,7 +9,7 @@ import pytest
 
 import knnstore
 from knnstore import StoreSpec
-from knnstore.testing.servers import below
+from knnstore.testing.servers import below, remove
 
 FIELDS = {"label": str, "area": int, "score": float, "thing": bool}
 LABELS = ["kettle", "", 'say "1==1" or \\', "a\nb", "猫🦓", "100%", "it's", "\x00"]
@@ -21,13 +21,16 @@ def url(request, tmp_path):
     name = f"moving_{uuid.uuid4().hex[:8]}"
     match request.param:
         case "milvus":
-            return below(request.getfixturevalue("milvus_url"), f"default/{name}", index="FLAT")
+            place = below(request.getfixturevalue("milvus_url"), f"default/{name}", index="FLAT")
         case "qdrant":
-            return below(request.getfixturevalue("qdrant_url"), name)
+            place = below(request.getfixturevalue("qdrant_url"), name)
         case "milvus+lite":
-            return f"milvus+lite://{tmp_path}/lite.db/{name}"
+            place = f"milvus+lite://{tmp_path}/lite.db/{name}"
         case kind:
-            return f"{kind}://{tmp_path}/{name}"
+            place = f"{kind}://{tmp_path}/{name}"
+    yield place
+    if request.param in ("milvus", "qdrant"):
+        remove(place)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 import socketserver
 import threading
+import time
 
 import pytest
 
@@ -72,6 +73,42 @@ def test_hang_accepts_and_never_answers(proxy, client):
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=0.3) as new, pytest.raises(TimeoutError):
         ask(new, b"b")
     assert proxy.requests == 2, "what was sent has reached the server"
+
+
+def test_hang_holds_answers_back_and_loses_none(proxy, client):
+    """No network drops the bytes in the middle of a connection and delivers the next ones."""
+    proxy.fault = "hang"
+    client.sendall(b"first")
+    client.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+    client.settimeout(5)
+    proxy.fault = "none"
+    client.sendall(b"second")
+    received = b""
+    while len(received) < 11:
+        received += client.recv(100)
+    assert received == b"firstsecond"
+
+
+def test_what_was_held_back_does_not_outlive_a_reset(proxy, client):
+    proxy.fault = "hang"
+    client.sendall(b"a")
+    client.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+    proxy.fault = "refuse"
+    client.settimeout(5)
+    with pytest.raises(OSError):
+        if not client.recv(1):
+            raise ConnectionResetError
+
+
+def test_delay_makes_answers_late(proxy, client):
+    proxy.delay = 0.3
+    started = time.monotonic()
+    assert ask(client, b"a") == b"a"
+    assert time.monotonic() - started >= 0.3
 
 
 def test_cut_ends_in_the_middle_of_an_answer(proxy, client):

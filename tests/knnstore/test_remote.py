@@ -27,7 +27,7 @@ def failing(times: int, log: list[float]):
 
 def test_retries_until_it_succeeds():
     log: list[float] = []
-    assert Patience(10, 3).call(failing(3, log), always) == "done"
+    assert Patience(10, 3, answered=True).call(failing(3, log), always) == "done"
     assert len(log) == 4
     assert log == sorted(log, reverse=True), "each attempt has less time left"
     assert log[0] <= 10
@@ -36,14 +36,45 @@ def test_retries_until_it_succeeds():
 def test_gives_up_after_the_retries():
     log: list[float] = []
     with pytest.raises(ConnectionError, match="3"):
-        Patience(10, 2).call(failing(9, log), always)
+        Patience(10, 2, answered=True).call(failing(9, log), always)
     assert len(log) == 3
+
+
+def test_time_decides_and_not_three():
+    """A server that is away for five seconds is waited for, with the defaults."""
+    log: list[float] = []
+    started = time.monotonic()
+
+    def attempt(left: float) -> str:
+        log.append(left)
+        if time.monotonic() - started < 5:
+            raise ConnectionError
+        return "done"
+
+    patience = Patience()
+    assert patience.call(lambda left: "here", always) == "here"
+    assert patience.call(attempt, always) == "done"
+    assert len(log) < 100, "the pauses grow"
+
+
+def test_who_never_answered_is_given_up_at_once():
+    log: list[float] = []
+    started = time.monotonic()
+    patience = Patience()
+    with pytest.raises(ConnectionError, match="3"):
+        patience.call(failing(9, log), always)
+    assert len(log) == 3
+    assert time.monotonic() - started < 5  # and not the thirty seconds of the timeout
+    assert not patience.answered
+    patience.call(lambda left: "here", always)
+    log.clear()
+    assert patience.call(failing(5, log), always) == "done"
 
 
 def test_no_retry_for_what_will_not_change():
     log: list[float] = []
     with pytest.raises(ConnectionError):
-        Patience(10, 5).call(failing(9, log), lambda error: False)
+        Patience(10, 5, answered=True).call(failing(9, log), lambda error: False)
     assert len(log) == 1
 
 
@@ -51,9 +82,15 @@ def test_ends_in_time():
     log: list[float] = []
     start = time.monotonic()
     with pytest.raises(ConnectionError):
-        Patience(0.5, 1000).call(failing(10_000, log), always)
+        Patience(0.5, answered=True).call(failing(10_000, log), always)
     assert time.monotonic() - start < 20  # ten thousand tries would take minutes
     assert len(log) > 1
+
+
+def test_one_request_may_have_a_time_of_its_own():
+    log: list[float] = []
+    assert Patience(0.1).call(failing(0, log), always, timeout=60) == "done"
+    assert log[0] > 50
 
 
 def make_batch(n: int, label: str = "x") -> Batch:

@@ -15,7 +15,7 @@ import knnstore
 from knnseg._commands import app as knnseg_app
 from knnseg.datasets import RenderedScenes
 from knnstore._commands import app as knnstore_app
-from knnstore.testing.servers import below
+from knnstore.testing.servers import below, remove
 from knnstore.transfer import content_checksum
 
 pytestmark = pytest.mark.server
@@ -68,10 +68,15 @@ def picture(url, root, out):
     return {name: (out / f"new.{name}").read_bytes() for name in ("semantic.png", "panoptic.png", "overlay.png")}
 
 
-def test_round_trip(folder, milvus_url, tmp_path):
-    name = f"chain_{uuid.uuid4().hex[:8]}"
+@pytest.fixture
+def milvus(milvus_url):
+    place = below(milvus_url, f"default/chain_{uuid.uuid4().hex[:8]}", index="FLAT")
+    yield place
+    remove(place)
+
+
+def test_round_trip(folder, milvus, tmp_path):
     first = f"faiss://{folder}/first"
-    milvus = below(milvus_url, f"default/{name}", index="FLAT")
     edge = f"qdrant+edge://{tmp_path}/edge?exact=1"
     last = f"faiss://{tmp_path}/last"
 

@@ -1,5 +1,7 @@
 """Filters in the language of Milvus: as text, and on a real server with labels made to break it."""
 
+import uuid
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,6 +12,7 @@ import knnstore
 from knnstore import F
 from knnstore.errors import UnsupportedFilterError
 from knnstore.filters import And, Or
+from knnstore.testing.servers import below, remove
 
 SMALLEST = -(2**63)
 FIELDS = {"label": str, "area": int, "weight": float, "thing": bool}
@@ -76,15 +79,10 @@ PHRASES = st.sampled_from(
 
 @pytest.fixture(scope="module")
 def store(milvus_url):
-    import uuid
-
-    from knnstore.testing.servers import below
-
     url = below(milvus_url, f"default/test_{uuid.uuid4().hex[:12]}", index="FLAT")
     with knnstore.open_store(url, knnstore.StoreSpec(2, "dot", FIELDS)) as store:
         yield store
-        store.delete([value for records in store.scan(fields=[]) for value in records.ids])
-    knnstore.get_backend("milvus").remove_empty(store.url)
+    remove(url)
 
 
 def write(store, labels=None, areas=None, weights=None):

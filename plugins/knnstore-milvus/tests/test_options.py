@@ -28,7 +28,7 @@ def parse(query, head="milvus://db/default/x"):
 
 def test_defaults():
     options = parse("")
-    assert (options.index, options.shards, options.replicas, options.retries) == ("AUTOINDEX", 1, 1, 3)
+    assert (options.index, options.shards, options.replicas, options.retries) == ("AUTOINDEX", 1, 1, 1000)
     assert not options.credentials(StoreURL.parse("milvus://db/default/x")).metadata()
 
 
@@ -232,6 +232,7 @@ def test_every_grpc_code_becomes_one_of_ours(code):
         (100, "collection not found", errors.StoreNotFoundError, False),
         (65535, "database:x not found", errors.StoreNotFoundError, False),
         (65535, "InvalidateCollectionMetaCache failed, proxyID = 4", errors.StoreConnectionError, True),
+        (65535, "empty grpc client: failed to connect 10.0.0.1:1", errors.StoreConnectionError, True),
         (800, "database not found", errors.StoreNotFoundError, False),
         (3, "memory limit exceeded", errors.StoreFullError, False),
         (9, "quota exceeded", errors.StoreFullError, False),

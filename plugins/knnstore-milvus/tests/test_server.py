@@ -336,6 +336,32 @@ def test_a_collection_that_is_dropped_under_an_open_store(place, bare):
             store.count()
 
 
+def test_a_collection_that_is_made_again_under_an_open_store(place, bare):
+    """For another encoder of the same width: nothing of the old one gets in."""
+    old, new = (
+        knnstore.StoreSpec(
+            8, "cosine", {"label": str, "area": int}, space=knnstore.EmbeddingSpace(name, fingerprint=name)
+        )
+        for name in ("one", "two")
+    )
+    url = place(index="FLAT")
+    with knnstore.open_store(url, old) as store:
+        store.upsert(["a"], rows(1), fields(1))
+        bare.drop_collection(collection(url))
+        with pytest.raises(StoreNotFoundError, match="dropped"):
+            store.upsert(["a"], rows(1), fields(1))
+        with knnstore.open_store(url, new) as other:
+            other.upsert(["b"], rows(1), fields(1))
+            for write in (
+                lambda: store.upsert(["c"], rows(1), fields(1)),
+                lambda: store.delete(["b"]),
+                lambda: store.delete(where=F("area") >= 0),
+            ):
+                with pytest.raises(SpecMismatchError, match=r"made since.*Open the store again"):
+                    write()
+            assert [value for records in other.scan() for value in records.ids] == ["b"]
+
+
 # -- several at a time ------------------------------------------------------------------------------------------------
 
 _WRITER = """

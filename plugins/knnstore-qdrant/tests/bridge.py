@@ -4,21 +4,24 @@ What it proves: everything on our side of the wire. Real sockets, real gRPC and 
 its conversions, batching, sizes, deadlines, retries, authentication, TLS, forks, killed and frozen servers. Answers are
 computed by the local mode from what was sent; none is written down here.
 
-What it does not prove: how Qdrant's server behaves. Its consistency, its optimisers, its limits and its own errors are
-not here. The class ``TestServer`` in ``test_server.py`` runs the same kit against a real server where one can be had.
+What it does not prove: how Qdrant's server behaves. Of that it plays only what a real one (1.18.3) was seen to do: it reads
+JSON as that does, and it says what that said when told to (see ``Service.play``). The class ``TestServer`` in ``test_server.py`` runs the same kit against a real server where one can be had.
 
 Run as a program, it prints one line of JSON with its ports, and serves until it is killed::
 
-    python bridge.py '{"version": "1.20.0", "api_key": "", "cert": "", "key": "", "record": "/tmp/requests"}'
+    python bridge.py '{"version": "1.20.0", "api_key": "", "cert": "", "key": "", "record": "/tmp/requests",
+        "folder": "/tmp/data"}'
 """
 
 # ruff: noqa: N802, N815  # the names of the protocols
 
 import json
+import pickle
 import re
 import ssl
 import sys
 import threading
+import time
 import warnings
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,6 +33,7 @@ from qdrant_client import models
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.local.qdrant_local import QdrantLocal
 
+DEFAULTS = {"shard_number": 1, "replication_factor": 1, "write_consistency_factor": 1, "on_disk_payload": True}
 MOST = 32 * 2**20  # what a server takes over HTTP unless it is told otherwise
 
 
@@ -37,13 +41,72 @@ class NotFoundError(Exception):
     pass
 
 
+class RefusalError(Exception):
+    """What the server says instead of an answer: the name of a gRPC code, an HTTP status and a text."""
+
+    def __init__(self, code, status, text):
+        super().__init__(text)
+        self.code, self.status = code, status
+
+
 class Service:
     """The local mode, one request at a time, with what it forgets about a collection: how it was made, its indexes."""
 
-    def __init__(self, version, record):
-        self.version, self.record = version, record
-        self.local, self.lock = QdrantLocal(":memory:"), threading.Lock()
-        self.made, self.indexes = {}, {}
+    def __init__(self, version="1.20.0", record=None, bodies=False, folder=None, nagle=False):
+        self.nagle = nagle
+        self.version, self.record, self.bodies = version, record, bodies
+        self.local, self.lock = (
+            QdrantLocal(folder or ":memory:", force_disable_check_same_thread=True),
+            threading.Lock(),
+        )
+        self.kept = Path(folder, "made.pickle") if folder else None
+        self.hurry()
+        self.made, self.indexes = pickle.loads(self.kept.read_bytes()) if folder and self.kept.exists() else ({}, {})
+        self.faults, self.away, self.noticed, self.limits = [], 0, False, {}
+        self.indexing = 0.0
+
+    def play(self, faults=(), away=0, noticed=False, limits=None, indexing=0):
+        """What happens from now on.
+
+        Args:
+            faults: refuse the next calls whose names match:
+                ``{"calls": regex, "code": of gRPC, "status": of HTTP, "text": …, "times": n}``.
+            away: replicas of each shard that cannot be reached.
+            noticed: the cluster knows that already; until then it asks them in vain.
+            limits: those of strict mode, under Qdrant's names.
+            indexing: seconds that the optimisers are busy.
+        """
+        self.indexing = time.monotonic() + indexing
+        self.faults, self.away, self.noticed, self.limits = faults, away, noticed, limits or {}
+
+    def check_limits(self, limit, points, exact):
+        """Refuse what strict mode refuses, in its words."""
+        for name, value, most in (("limit", limit, self.limits.get("max_query_limit")),
+                                  ("upsert limit", points, self.limits.get("upsert_max_batchsize"))):  # fmt: skip
+            if most and value > most:
+                text = f'Limit exceeded {value} > {most} for "{name}". Help: Reduce the "{name}" parameter to or below {most}.'
+                raise RefusalError("INVALID_ARGUMENT", 400, f"Bad request: {text}")
+        if exact and self.limits.get("search_allow_exact") is False:
+            raise RefusalError("INVALID_ARGUMENT", 400, "Bad request: Exact search disabled!. Help: Set exact=false..")
+
+    def ask_replicas(self, name, consistency):
+        """Refuse a read that needs more replicas than are there, as Qdrant's ``execute_read_operation`` does."""
+        total = (self.made.get(name) or {}).get("replication_factor") or 1
+        needed = {"all": total, "majority": total, "quorum": total // 2 + 1}.get(consistency) or int(consistency or 1)
+        if total - self.away < min(needed, total):
+            failed = (
+                f"{self.away} of {total} read operations failed:\n  tcp connect error: peer is currently unavailable"
+            )
+            missing = "The replica set for shard 0 on peer 1 does not have enough active replicas"
+            text = f"Service internal error: {missing if self.noticed else failed}"
+            raise RefusalError("INTERNAL", 500, text)
+
+    def meet(self, method):
+        with self.lock:
+            for fault in self.faults:
+                if fault["times"] and re.search(fault["calls"], method):
+                    fault["times"] -= 1
+                    raise RefusalError(fault["code"], fault["status"], fault["text"])
 
     def note(self, method, size, **more):
         if self.record:
@@ -60,27 +123,69 @@ class Service:
     def create(self, name, vectors, metadata, **made):
         self.run(None, "create_collection", name, vectors, metadata=metadata)
         self.made[name], self.indexes[name] = made, {}
+        self.hurry()
+        self.keep()
         return True
+
+    def hurry(self):
+        """What is written must outlive a killed process and not a power cut: no waiting for the disk at each point."""
+        for collection in self.local.collections.values() if self.kept else ():
+            collection.storage.storage.execute("PRAGMA journal_mode=WAL")
+            collection.storage.storage.execute("PRAGMA synchronous=OFF")
+
+    def keep(self):
+        if self.kept:
+            self.kept.with_suffix(".new").write_bytes(pickle.dumps((self.made, self.indexes)))
+            self.kept.with_suffix(".new").rename(self.kept)
 
     def index(self, name, field, schema):
         self.run(name, "count")
         self.indexes[name][field] = models.PayloadIndexInfo(data_type=getattr(schema, "type", schema), points=0)
+        self.keep()
+
+    def facet(self, name, field, where, limit):
+        """As the server does: every value that the index knows, with 0 where no record of it matches."""
+        found = self.run(name, "facet", field, where, limit=limit, exact=True)
+        counted = {hit.value for hit in found.hits}
+        known = self.run(name, "facet", field, None, limit=limit, exact=True).hits
+        found.hits += [models.FacetValueHit(value=hit.value, count=0) for hit in known if hit.value not in counted]
+        found.hits = found.hits[:limit]
+        return found
 
     def info(self, name):
         info = self.run(name, "get_collection")
+        if time.monotonic() < self.indexing:
+            info.status, info.indexed_vectors_count = models.CollectionStatus.YELLOW, info.points_count // 2
         info.payload_schema = self.indexes[name]
         made = self.made[name]
-        for part in ("shard_number", "replication_factor", "write_consistency_factor", "on_disk_payload"):
-            setattr(info.config.params, part, made.get(part) or (part != "on_disk_payload" or None))
-        info.config.params.shard_number = made.get("shard_number") or 1
-        info.config.params.replication_factor = made.get("replication_factor") or 1
-        info.config.params.write_consistency_factor = made.get("write_consistency_factor") or 1
+        for part, default in DEFAULTS.items():
+            given = made.get(part)
+            setattr(info.config.params, part, default if given is None else given)
         hnsw = made.get("hnsw_config")
         for part in ("m", "ef_construct", "full_scan_threshold"):
             if hnsw is not None and getattr(hnsw, part) is not None:
                 setattr(info.config.hnsw_config, part, getattr(hnsw, part))
         info.config.quantization_config = made.get("quantization_config")
         return info
+
+
+def read_float(text):
+    """A literal that is no integer, as serde_json reads it without its feature ``float_roundtrip``.
+
+    The digits as an integer of 64 bits, cut where they overflow, then as a double, then times or over a power of ten:
+    rounded twice, which is off by a bit for one shortest text in twenty. The real server was seen to be.
+    """
+    mantissa, _, exponent = text.lower().partition("e")
+    whole, _, fraction = mantissa.lstrip("-").partition(".")
+    digits, scale = whole + fraction, int(exponent or 0) - len(fraction)
+    while int(digits) >= 2**64:
+        digits, scale = digits[:-1], scale + 1
+    significand = int(digits)
+    value = float(significand)
+    while scale < -308:
+        value, scale = value / 1e308, scale + 308
+    value = value * 10.0**scale if scale >= 0 else value / 10.0**-scale
+    return -value if text.startswith("-") else value
 
 
 UPDATED = models.UpdateResult(operation_id=0, status=models.UpdateStatus.COMPLETED)
@@ -172,9 +277,7 @@ def grpc_services(service):
 
         def Facet(self, request, context):
             where = optional(request, "filter", GrpcToRest.convert_filter)
-            found = service.run(
-                request.collection_name, "facet", request.key, where, limit=request.limit, exact=request.exact
-            )
+            found = service.facet(request.collection_name, request.key, where, request.limit)
             return pb.FacetResponse(hits=[RestToGrpc.convert_facet_value_hit(hit) for hit in found.hits])
 
         def QueryBatch(self, request, context):
@@ -184,6 +287,30 @@ def grpc_services(service):
             return pb.QueryBatchResponse(result=[pb.BatchResult(result=answer) for answer in answers])
 
     return Qdrant(), Collections(), Points()
+
+
+def limited(method, request):
+    """What strict mode looks at: the limit, how many points are written, and whether the answer must be exact."""
+    queries = getattr(request, "query_points", ())
+    limit = max([getattr(request, "limit", 0), *(query.limit for query in queries)])
+    exact = getattr(request, "exact", False) or any(query.params.exact for query in queries)
+    return limit, len(request.points) if method == "Upsert" else 0, exact
+
+
+def limited_in(handle, body):
+    """The same for HTTP."""
+    queries = body.get("searches", [])
+    limit = max([body.get("limit") or 0, *(query.get("limit") or 0 for query in queries)])
+    exact = body.get("exact", False) or any((query.get("params") or {}).get("exact") for query in queries)
+    points = len(body.get("points", ())) or len(body.get("batch", {}).get("ids", ()))
+    return limit, points if handle is upsert else 0, exact
+
+
+def consistency_of(request):
+    """As HTTP spells it."""
+    kind = request.read_consistency.WhichOneof("value")
+    value = getattr(request.read_consistency, kind) if kind else None
+    return ("all", "majority", "quorum")[value] if kind == "type" else value
 
 
 class Guard(grpc.ServerInterceptor):
@@ -203,7 +330,13 @@ class Guard(grpc.ServerInterceptor):
             if not allowed:
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid api-key")
             try:
+                self.service.meet(method)
+                self.service.check_limits(*limited(method, request))
+                if hasattr(request, "read_consistency"):
+                    self.service.ask_replicas(request.collection_name, consistency_of(request))
                 return handler.unary_unary(request, context)
+            except RefusalError as error:
+                context.abort(grpc.StatusCode[error.code], str(error))
             except NotFoundError as error:
                 context.abort(grpc.StatusCode.NOT_FOUND, str(error))
             except ValueError as error:
@@ -280,7 +413,7 @@ def count(service, name, body):
 
 def facet(service, name, body):
     wanted = models.FacetRequest(**body)
-    return service.run(name, "facet", wanted.key, wanted.filter, limit=wanted.limit, exact=wanted.exact)
+    return service.facet(name, wanted.key, wanted.filter, wanted.limit)
 
 
 def query_batch(service, name, body):
@@ -318,11 +451,13 @@ def plain(value):
 
 
 def http_handler(service, api_key):
-    from urllib.parse import unquote, urlsplit
+    from urllib.parse import parse_qs, unquote, urlsplit
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        wbufsize = 65_536  # headers and body in one packet: no waiting for an acknowledgement in between
+        # Head and body in one packet; or each in its own, and the second when the first is acknowledged (Nagle), as a
+        # server may whose sockets have not been told TCP_NODELAY.
+        wbufsize = 0 if service.nagle else 65_536
 
         def log_message(self, *args):
             pass
@@ -339,7 +474,9 @@ def http_handler(service, api_key):
             length = int(self.headers.get("Content-Length", 0))
             data = self.rfile.read(length)
             path = urlsplit(self.path).path
-            service.note(f"{self.command} {path}", length)
+            if path == "/bridge":
+                return self.answer(200, service.play(**json.loads(data)))
+            service.note(f"{self.command} {path}", length, **({"body": data.decode()} if service.bodies else {}))
             if path == "/":
                 return self.answer(200, {"title": "qdrant", "version": service.version})
             if api_key and self.headers.get("api-key") != api_key:
@@ -350,12 +487,19 @@ def http_handler(service, api_key):
                 match = re.fullmatch(pattern, path)
                 if method == self.command and match:
                     name = unquote(match[1]) if match.groups() else None
-                    return self.respond(handle, name, json.loads(data) if data else {})
+                    return self.respond(handle, name, json.loads(data, parse_float=read_float) if data else {})
             return self.answer(404, {"status": {"error": f"no route for {self.command} {path}"}})
 
         def respond(self, handle, name, body):
             try:
+                service.meet(f"{self.command} {self.path}")
+                service.check_limits(*limited_in(handle, body))
+                asked = parse_qs(urlsplit(self.path).query).get("consistency", [None])[0]
+                if self.command == "POST" and handle is not delete:
+                    service.ask_replicas(name, asked)
                 self.answer(200, {"result": plain(handle(service, name, body)), "status": "ok", "time": 0.0})
+            except RefusalError as error:
+                self.answer(error.status, {"status": {"error": str(error)}})
             except NotFoundError as error:
                 self.answer(404, {"status": {"error": str(error)}})
             except ValueError as error:
@@ -382,7 +526,8 @@ def start_http(service, options):
 def main():
     warnings.simplefilter("ignore")
     options = json.loads(sys.argv[1])
-    service = Service(options.get("version", "1.20.0"), options.get("record"))
+    given = ("version", "record", "bodies", "folder", "nagle")
+    service = Service(**{name: options[name] for name in given if name in options})
     grpc_server, grpc_port = start_grpc(service, options)
     _, http_port = start_http(service, options)
     print(json.dumps({"grpc": grpc_port, "http": http_port}), flush=True)

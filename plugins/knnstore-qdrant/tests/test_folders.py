@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 import knnstore
-from knnstore import F, StoreSpec
+from knnstore import F, StoreSpec, StoreURL
+from knnstore._plugins import remove_empty
 from knnstore.errors import (
     ConflictError,
     InvalidInputError,
@@ -21,6 +23,7 @@ from knnstore.errors import (
     StoreBusyError,
     StoreCorruptError,
     StoreFullError,
+    StoreNotFoundError,
     UnsupportedFilterError,
 )
 
@@ -137,6 +140,31 @@ def test_two_stores_in_one_process_share_the_engine(tmp_path):
         assert two.revision() != before
         one.close()
         assert two.count() == 10
+
+
+@pytest.mark.parametrize("variant", ["edge", "local"])
+def test_a_folder_that_was_removed_is_noticed(tmp_path, variant):
+    """By whoever cleared it away, and may have made another collection there."""
+    place = f"qdrant+{variant}://{tmp_path}/store"
+    store = knnstore.open_store(place, SPEC)
+    write(store, 0, 3)
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / f"qdrant-{variant}.lock").touch()  # another process has the place
+    for call in (lambda: write(store, 0, 3), lambda: store.delete(["r0"]), lambda: store.delete(where=F("area") == 1)):
+        with pytest.raises(StoreNotFoundError, match="removed while it was open"):
+            call()
+    store.close()
+    with knnstore.open_store(place, SPEC) as again:
+        assert write(again, 0, 3) == 3
+        assert again.count() == 3
+
+
+def test_what_is_open_here_is_not_waited_for_to_be_removed(tmp_path):
+    started = time.monotonic()
+    with knnstore.open_store(url(tmp_path), SPEC), pytest.raises(StoreBusyError, match="open in this process"):
+        remove_empty(StoreURL.parse(url(tmp_path)))
+    assert time.monotonic() - started < 15  # and not the thirty seconds of the timeout
 
 
 def test_a_half_made_collection_is_made_again(tmp_path):

@@ -25,6 +25,8 @@ from knnstore.errors import (
     StoreTimeoutError,
     UnsupportedOperationError,
 )
+from knnstore.testing.proxy import FaultProxy
+from knnstore.testing.servers import free_port
 
 SPEC = StoreSpec(8, "cosine", {"label": str, "area": int, "weight": float, "thing": bool})
 TRANSPORTS = ("grpc", "http")
@@ -57,6 +59,8 @@ def test_one_of_everything(shared_bridge, numbers, transport):
         assert store.count((F("weight") >= 2 / 7) & ~(F("thing") == True)) == 29  # noqa: E712
         assert store.count_by("thing") == {True: 30, False: 30}
         assert len(store.count_by("weight")) == 60
+        assert store.count_by("label", F("label") == "label 1") == {"label 1": 20}, "the server knows other values too"
+        assert store.count_by("weight", F("area") < 2) == {0.0: 1, 1 / 7: 1}
         assert sorted(v for batch in store.scan(batch_size=7) for v in batch.ids) == sorted(f"r{i}" for i in range(60))
         unit = rows(60)[33] / np.linalg.norm(rows(60)[33].astype(np.float64))
         assert store.get(["r33"]).vectors.tobytes() == unit.astype(np.float32).tobytes()
@@ -222,6 +226,45 @@ def test_a_killed_server_is_reached_again(make_bridge, transport):
                 except StoreConnectionError:  # gRPC waits a while before it connects again, longer on a busy machine
                     assert time.monotonic() < until
                     time.sleep(0.2)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_wrong_port_is_told_at_once(transport):
+    """With the defaults: who has never answered is not waited for until the timeout."""
+    started = time.monotonic()
+    with pytest.raises(StoreConnectionError, match="Check that the server runs"):
+        knnstore.open_store(f"qdrant://127.0.0.1:{free_port()}/c?transport={transport}", SPEC)
+    assert time.monotonic() - started < 10
+
+
+def test_a_slow_network_is_no_outage(make_bridge):
+    """A connection takes some ways there and back; no attempt may be given up before that."""
+    bridge = make_bridge()
+    with FaultProxy("127.0.0.1", bridge.ports["grpc"]) as slow:
+        slow.delay = 0.4
+        with knnstore.open_store(f"qdrant://127.0.0.1:{slow.port}/c", StoreSpec(2)) as store:
+            assert store.count() == 0
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_an_answer_in_two_packets_is_not_waited_for(make_bridge, tls, tmp_path):
+    """The server sends the second one when the first is acknowledged, and Linux takes 40 ms for that if it is let."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    files = {"cert": str(tmp_path / "cert.pem"), "key": str(tmp_path / "key.pem")} if tls else {}
+    bridge = make_bridge(nagle=True, **files)
+    with knnstore.open_store(
+        bridge.url("c", "http", **({"tls": 1, "ca": tmp_path / "ca.pem"} if tls else {})), SPEC
+    ) as s:
+        took = []
+        for _ in range(40):
+            started = time.monotonic()
+            s.count()
+            took.append(time.monotonic() - started)
+    assert sorted(took)[10] < 0.03  # a busy machine is late, but not always
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -34,6 +34,9 @@ reading (2.4 µs for a vector of 256) costs less than comparing each with each c
 _LEAST, _MOST = 64, 8192
 _MARGIN = 2.0
 """How many more of the nearest are looked at than must be for the allowed ones among them to be enough."""
+_PREFERRED = 6
+"""Up to so many times the price of a look-up an exact search is made instead: it misses nothing, and a part of what is
+looked up is searched once more."""
 _DEEPER = 4
 """How many times as many of the nearest are looked at for queries that had too few allowed ones among them."""
 _COPYING = 24
@@ -85,8 +88,7 @@ class Searcher:
         index = self.index
         if matching <= k or depth >= len(index.rows) or not index.fits(queries):
             return True
-        # Twice: of what goes through the index, a part is searched once more.
-        dear = 2 * len(queries) * index.products(depth)
+        dear = _PREFERRED * len(queries) * index.products(depth)
         return self.shortcut and matching * (len(queries) + _COPYING) <= dear
 
     def _exactly(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_]) -> Candidates:

@@ -14,9 +14,9 @@ from knnstore_milvus.connection import Connection
 from knnstore_milvus.expressions import ALL
 from knnstore_milvus.names import VECTOR
 from knnstore_milvus.options import Options
-from knnstore_milvus.schema import MARK, METRICS, Meta, collection_schema, pairs
+from knnstore_milvus.schema import MARK, METRICS, Found, Meta, collection_schema, description, pairs
 
-__all__ = ["count", "create", "describe", "index_of", "make_ready", "names", "wait_until"]
+__all__ = ["count", "create", "describe", "find", "index_of", "make_ready", "names", "wait_until"]
 
 _DUPLICATE = "create duplicate collection"
 _NO_INDEX = 700
@@ -25,6 +25,12 @@ _NO_INDEX = 700
 def describe(connection: Connection, name: str) -> Any:
     """Its DescribeCollectionResponse; raises where there is none."""
     return connection.call("DescribeCollection", milvus_pb2.DescribeCollectionRequest(collection_name=name))
+
+
+def find(connection: Connection, name: str, where: str) -> Found:
+    """The collection as it is described; raises where there is none, or one that is not ours."""
+    described = describe(connection, name)
+    return Found(Meta.from_text(description(described), where), described.collectionID)
 
 
 def names(connection: Connection) -> list[str]:

@@ -138,10 +138,13 @@ class Connection:
         """
         if "db_name" in request.DESCRIPTOR.fields_by_name:
             request.db_name = self.database
-        patience = self.patience if timeout is None else Patience(max(timeout, 0.001), self.patience.retries)
-        stub = self._connected()
+        seconds, stub = None if timeout is None else max(timeout, 0.001), self._connected()
         try:
-            return patience.call(lambda left: _checked(getattr(stub, method), request, left, self._metadata), retriable)
+            return self.patience.call(
+                lambda left: _checked(getattr(stub, method), request, left, self._metadata),
+                lambda error: not self._closed and retriable(error),
+                timeout=seconds,
+            )
         except Exception as error:
             if self._closed:  # whatever gRPC calls it
                 raise self._closed_error() from error

@@ -22,6 +22,7 @@ __all__ = ["is_missing", "is_too_large", "map_error", "retriable"]
 
 _NOT_READY = {1, 2, 4, 101, 103, 106, 201, 202, 400, 401, 500, 501, 503, 600, 601, 602, 901, 902, 903}
 """Starting, too busy, or just being loaded: service, collection, replica, node, channel, segment not ready."""
+_LOST_A_PART = ("InvalidateCollectionMetaCache failed", "empty grpc client")
 _RATE_LIMIT = {8}
 _FULL = {3, 7, 9, 12}
 """Memory or disk of the server exhausted, or its quota; writes are denied until there is room."""
@@ -47,8 +48,8 @@ def retriable(error: Exception) -> bool:
 
 
 def _not_ready(error: MilvusException) -> bool:
-    """Starting, or still looking for a part of itself that was killed and has another number now; that has no code."""
-    return error.code in _NOT_READY or "InvalidateCollectionMetaCache failed" in error.message
+    """Starting or ending, or still looking for a part of itself that was killed: for some of that there is no code."""
+    return error.code in _NOT_READY or any(words in error.message for words in _LOST_A_PART)
 
 
 def is_missing(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -9,11 +10,33 @@ from typing import Any
 
 __all__ = ["INDEXES", "INDEX_OPTIONS", "Index"]
 
-_FLOOR = 0.1
-"""What an approximate index finds depends on the vectors. 30,000 random ones of 256 numbers are the worst that it can
-meet: HNSW with ef=64 found 0.35 of the true neighbours, and the IVF that Milvus puts over records which are not indexed
-yet 0.19 (with 2.3.5). Embeddings have structure; there both find nearly all."""
+_KEPT, _CODED = 0.9, 0.4
+"""The share of true neighbours that is declared, for indexes over the vectors and for those over short codes of them.
+Measured with 2.3.5 on vectors in clusters, as embeddings are; ``docs/design/milvus.md`` has the figures. Random vectors
+of 256 numbers, which have no structure at all, are worse: without a filter HNSW with ef=64 finds 0.35 of them."""
 Parameters = Mapping[str, str | int | float | bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """The search option that decides how much an index looks at.
+
+    Args:
+        option: its name here.
+        usual: its value where none is given.
+        growth: how many times as much is worth asking for. A graph finds nearly all with five times as many
+            candidates, and what it cannot reach then it does not find with more; cells are searched up to the last.
+        largest: what Milvus takes at most.
+    """
+
+    option: str
+    usual: int
+    growth: float
+    largest: int
+
+    def value(self, options: Any, effort: float) -> int:
+        """The value for this effort."""
+        return int(min((getattr(options, self.option) or self.usual) * min(effort, self.growth), self.largest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +49,9 @@ class Index:
         build: our option -> the parameter of Milvus, for those that count when it is built.
         search: the same for those that count at each search.
         at_least_k: the search option that must not be smaller than k, with its value where none is given.
+        steered: the search option that decides how much is looked at; None where there is none.
         exact: whether it finds the true neighbours.
+        recall_floor: the least share of true neighbours that we declare.
     """
 
     name: str
@@ -34,12 +59,14 @@ class Index:
     build: Mapping[str, str] = field(default_factory=dict)
     search: Mapping[str, str] = field(default_factory=dict)
     at_least_k: tuple[str, int] | None = None
+    steered: Steered | None = None
     exact: bool = False
+    recall_floor: float = 1.0
 
     @property
-    def recall_floor(self) -> float:
-        """The least share of true neighbours that we declare."""
-        return 1.0 if self.exact else _FLOOR
+    def graph(self) -> bool:
+        """Whether it is one of the HNSW family."""
+        return "ef" in self.search
 
     def contradiction(self, options: Any) -> str:
         """What would have been right, where an option is given that this index does not have; "" otherwise."""
@@ -61,12 +88,14 @@ class Index:
         given = {**{name: value for name, value in _DEFAULTS.items() if name in self.build.values()}, **given}
         return {**given, "refine": True} if "refine_type" in given else given
 
-    def search_parameters(self, options: Any, k: int) -> dict[str, str | int | float | bool]:
-        """What a search is given."""
+    def search_parameters(self, options: Any, k: int, effort: float = 1.0) -> dict[str, str | int | float | bool]:
+        """What a search is given; ``effort`` is how many times as much is looked at as usual."""
         given = {theirs: getattr(options, ours) for ours, theirs in self.search.items() if getattr(options, ours)}
+        if self.steered is not None and effort > 1:
+            given[self.search[self.steered.option]] = self.steered.value(options, effort)
         if self.at_least_k is not None:
             name, usual = self.at_least_k
-            given[self.search[name]] = max(getattr(options, name) or usual, k)
+            given[self.search[name]] = max(given.get(self.search[name], usual), k)
         return given
 
 
@@ -75,31 +104,41 @@ _DEFAULTS: Parameters = MappingProxyType({"M": 16, "efConstruction": 200, "nlist
 
 _GRAPH = {"m": "M", "ef_construction": "efConstruction"}
 _REFINED = {"refine_type": "refine_type"}
-_EF = ("ef", 64)
+_EF = {"ef": "ef"}
 _CELLS = {"nlist": "nlist"}
 _PROBES = {"nprobe": "nprobe"}
 _REFINE_K = {"refine_k": "refine_k"}
+_LARGEST_EF, _LARGEST_NPROBE = 32_768, 65_536
+_GRAPH_STEERED = Steered("ef", 64, 5, _LARGEST_EF)
+_CELLS_STEERED = Steered("nprobe", 8, math.inf, _LARGEST_NPROBE)
 
 
-def _hnsw(name: str, since: tuple[int, int], *build: Mapping[str, str]) -> Index:
+def _hnsw(name: str, since: tuple[int, int], floor: float, *build: Mapping[str, str]) -> Index:
     merged = {key: value for part in (_GRAPH, *build) for key, value in part.items()}
-    refined = _REFINE_K if build else {}
-    return Index(name, since, merged, {"ef": "ef", **refined}, _EF)
+    search = {**_EF, **_REFINE_K} if build else _EF
+    return Index(name, since, merged, search, ("ef", 64), _GRAPH_STEERED, recall_floor=floor)
+
+
+def _ivf(name: str, since: tuple[int, int], floor: float, build: Mapping[str, str], search: Mapping[str, str]) -> Index:
+    return Index(name, since, {**_CELLS, **build}, {**_PROBES, **search}, steered=_CELLS_STEERED, recall_floor=floor)
 
 
 # Sources: the release notes of Milvus. 2.3.0: SCANN, GPU indexes; 2.5.0: HNSW_SQ, HNSW_PQ, HNSW_PRQ; 2.6.0: IVF_RABITQ.
+# AUTOINDEX of a server of one's own is an HNSW, whose ef would be k; a managed one looks at no ef.
 _ALL: tuple[Index, ...] = (
-    Index("AUTOINDEX"),
+    Index("AUTOINDEX", (2, 3), {}, _EF, ("ef", 64), _GRAPH_STEERED, recall_floor=_KEPT),
     Index("FLAT", exact=True),
-    _hnsw("HNSW", (2, 3)),
-    _hnsw("HNSW_SQ", (2, 5), {"sq_type": "sq_type"}, _REFINED),
-    _hnsw("HNSW_PQ", (2, 5), {"pq_m": "m", "nbits": "nbits"}, _REFINED),
-    Index("IVF_FLAT", (2, 3), _CELLS, _PROBES),
-    Index("IVF_SQ8", (2, 3), _CELLS, _PROBES),
-    Index("IVF_PQ", (2, 3), {**_CELLS, "pq_m": "m", "nbits": "nbits"}, _PROBES),
-    Index("IVF_RABITQ", (2, 6), {**_CELLS, **_REFINED}, {**_PROBES, "refine_k": "rbq_refine_k"}),
-    Index("SCANN", (2, 3), _CELLS, {**_PROBES, "reorder_k": "reorder_k"}, ("reorder_k", 100)),
-    Index("DISKANN", (2, 3), {}, {"search_list": "search_list"}, ("search_list", 100)),
+    _hnsw("HNSW", (2, 3), _KEPT),
+    _hnsw("HNSW_SQ", (2, 5), _KEPT, {"sq_type": "sq_type"}, _REFINED),
+    _hnsw("HNSW_PQ", (2, 5), _CODED, {"pq_m": "m", "nbits": "nbits"}, _REFINED),
+    _ivf("IVF_FLAT", (2, 3), _KEPT, {}, {}),
+    _ivf("IVF_SQ8", (2, 3), _KEPT, {}, {}),
+    _ivf("IVF_PQ", (2, 3), _CODED, {"pq_m": "m", "nbits": "nbits"}, {}),
+    _ivf("IVF_RABITQ", (2, 6), _CODED, _REFINED, {"refine_k": "rbq_refine_k"}),
+    Index("SCANN", (2, 3), _CELLS, {**_PROBES, "reorder_k": "reorder_k"}, ("reorder_k", 100), _CELLS_STEERED,
+          recall_floor=_KEPT),
+    Index("DISKANN", (2, 3), {}, {"search_list": "search_list"}, ("search_list", 100),
+          Steered("search_list", 100, 5, 65_535), recall_floor=_KEPT),
 )  # fmt: skip
 
 INDEXES: Mapping[str, Index] = MappingProxyType({index.name: index for index in _ALL})

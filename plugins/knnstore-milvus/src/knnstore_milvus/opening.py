@@ -21,7 +21,7 @@ from knnstore_milvus.errors import is_missing
 from knnstore_milvus.indexes import Index
 from knnstore_milvus.names import Place, collection_name, may_hold, place_of
 from knnstore_milvus.options import CREATING, PORT, Options
-from knnstore_milvus.schema import Meta, description
+from knnstore_milvus.schema import Found, Meta, description
 from knnstore_milvus.store import MilvusStore
 from knnstore_milvus.versions import check_options, check_server
 
@@ -52,20 +52,20 @@ def _opened(request: OpenRequest, place: Place, options: Options, connection: Co
     name, where = collection_name(place.path), str(request.url)
     version = connection.call("GetVersion", milvus_pb2.GetVersionRequest()).version
     check_server(version, where)
-    meta = _described(connection, name, where)
-    if meta is None:
+    found = _described(connection, name, where)
+    if found is None:
         if request.spec is None or request.read_only:
             raise StoreNotFoundError(f"nothing is stored at {where}", hint="Give a spec to create it.")
         _check_index(options.vector_index, options, where)
         _refuse(options.vector_index.impossible(options, stored_dim(request.spec.dim)), where)
         check_options(options, version, where)
         admin.create(connection, name, Meta(place.path, request.spec, options.created()))
-        meta = _described(connection, name, where)
-        if meta is None:
+        found = _described(connection, name, where)
+        if found is None:
             raise StoreNotFoundError(f"{where} was dropped while it was being created")
-    _check(meta, request, place)
-    admin.make_ready(connection, name, meta, options)
-    return MilvusStore(request, connection, name, meta, options, version)
+    _check(found.meta, request, place)
+    admin.make_ready(connection, name, found.meta, options)
+    return MilvusStore(request, connection, name, found, options, version)
 
 
 def _check(meta: Meta, request: OpenRequest, place: Place) -> None:
@@ -91,10 +91,9 @@ def _refuse(expected: str, where: str) -> None:
         raise InvalidURLError(where, expected=expected)
 
 
-def _described(connection: Connection, name: str, where: str) -> Meta | None:
+def _described(connection: Connection, name: str, where: str) -> Found | None:
     """What is known of a collection; None where there is none."""
-    found = _unless_missing(lambda: admin.describe(connection, name))
-    return None if found is None else Meta.from_text(description(found), where)
+    return _unless_missing(lambda: admin.find(connection, name, where))
 
 
 def _unless_missing(ask: Callable[[], T]) -> T | None:
@@ -132,11 +131,11 @@ def remove(url: StoreURL, *, full: bool) -> bool:
     place, options = _collection_place(url), Options.parse(url)
     name = collection_name(place.path)
     with _connected(url, place, options) as connection:
-        meta = _described(connection, name, str(url))
-        if meta is None or meta.path != place.path:
+        found = _described(connection, name, str(url))
+        if found is None or found.meta.path != place.path:
             return False
         if not full:
-            admin.make_ready(connection, name, meta, options)
+            admin.make_ready(connection, name, found.meta, options)
             if admin.count(connection, name):
                 return False
         connection.call("DropCollection", milvus_pb2.DropCollectionRequest(collection_name=name))

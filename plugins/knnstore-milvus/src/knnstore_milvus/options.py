@@ -31,7 +31,7 @@ class Options:
 
     Args:
         timeout: seconds for one request, with its retries.
-        retries: how often a request is repeated after an error that may pass.
+        retries: how often a request is repeated after an error that may pass, at most; time decides.
         build_timeout: seconds that opening waits for the collection to be loaded, and ``optimize`` for its index.
         tls: encrypt; implied by ``ca``, ``cert``, ``key`` and ``server_name``.
         ca: file with the certificate authorities to trust.
@@ -62,8 +62,8 @@ class Options:
         batch_rows: records of one request.
     """
 
-    timeout: float = option(30.0, seconds())
-    retries: int = option(3, integer(0, 100))
+    timeout: float = option(60.0, seconds())
+    retries: int = option(1000, integer(0, 1000))
     build_timeout: float = option(3600.0, seconds())
     tls: bool = option(False, flag())
     ca: str = option("", _FILE)
@@ -127,7 +127,7 @@ class Options:
 
     @property
     def patience(self) -> Patience:
-        """For one request."""
+        """For the requests of one connection."""
         return Patience(self.timeout, self.retries)
 
     def credentials(self, url: StoreURL) -> Credentials:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from pymilvus.grpc_gen import milvus_pb2
 
+from knnstore.remote import slices
 from knnstore.types import Records, StoreSpec
 from knnstore_milvus.columns import records_of, stored_dim
 from knnstore_milvus.connection import Connection
@@ -15,11 +16,12 @@ from knnstore_milvus.names import ID, VECTOR, field_name
 from knnstore_milvus.schema import pairs
 from knnstore_milvus.session import Session
 
-__all__ = ["WINDOW", "Reader", "in_order"]
+__all__ = ["WINDOW", "Reader", "id_slices"]
 
 WINDOW = 16_384
 """What Milvus answers at most in one query."""
 _SMALL = 100
+_EXPRESSION_BYTES = 1 << 20
 
 
 class Reader:
@@ -65,6 +67,13 @@ class Reader:
                 start += size
                 yield records
 
+    def get(self, ids: list[str], fields: list[str], with_vectors: bool) -> Records:
+        """The stored ones among some ids, in the order asked for."""
+        parts: list[Records] = []
+        for part in id_slices(ids):
+            parts += self.by_ids(ids[part], fields, with_vectors, part.stop - part.start)
+        return _in_order(parts, ids, with_vectors)
+
     def count(self, expr: str) -> int:
         """How many match."""
         request = milvus_pb2.QueryRequest(
@@ -79,6 +88,11 @@ class Reader:
         for records in pages(expr, fields, with_vectors, size):
             for start in range(0, len(records), batch_size):
                 yield _part(records, slice(start, start + batch_size))
+
+    def matches(self, expr: str, count: int) -> Iterator[Records]:
+        """Every match once, with its vector; by one query, if ``count`` is right and so many fit into an answer."""
+        size = self._page(WINDOW, True)
+        return iter([self.query(expr, [], True)]) if count <= size // 2 else self.scan(expr, [], True, size)
 
     def _by_rising_ids(self, expr: str, fields: list[str], with_vectors: bool, size: int) -> Iterator[Records]:
         """In the order of ids: each page begins after the last id of the one before.
@@ -117,7 +131,13 @@ def _half(size: int, error: Exception) -> int:
     return size // 2
 
 
-def in_order(parts: list[Records], ids: list[str], with_vectors: bool) -> Records:
+def id_slices(ids: list[str]) -> Iterator[slice]:
+    """Runs of ids that fit into one expression; an escaped id may be six times as long."""
+    sizes = np.fromiter((6 * len(value) + 3 for value in ids), np.int64, len(ids))
+    return slices(sizes, _EXPRESSION_BYTES, WINDOW)
+
+
+def _in_order(parts: list[Records], ids: list[str], with_vectors: bool) -> Records:
     """The records of several answers, in the order in which their ids were asked for."""
     found = np.concatenate([part.ids for part in parts])
     row = {value: i for i, value in enumerate(found)}

@@ -14,7 +14,7 @@ from knnstore.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Metric, StoreSpec
 from knnstore_milvus.columns import TYPES, stored_dim
 from knnstore_milvus.names import ID, VECTOR, field_name
 
-__all__ = ["MARK", "METRICS", "Meta", "collection_schema", "description", "pairs"]
+__all__ = ["MARK", "METRICS", "Found", "Meta", "collection_schema", "description", "pairs"]
 
 METRICS: Mapping[Metric, str] = {"cosine": "IP", "dot": "IP", "l2": "L2"}
 """Rows are of unit length under cosine already; the server must not normalise them again."""
@@ -63,6 +63,19 @@ class Meta:
             raise StoreCorruptError(
                 where, expected="the description that knnstore has written", got=text[:80]
             ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A collection that is there.
+
+    Args:
+        meta: its description.
+        identity: the number that the server has given it, and gives to no other one, except on milvus-lite.
+    """
+
+    meta: Meta
+    identity: int
 
 
 def _json(text: str) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
@@ -34,16 +36,27 @@ class Session:
         self._strong = consistency == "strong"
         self._moment = _now(connection) if consistency == "session" else _ANY
         self.writes = self._seen = 0
+        self._held = threading.local()
 
     def wrote(self) -> None:
         """A write of this store has been acknowledged, or may have been."""
         with self._lock:
             self.writes += 1
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What this thread reads inside names one moment, the present one if ``strong``: only its first read waits."""
+        self._held.moment = _now(self._connection) if self._strong else self._latest()
+        try:
+            yield
+        finally:
+            self._held.moment = None
+
     def guarantee(self) -> dict[str, int]:
         """What goes into a request that reads."""
-        level, moment = common_pb2.ConsistencyLevel, self._latest()
-        if self._strong or moment == _LATEST:
+        level, held = common_pb2.ConsistencyLevel, getattr(self._held, "moment", None)
+        moment = self._latest() if held is None else held
+        if (self._strong and held is None) or moment == _LATEST:
             return {"consistency_level": level.Strong, "guarantee_timestamp": _LATEST}
         return {"consistency_level": level.Session, "guarantee_timestamp": moment}
 

@@ -10,24 +10,22 @@ from pymilvus.grpc_gen import milvus_pb2
 
 from knnstore._engine import mapped_error
 from knnstore.abc import EmbeddingStore, OpenRequest
-from knnstore.errors import ConflictError, KnnStoreError
+from knnstore.errors import ConflictError, KnnStoreError, SpecMismatchError
 from knnstore.filters import Filter
-from knnstore.remote import slices, upload
+from knnstore.remote import upload
 from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreStats
-from knnstore_milvus import maintenance
+from knnstore_milvus import admin, maintenance
 from knnstore_milvus.columns import encode
 from knnstore_milvus.connection import Connection
 from knnstore_milvus.errors import map_error
 from knnstore_milvus.options import Options
-from knnstore_milvus.reading import WINDOW, Reader, in_order
-from knnstore_milvus.schema import Meta
-from knnstore_milvus.searching import search
+from knnstore_milvus.reading import WINDOW, Reader, id_slices
+from knnstore_milvus.schema import Found
+from knnstore_milvus.searching import MAX_K, Searcher
+from knnstore_milvus.selective import SelectiveSearch
 from knnstore_milvus.session import Session
 
-__all__ = ["MAX_K", "MilvusStore"]
-
-MAX_K = 16_384
-_EXPRESSION_BYTES = 1 << 20
+__all__ = ["MilvusStore"]
 
 
 class MilvusStore(EmbeddingStore):
@@ -37,20 +35,23 @@ class MilvusStore(EmbeddingStore):
         request: what was asked for.
         connection: to its server; closed with the store.
         name: of the collection.
-        meta: as stored with it.
+        found: what was stored with it when it was opened.
         options: of the URL.
         version: of the server.
     """
 
     def __init__(
-        self, request: OpenRequest, connection: Connection, name: str, meta: Meta, options: Options, version: str
+        self, request: OpenRequest, connection: Connection, name: str, found: Found, options: Options, version: str
     ) -> None:
+        meta = found.meta
         super().__init__(request.url, meta.spec, read_only=request.read_only)
         self._connection, self._name, self._options, self._version = connection, name, options, version
-        self._language = connection.language
+        self._language, self._found = connection.language, found
         self._index = Options.as_created(meta.created).vector_index
         self._session = Session(connection, request.consistency)
         self._reader = Reader(connection, self._session, name, meta.spec, options.batch_bytes)
+        self._searcher = Searcher(self._reader, self._index, options)
+        self._selective = SelectiveSearch(self._searcher)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -69,6 +70,7 @@ class MilvusStore(EmbeddingStore):
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        self._check_same()
         if on_conflict != "replace":
             stored = set(self._get(batch.ids, [], False).ids)
             if on_conflict == "error" and stored:
@@ -78,6 +80,16 @@ class MilvusStore(EmbeddingStore):
         return upload(
             batch, self._send, self._as_ours, max_bytes=self._options.batch_bytes, max_count=self._options.batch_rows
         )
+
+    def _check_same(self) -> None:
+        """Refuse to write into another collection that was made in the place of ours: one small request a call."""
+        if admin.find(self._connection, self._name, str(self.url)) != self._found:
+            raise SpecMismatchError(
+                f"{self.url}: the collection",
+                expected="the one that was opened",
+                got="another one of that name, made since",
+                hint="Nothing was written. Open the store again, with the spec of what you write.",
+            )
 
     def _send(self, part: Batch) -> int:
         request = milvus_pb2.UpsertRequest(
@@ -96,17 +108,19 @@ class MilvusStore(EmbeddingStore):
         return mapped_error(error, self._map_error, "upsert", self.url)
 
     def _delete_ids(self, ids: list[str]) -> int:
+        self._check_same()
         there = len(self._get(ids, [], False))  # the server counts those that are not stored as well
         self._delete_listed(ids)
         return there
 
     def _delete_listed(self, ids: list[str]) -> None:
-        for part in _id_slices(ids):
+        for part in id_slices(ids):
             request = milvus_pb2.DeleteRequest(collection_name=self._name, expr=self._language.ids_in(ids[part]))
             self._write("Delete", request)
 
     def _delete_where(self, where: Filter) -> int:
         # By id: servers differ in which moment a deletion by filter looks at, and in how much it may match.
+        self._check_same()
         gone = 0
         for records in self._reader.scan(self._language.expression(where), [], False, WINDOW):
             self._delete_listed(records.ids.tolist())
@@ -116,15 +130,13 @@ class MilvusStore(EmbeddingStore):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def _search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:
-        parameters = self._index.search_parameters(self._options, k)
         expr = "" if where is None else self._language.expression(where)
-        return search(self._reader, queries, k, expr, fields, parameters)
+        if where is None or self._index.exact:
+            return self._searcher.approximately(queries, k, expr, fields)
+        return self._selective.search(queries, k, expr, fields)
 
     def _get(self, ids: list[str], fields: list[str], with_vectors: bool) -> Records:
-        parts: list[Records] = []
-        for part in _id_slices(ids):
-            parts += self._reader.by_ids(ids[part], fields, with_vectors, part.stop - part.start)
-        return in_order(parts, ids, with_vectors)
+        return self._reader.get(ids, fields, with_vectors)
 
     def _count(self, where: Filter | None) -> int:
         return self._reader.count(self._language.expression(where))
@@ -152,12 +164,6 @@ class MilvusStore(EmbeddingStore):
 
     def _map_error(self, error: Exception) -> KnnStoreError | None:
         return map_error(error, str(self.url))
-
-
-def _id_slices(ids: list[str]) -> Iterator[slice]:
-    """Runs of ids that fit into one expression; an escaped id may be six times as long."""
-    sizes = np.fromiter((6 * len(value) + 3 for value in ids), np.int64, len(ids))
-    return slices(sizes, _EXPRESSION_BYTES, WINDOW)
 
 
 def _without(batch: Batch, stored: set[str]) -> Batch:

@@ -58,9 +58,13 @@ class ClientEngine(ABC):
     def __init__(self, name: str) -> None:
         self.dialect: Dialect = ClientDialect()
         self._name = name
-        self._reads: dict[str, Any] = {}
         self._writes: dict[str, Any] = {}
         self._params: Mapping[bool, models.SearchParams] = {}
+
+    @property
+    def _reads(self) -> dict[str, Any]:
+        """What every reading call says, asked for at each try."""
+        return {}
 
     @abstractmethod
     def _call(self, send: Callable[[Any], T]) -> T:

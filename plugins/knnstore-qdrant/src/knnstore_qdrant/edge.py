@@ -138,6 +138,9 @@ class EdgeEngine:
             for exact in (False, True)
         }
 
+    def check_same(self) -> None:
+        self._held.check_there()
+
     def upsert(
         self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]], *, insert_only: bool
     ) -> None:

@@ -42,6 +42,14 @@ class Engine(Protocol):
     wire: int
     """Bytes that a byte of ours may take on the way: JSON spells numbers out."""
 
+    def check_same(self) -> None:
+        """Refuse to go on where the collection is no longer the one that was opened.
+
+        Raises:
+            StoreNotFoundError: it is gone.
+            SpecMismatchError: another one has been made in its place.
+        """
+
     def upsert(
         self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]], *, insert_only: bool
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 import sys
 from typing import Any
@@ -19,16 +20,26 @@ from knnstore.errors import (
     StoreTimeoutError,
 )
 
-__all__ = ["map_error", "retriable"]
+__all__ = ["fewer", "map_error", "refused_by_limits", "replicas_missing", "retriable"]
 
-_PASSING = {429, 502, 503, 504}
+_PASSING = {429, 502, 503, 504, "connection", "away"}
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL = re.compile(
     r"no space left|not enough space|out of disk|disk (is )?full|available disk space|quota exceeded", re.IGNORECASE
 )
 _CORRUPT = re.compile(r"corrupt|checksum|failed to (load|read|deserialize)|cannot deserialize", re.IGNORECASE)
+_AWAY = re.compile(
+    r"read operations? failed|(enough|no) active replica|no leader could be selected|via leader peer"
+    r"|shards failed to apply|(currently|temporarily) unavailable",
+    re.IGNORECASE,
+)
+"""What a cluster says, as an internal error, while one of its nodes is away."""
+_FEWER = re.compile(r"read operations? failed|enough active replicas", re.IGNORECASE)
+_BROKEN = re.compile(r"stream removed|rst_stream|goaway|connection (reset|closed)", re.IGNORECASE)
+"""What gRPC says, as an internal or unknown error, where a connection broke in the middle of an answer."""
 _MOST = 400
 
+_NODE = "A node of the cluster is away or starting; try again, or look at its state: GET /cluster on the server."
 _REACH = "Check that the server runs, and the host, the port (6334 for gRPC, 6333 for HTTP) and tls of the URL."
 _SLOW = "Raise ?timeout= (seconds), ask for less at once, or look at the server's load."
 _KEY = "Check the API key (api_key_env= or api_key_file= in the URL) and what it may do."
@@ -59,6 +70,8 @@ def map_error(error: Exception, where: str) -> KnnStoreError | None:
 
 
 def _by_status(status: int | str, what: str) -> KnnStoreError:
+    if status == "away":
+        return StoreConnectionError(what, hint=_NODE)
     if status in ("connection", 502, 503, 429):
         return StoreConnectionError(what, hint=_REACH if status == "connection" else "The server is busy; try later.")
     if status in ("timeout", 408, 504):
@@ -73,20 +86,47 @@ def _by_status(status: int | str, what: str) -> KnnStoreError:
 
 
 def retriable(error: Exception) -> bool:
-    """Whether another try may succeed: the server was not there, hung up, or said that it is busy."""
-    return _status(error) in (_PASSING | {"connection"})
+    """Whether another try may succeed: the server or a node was not there, hung up, or said that it is busy."""
+    return _status(error) in _PASSING
+
+
+def replicas_missing(error: Exception) -> bool:
+    """Whether a read failed since fewer replicas are there than it asked for."""
+    return _status(error) == "away" and _FEWER.search(_text(error)) is not None
+
+
+_LIMIT = re.compile(r"Limit exceeded \d+ > (\d+) for ")
+_DISABLED = re.compile(r"Limit exceeded|Exact search disabled", re.IGNORECASE)
+
+
+def fewer(error: Exception, count: int) -> int:
+    """How many things to ask for, or to send, where ``count`` were too many for a server in strict mode.
+
+    Raises:
+        Exception: ``error`` itself, where it says nothing of the kind.
+    """
+    told = _LIMIT.search(_text(error)) if _status(error) == 400 else None
+    if told is None or not 0 < int(told[1]) < count:
+        raise error
+    return int(told[1])
+
+
+def refused_by_limits(error: Exception) -> bool:
+    """Whether a server in strict mode does not answer such questions, which a scan can answer too."""
+    return _status(error) == 400 and _DISABLED.search(_text(error)) is not None
 
 
 # The client's modules are asked for only if they are loaded: an error of theirs cannot come from anywhere else.
 
 
 def _status(error: Exception) -> int | str | None:
-    """An HTTP status, "connection" or "timeout"; None for everything else."""
+    """An HTTP status, "connection", "away" or "timeout"; None for everything else."""
     name = type(error).__name__
     if name == "ResourceExhaustedResponse":
         return 429
     if name == "UnexpectedResponse":
-        return getattr(error, "status_code", None)
+        status = getattr(error, "status_code", None)
+        return "away" if status == 500 and _AWAY.search(_text(error)) else status
     if name == "ResponseHandlingException":
         source = getattr(error, "source", None)
         return _status(source) if isinstance(source, Exception) else None
@@ -113,19 +153,36 @@ _GRPC: dict[str, int | str] = {
 
 def _grpc_status(error: Any) -> int | str:
     code = error.code() if callable(getattr(error, "code", None)) else None
-    return _GRPC.get(getattr(code, "name", ""), 400)
+    name = getattr(code, "name", "")
+    if name in ("INTERNAL", "UNKNOWN"):
+        text = _text(error)
+        return "connection" if _BROKEN.search(text) else "away" if _AWAY.search(text) else 500
+    return _GRPC.get(name, 400)
 
 
 def _text(error: Exception) -> str:
-    """The message without the megabytes that some carry."""
+    """The message in a line, without the megabytes that some carry."""
     source = getattr(error, "source", None)
     if isinstance(source, Exception):
         return _text(source)
     details = getattr(error, "details", None)
     if callable(details) and callable(getattr(error, "code", None)):
         text = f"{getattr(error.code(), 'name', '')}: {details()}"  # type: ignore[attr-defined]  # a grpc.RpcError
+    elif isinstance(content := getattr(error, "content", None), bytes):
+        text = f"HTTP {getattr(error, 'status_code', '')}: {_sentence(content)}"
     else:
         text = str(error) or type(error).__name__
+    text = " ".join(text.split())
     if len(text) <= _MOST:
         return text
     return f"{text[:_MOST].rpartition(' ')[0]}…"  # between words: half of a key would not be known for one
+
+
+def _sentence(content: bytes) -> str:
+    """What the server says in the body of an error; the body itself, where a proxy has answered in its place."""
+    text = content[: 64 * _MOST].decode(errors="replace")
+    try:
+        status = json.loads(text)["status"]
+        return str(status["error"] if isinstance(status, dict) else status)
+    except (ValueError, LookupError, TypeError):
+        return text or "no text"

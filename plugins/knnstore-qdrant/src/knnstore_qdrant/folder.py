@@ -200,6 +200,21 @@ class Held:
                 hint="Open the store in one process only, after forking; or use a Qdrant server.",
             )
 
+    def check_there(self) -> None:
+        """Refuse to write into a folder that has been removed, whoever has made another one in its place.
+
+        Raises:
+            StoreNotFoundError: the file that we hold the lock of is not the one that is there.
+            StoreClosedError: as for :meth:`used`.
+        """
+        with self.used():
+            there = _still_at(self.layout.lock, self.lock.fh)
+        if not there:
+            raise StoreNotFoundError(
+                f"{self.layout.folder} was removed while it was open",
+                hint="Nothing was written. Close all stores of this folder and open it again.",
+            )
+
     def revision(self) -> str:
         """Another text after each write; nobody else can write while we hold the lock."""
         return f"{self.token}-{self.writes}"
@@ -310,7 +325,7 @@ def _open(
     lock = _locked(layout, timeout)
     try:
         if is_collection(layout):
-            engine = Patience(timeout, retries=1000).call(lambda _: load(layout.data), _in_use)
+            engine = Patience(timeout, answered=True).call(lambda _: load(layout.data), _in_use)
             layout.unfinished.unlink(missing_ok=True)  # killed between the last two steps of making it
         else:
             assert request.spec is not None  # seen above
@@ -368,6 +383,9 @@ def remove(layout: Layout, timeout: float, empty: Callable[[Path], bool]) -> boo
     Raises:
         StoreBusyError: it is open, here or in another process.
     """
+    held = _held.get(layout.home)
+    if held is not None and held.pid == os.getpid():
+        raise StoreBusyError(f"{layout.folder} is open in this process", hint="Close its stores first.")
     lock = _locked(layout, timeout)
     try:
         layout.read()  # ours, and readable

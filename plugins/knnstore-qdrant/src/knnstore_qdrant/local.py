@@ -78,6 +78,9 @@ class LocalEngine(ClientEngine):
         with self._held.used() as client, self._held.mutex:
             return send(client)
 
+    def check_same(self) -> None:
+        self._held.check_there()
+
     def upsert(
         self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]], *, insert_only: bool
     ) -> None:

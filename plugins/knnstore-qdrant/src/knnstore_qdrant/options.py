@@ -77,17 +77,19 @@ class ServerOptions(EdgeOptions):
     """``qdrant``: a server or a cluster.
 
     Args:
+        build_timeout: seconds that ``optimize`` waits for the server's optimisers.
         transport: ``grpc`` or ``http``; the port of the URL is that of the transport.
         tls: encrypt.
         ca: file with the certificate of the authority that signed the server's.
         cert, cert_key: files with our own certificate and its key, where the server asks for one.
         api_key: the key; better ``api_key_env`` or ``api_key_file``.
         insecure_key: send the key unencrypted to another machine all the same.
-        retries: how often a request is sent again that failed for a reason that may pass.
+        retries: how often a request is sent again that failed for a reason that may pass, at most; time decides.
         shards, replication_factor, write_consistency_factor: of the collection, when creating.
         ordering: of writes; by default what ``consistency`` of ``open_store`` asks for.
     """
 
+    build_timeout: float = option(3600.0, seconds())
     transport: str = option("grpc", one_of("grpc", "http"))
     tls: bool = option(False, flag())
     ca: str = option("", matching(r".+", "a file"))
@@ -95,7 +97,7 @@ class ServerOptions(EdgeOptions):
     cert_key: str = option("", matching(r".+", "a file"))
     api_key: str = secret()
     insecure_key: bool = option(False, flag())
-    retries: int = option(3, integer(0, 20))
+    retries: int = option(1000, integer(0, 1000))
     shards: int | None = option(None, integer(1, 10_000))
     replication_factor: int | None = option(None, integer(1, 100))
     write_consistency_factor: int | None = option(None, integer(1, 100))

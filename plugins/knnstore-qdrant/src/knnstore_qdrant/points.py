@@ -14,11 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from knnstore.errors import StoreCorruptError
 from knnstore.filters import FieldType
 from knnstore.types import Batch, Column, Hits, Records, empty_column
 from knnstore_qdrant.floats import codes, floats, key
 
-__all__ = ["ID", "Point", "ScoredPoint", "hits_of", "payloads_of", "point_ids", "records_of"]
+__all__ = ["ID", "Point", "ScoredPoint", "hits_of", "ids_of", "payloads_of", "point_ids", "records_of"]
 
 ID = "_id"
 _NAMESPACE = hashlib.sha1(b"knnstore-qdrant", usedforsecurity=False)  # what RFC 9562 asks for in a UUID
@@ -83,19 +84,56 @@ def records_of(points: Sequence[Point], fields: Mapping[str, FieldType], dim: in
         dim: D.
         vectors: whether the points carry their vectors.
     """
-    payloads = [point.payload for point in points]
-    ids = _column([payload[ID] for payload in payloads], str)
+    ids = ids_of(points)
     rows = np.empty((len(points), dim), np.float32) if vectors else None
     if rows is not None:
         for i, point in enumerate(points):
             rows[i] = point.vector
-    columns = {name: _field(payloads, name, kind) for name, kind in fields.items()}
+    columns = {name: _field(points, name, kind) for name, kind in fields.items()}
     return Records(ids, rows, columns)
 
 
-def _field(payloads: list[Any], name: str, kind: FieldType) -> Column:
-    values = [payload[key(name, kind)] for payload in payloads]
-    return floats(values) if kind is float else _column(values, kind)
+def ids_of(points: Sequence[Point | ScoredPoint]) -> Column:
+    """The ids that points were written under.
+
+    Raises:
+        StoreCorruptError: one of them is not ours.
+    """
+    return _values(points, ID, str, lambda values: _column(values, str))
+
+
+def _field(points: Sequence[Point | ScoredPoint], name: str, kind: FieldType) -> Column:
+    convert = floats if kind is float else lambda values: _column(values, kind)
+    return _values(points, key(name, kind), int if kind is float else kind, convert)
+
+
+def _values(points: Sequence[Any], name: str, kind: type, convert: Callable[[list[Any]], Column]) -> Column:
+    """A part of each payload as a column."""
+    try:
+        values = [point.payload[name] for point in points]
+        if kind is str and not all(isinstance(value, str) for value in values):
+            raise TypeError("a column of texts would take anything")
+        return convert(values)
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise _foreign(points, name, kind) from error
+
+
+_REMOVE = (
+    "Give other programs a collection of their own. To go on here, delete what is not ours with Qdrant's own API: "
+    'POST /collections/NAME/points/delete {{"points": ["{}"]}}, or everything that has no id of ours: '
+    '{{"filter": {{"must": [{{"is_empty": {{"key": "_id"}}}}]}}}}.'
+)
+
+
+def _foreign(points: Sequence[Any], name: str, kind: type) -> StoreCorruptError:
+    """What to say of the first point whose payload is none of ours."""
+    point = next((p for p in points if not isinstance((p.payload or {}).get(name), kind)), points[0])
+    return StoreCorruptError(
+        f"point {point.id} was not written by knnstore, or was changed behind its back",
+        expected=f"{name!r} in its payload, of type {kind.__name__}",
+        got=repr((point.payload or {}).get(name))[:80],
+        hint=_REMOVE.format(point.id),
+    )
 
 
 def _column(values: list[Any], kind: FieldType) -> Column:
@@ -118,12 +156,12 @@ def hits_of(
         fields: the fields wanted and their types.
         score: the engine's scores as the contract's, float32 (M,) each.
     """
-    payloads = [point.payload for answer in answers for point in answer]
-    scores = score(np.array([point.score for answer in answers for point in answer], np.float32))
-    ids = _column([payload[ID] for payload in payloads], str)
-    columns = {name: _field(payloads, name, kind) for name, kind in fields.items()}
+    points = [point for answer in answers for point in answer]
+    scores = score(np.array([point.score for point in points], np.float32))
+    ids = ids_of(points)
+    columns = {name: _field(points, name, kind) for name, kind in fields.items()}
     shape = (len(answers), k)
-    if len(payloads) == len(answers) * k:  # as nearly always: nothing to pad
+    if len(points) == len(answers) * k:  # as nearly always: nothing to pad
         whole = {name: column.reshape(shape) for name, column in columns.items()}
         return Hits(ids.reshape(shape), scores.reshape(shape), whole)
     found = np.arange(k) < np.array([len(answer) for answer in answers])[:, None]

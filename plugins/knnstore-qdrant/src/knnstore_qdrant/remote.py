@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,16 +17,19 @@ from qdrant_client import models
 from qdrant_client.qdrant_remote import QdrantRemote
 
 from knnstore.abc import OpenRequest
-from knnstore.errors import InvalidURLError, StoreClosedError, StoreTimeoutError
+from knnstore.errors import InvalidURLError, SpecMismatchError, StoreClosedError, StoreTimeoutError
 from knnstore.remote import Patience
+from knnstore.transfer.copying import progress_bar
 from knnstore.types import Consistency
 from knnstore.url import StoreURL
 from knnstore_qdrant.client import ClientEngine
 from knnstore_qdrant.engine import Detail, recall_floor
-from knnstore_qdrant.errors import retriable
+from knnstore_qdrant.errors import replicas_missing, retriable
+from knnstore_qdrant.numbers import whole_bounds
 from knnstore_qdrant.options import PORTS, ServerOptions
+from knnstore_qdrant.prompt import PromptTransport
 
-__all__ = ["Connection", "RemoteEngine"]
+__all__ = ["METADATA", "Connection", "RemoteEngine", "identity_of"]
 
 T = TypeVar("T")
 
@@ -52,7 +56,12 @@ class _Client(QdrantRemote):
         """The base class sets it once, for all calls."""
 
 
-def _within_deadline(request: httpx.Request, call_next: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
+def _as_we_send(request: httpx.Request, call_next: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
+    """A request of the client within our deadline, with integers where they matter."""
+    body = request.content
+    if (ours := whole_bounds(body)) is not body:
+        headers = {name: value for name, value in request.headers.items() if name != "content-length"}
+        request = httpx.Request(request.method, request.url, headers=headers, content=ours)
     request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), _seconds_left())
     return call_next(request)
 
@@ -140,16 +149,16 @@ class Connection:
                 "grpc.keepalive_time_ms": 20_000,
                 "grpc.keepalive_timeout_ms": 10_000,
                 "grpc.enable_retries": 0,  # ours are counted and timed
-                "grpc.initial_reconnect_backoff_ms": 100,  # gRPC's second would outlast all of our retries
-                "grpc.min_reconnect_backoff_ms": 100,
-                "grpc.max_reconnect_backoff_ms": 2_000,
+                # It connects again half a second after a server came back at the latest; by itself, after two minutes.
+                "grpc.initial_reconnect_backoff_ms": 100,
+                "grpc.max_reconnect_backoff_ms": 500,
+                "grpc.min_reconnect_backoff_ms": 5_000,  # what one attempt may take: more than one way round the world
                 **self._certificates,
             },
-            verify=self._ssl or True,
+            transport=PromptTransport(self._ssl or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), connections=32, kept=16),
             trust_env=False,
-            limits=httpx.Limits(max_connections=32, max_keepalive_connections=16),
         )
-        client.http.client.add_middleware(_within_deadline)
+        client.http.client.add_middleware(_as_we_send)
         return client
 
     def close(self) -> None:
@@ -168,6 +177,31 @@ _LEVELS: dict[Consistency, tuple[models.ReadConsistencyType | None, models.Write
 }
 
 
+METADATA = "knnstore"
+_DONE = (models.CollectionStatus.GREEN, models.CollectionStatus.GREY)
+_FIRST_PAUSE, _LAST_PAUSE = 0.1, 1.0
+"""Seconds between two questions whether the optimisers are done."""
+
+
+def identity_of(info: Any) -> str | None:
+    """Our metadata of a collection, as they were written when it was made: a text that no other one has."""
+    text = (getattr(info.config, "metadata", None) or {}).get(METADATA)
+    return None if text is None else str(text)
+
+
+_from_fewer: ContextVar[bool] = ContextVar("_from_fewer", default=False)
+
+
+def _fewer(created: Mapping[str, object]) -> int | None:
+    """How many replicas a strong read asks while some are away: they hold what enough others have acknowledged.
+
+    A majority, or fewer where each write has reached so many that any of the rest has it; None where it takes them all.
+    """
+    replicas, written = (int(str(created[name] or 1)) for name in ("replication_factor", "write_consistency_factor"))
+    asked = min(replicas // 2 + 1, replicas - min(written, replicas) + 1)
+    return asked if asked < replicas else None
+
+
 class RemoteEngine(ClientEngine):
     """A collection of a server, as one store sees it.
 
@@ -176,19 +210,23 @@ class RemoteEngine(ClientEngine):
         name: of the collection.
         request: what was asked for.
         created: how the collection is made.
+        identity: what its metadata say; see :func:`identity_of`.
     """
 
     server = True
     repeatable = False
 
-    def __init__(self, connection: Connection, name: str, request: OpenRequest, created: Mapping[str, object]) -> None:
+    def __init__(
+        self, connection: Connection, name: str, request: OpenRequest, created: Mapping[str, object], identity: str
+    ) -> None:
         super().__init__(name)
+        self._identity = identity
         options = connection.options
         self._connection = connection
         self.recall_floor = recall_floor(options.exact, created.get("quantization"))
         self.wire = _JSON if options.transport == "http" else 1
-        read, ordering = _LEVELS[request.consistency]
-        self._reads = {} if read is None else {"consistency": read}
+        self._read_level, ordering = _LEVELS[request.consistency]
+        self._fewer = _fewer(created) if request.consistency == "strong" else None
         self._writes = {"ordering": models.WriteOrdering(options.ordering) if options.ordering else ordering}
         quantization = None
         if options.rescore is not None or options.oversampling is not None:
@@ -198,23 +236,54 @@ class RemoteEngine(ClientEngine):
             for exact in (False, True)
         }
 
+    @property
+    def _reads(self) -> dict[str, Any]:
+        level = self._fewer if _from_fewer.get() else self._read_level
+        return {} if level is None else {"consistency": level}
+
     def _call(self, send: Callable[[Any], T]) -> T:
-        return self._connection.call(send)
+        def attempt(client: Any) -> T:
+            try:
+                return send(client)
+            except Exception as error:
+                if self._fewer is None or not replicas_missing(error):
+                    raise
+            token = _from_fewer.set(True)
+            try:
+                return send(client)
+            finally:
+                _from_fewer.reset(token)
+
+        return self._connection.call(attempt)
+
+    def check_same(self) -> None:
+        if identity_of(self._info()) != self._identity:
+            raise SpecMismatchError(
+                f"{self._connection.url}: the collection",
+                expected="the one that was opened",
+                got="another one of that name, made since",
+                hint="Nothing was written. Open the store again, with the spec of what you write.",
+            )
 
     def optimize(self) -> None:
-        """Wait until the server's optimisers, which work by themselves, have nothing left to do.
+        """Wait until the server's optimisers, which work by themselves, have nothing left to do; with a progress bar.
 
         Raises:
-            StoreTimeoutError: they are not done within the timeout; they go on all the same.
+            StoreTimeoutError: they are not done within ``build_timeout``; they go on all the same.
         """
-        end = time.monotonic() + self._connection.options.timeout
-        while (status := self._info().status) not in (models.CollectionStatus.GREEN, models.CollectionStatus.GREY):
-            if time.monotonic() > end:
-                raise StoreTimeoutError(
-                    f"{self._connection.url}: the optimisers", expected="status green", got=f"{status}",
-                    hint="They go on by themselves; raise ?timeout= to wait longer.",
-                )  # fmt: skip
-            time.sleep(0.1)
+        end = time.monotonic() + self._connection.options.build_timeout
+        pause = _FIRST_PAUSE
+        with progress_bar(None, "indexing", show=sys.stderr.isatty()) as bar:
+            while (info := self._info()).status not in _DONE:
+                if time.monotonic() > end:
+                    raise StoreTimeoutError(
+                        f"{self._connection.url}: the optimisers", expected="status green", got=str(info.status.value),
+                        hint="They go on by themselves; raise ?build_timeout= to wait longer.",
+                    )  # fmt: skip
+                bar.total = info.points_count
+                bar.update((info.indexed_vectors_count or 0) - bar.n)
+                time.sleep(pause)
+                pause = min(1.5 * pause, _LAST_PAUSE)
 
     def _info(self) -> Any:
         return self._call(lambda client: client.get_collection(self._name))

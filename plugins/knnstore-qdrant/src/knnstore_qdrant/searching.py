@@ -18,6 +18,7 @@ from knnstore.filters import Filter
 from knnstore.remote import row_slices
 from knnstore.types import Hits, StoreSpec, empty_column
 from knnstore_qdrant.engine import Engine
+from knnstore_qdrant.errors import refused_by_limits
 from knnstore_qdrant.filters import Compiler
 from knnstore_qdrant.floats import key
 from knnstore_qdrant.points import ID, ScoredPoint, hits_of
@@ -63,7 +64,7 @@ class Searcher:
         hits = self._ask(queries, k, None, fields)
         short = np.flatnonzero(hits.ids[:, -1] == "")
         if len(short):  # an empty slot means that there are no more, and not that the graph led nowhere
-            _put(hits, short, self._ask(queries[short], k, None, fields, exact=True))
+            _put(hits, short, self._exactly(queries[short], k, None, fields))
         return hits
 
     def _behind(self, queries: NDArray[np.float32], k: int, where: Filter, fields: list[str]) -> Hits:
@@ -74,15 +75,29 @@ class Searcher:
         names = list(dict.fromkeys([*fields, *(leaf.field for leaf in where.leaves())]))
         left = np.arange(len(queries))
         while len(left) and not self._exact_is_due(matching, depth, k):
-            near = self._ask(queries[left], depth, None, names)
+            try:
+                near = self._ask(queries[left], depth, None, names)
+            except Exception as error:
+                if not refused_by_limits(error):
+                    raise
+                break  # so many may not be asked for
             flat = {name: column.ravel() for name, column in near.fields.items()}
             allowed = where.mask(flat).reshape(near.ids.shape) & (near.ids != "")
             enough = allowed.sum(axis=1) >= k
             _put(hits, left[enough], _first(near, enough, allowed, k))
             left, depth = left[~enough], depth * _DEEPER
         if len(left):
-            _put(hits, left, self._ask(queries[left], k, where, fields, exact=True))
+            _put(hits, left, self._exactly(queries[left], k, where, fields))
         return hits
+
+    def _exactly(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:
+        """All of what matches is compared; the graph does what it can where the server does not allow that."""
+        try:
+            return self._ask(queries, k, where, fields, exact=True)
+        except Exception as error:
+            if not refused_by_limits(error):
+                raise
+        return self._ask(queries, k, where, fields)
 
     def _exact_is_due(self, matching: int, depth: int, k: int) -> bool:
         # Twice: of what is looked up in the graph, a part is searched once more.

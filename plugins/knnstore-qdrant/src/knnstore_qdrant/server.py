@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 from qdrant_client import models
 
@@ -26,12 +27,11 @@ from knnstore_qdrant.errors import map_error
 from knnstore_qdrant.floats import key
 from knnstore_qdrant.names import CUT, SLASH, collection_name, collection_path
 from knnstore_qdrant.options import ServerOptions, created_with
-from knnstore_qdrant.remote import Connection, RemoteEngine
+from knnstore_qdrant.remote import METADATA, Connection, RemoteEngine, identity_of
 from knnstore_qdrant.store import QdrantStore
 
 __all__ = ["collections_on_server", "open_on_server", "remove_on_server"]
 
-_KEY = "knnstore"
 _VERSION = 1
 _LEAST_VERSION = (1, 16)
 """Brought the metadata of collections, which hold our spec, and conditional upserts."""
@@ -61,7 +61,8 @@ def open_on_server(request: OpenRequest, options: ServerOptions) -> QdrantStore:
         check_created(created_with(options), created, str(request.url))
         if not request.read_only:
             _index_fields(connection, name, spec, info)
-        return QdrantStore(request, spec, RemoteEngine(connection, name, request, created), options)
+        engine = RemoteEngine(connection, name, request, created, str(identity_of(info)))
+        return QdrantStore(request, spec, engine, options)
 
 
 def _path_of_one(url: StoreURL) -> str:
@@ -112,7 +113,7 @@ def _create(connection: Connection, name: str, path: str, spec: StoreSpec) -> No
         m=options.m, ef_construct=options.ef_construct, full_scan_threshold=options.full_scan_threshold
     )
     vectors = models.VectorParams(size=spec.dim, distance=DISTANCE[spec.metric], on_disk=options.on_disk)
-    metadata = {_KEY: json.dumps({"version": _VERSION, "spec": spec.to_json(), "path": path, "tenant": options.tenant})}
+    ours = {"version": _VERSION, "spec": spec.to_json(), "path": path, "tenant": options.tenant, "id": uuid4().hex}
     try:
         connection.call(
             lambda client: client.create_collection(
@@ -124,7 +125,7 @@ def _create(connection: Connection, name: str, path: str, spec: StoreSpec) -> No
                 on_disk_payload=options.on_disk_payload,
                 hnsw_config=hnsw,
                 quantization_config=_quantization(options),
-                metadata=metadata,
+                metadata={METADATA: json.dumps(ours)},
             )
         )
     except Exception:
@@ -149,7 +150,7 @@ def _quantization(options: ServerOptions) -> Any:
 
 def _ours(info: Any) -> dict[str, Any] | None:
     """Our part of a collection's metadata, None where it is not ours."""
-    text = (getattr(info.config, "metadata", None) or {}).get(_KEY)
+    text = identity_of(info)
     if text is None:
         return None
     try:
@@ -158,7 +159,7 @@ def _ours(info: Any) -> dict[str, Any] | None:
             return ours
     except (ValueError, LookupError, TypeError):
         pass
-    raise StoreCorruptError("the metadata of a collection", expected=f"version {_VERSION} of ours", got=str(text)[:80])
+    raise StoreCorruptError("the metadata of a collection", expected=f"version {_VERSION} of ours", got=text[:80])
 
 
 def _spec_of(info: Any, path: str, where: str) -> StoreSpec:
@@ -190,7 +191,8 @@ def _created(info: Any) -> dict[str, object]:
     for kind, name in (("scalar", "int8"), ("product", "product"), ("binary", "binary")):
         made = getattr(config.quantization_config, kind, None)
         if made is not None:
-            compression = str(getattr(made, "compression", None) or "") or None
+            ratio = getattr(made, "compression", None)  # an enum, which prints as CompressionRatio.X16
+            compression = None if ratio is None else ratio.value
             there |= {"quantization": name, "always_ram": made.always_ram or False, "compression": compression}
     return there
 
