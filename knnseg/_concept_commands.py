@@ -161,7 +161,8 @@ def remove(
     with _database(store, space, preset, checkpoint, device, read_only=False) as database:
         counts = {concept.label: concept.count for concept in database.concepts()}
         if not yes and label in counts:
-            typer.confirm(f"Remove {counts[label]} examples of {label!r} from {store}?", abort=True, err=True)
+            place = StoreURL.parse(store)  # whose text keeps secrets to itself
+            typer.confirm(f"Remove {counts[label]} examples of {label!r} from {place}?", abort=True, err=True)
         gone = database.remove(label)
     print_json({"removed": gone}) if as_json else print(f"{gone} examples of {label!r} removed")
 
@@ -204,16 +205,15 @@ def reembed(
 
 def _other_space(store: str, own: EmbeddingSpace, wanted: str) -> StoreURL:
     """The collection to read: the one that is named, or the only one of another space."""
-    from knnseg.concepts import space_name
+    from knnseg.concepts import space_name, spaces
     from knnseg.errors import ConfigError
-    from knnstore import collections
 
-    there = {place.path.rsplit("/", 1)[-1]: place for place in collections(store)}
+    there = spaces(store)
     others = {name: place for name, place in there.items() if name != space_name(own)}
     picked = [place for name, place in others.items() if wanted in ("", name)]
     if len(picked) != 1:
         raise ConfigError(
-            f"source: expected {wanted or 'one'} among the other embedding spaces of {store}, "
+            f"source: expected {wanted or 'one'} among the other embedding spaces of {StoreURL.parse(store)}, "
             f"got {sorted(others) or 'none'}." + (" Name one of them with --source." if others else "")
         )
     return picked[0]

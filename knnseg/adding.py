@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,9 +44,18 @@ class AddReport:
 
 
 def segments(
-    group: Iterable[LabelledImage], wanted: frozenset[str] | None, min_area: int
+    group: Iterable[LabelledImage],
+    wanted: frozenset[str] | None,
+    min_area: int,
+    keys_for: Callable[[Iterable[str]], Mapping[str, str]],
 ) -> tuple[list[ImageExamples], AddReport]:
     """The segments of some images that are to be added, and how many are not.
+
+    Args:
+        group: the images.
+        wanted: the class names to take; None for all.
+        min_area: leave out segments with fewer pixels.
+        keys_for: the key of the concept of each name.
 
     Raises:
         DatasetError: something else than a labelled image.
@@ -62,7 +71,10 @@ def segments(
         usable = np.asarray(masks.areas >= max(min_area, 1))
         kept = [s for s, ok in zip(info, usable.tolist(), strict=True) if ok]
         report += AddReport(images=1, skipped=int((~usable).sum()))
-        prepared.append(described(example, masks.select(usable), [s.label for s in kept], [s.thing for s in kept]))
+        keys = keys_for(s.label for s in kept)
+        prepared.append(
+            described(example, masks.select(usable), [s.label for s in kept], [s.thing for s in kept], keys)
+        )
     return prepared, report
 
 
@@ -70,6 +82,7 @@ def write(
     store: EmbeddingStore,
     extractor: FeatureExtractor,
     prepared: list[ImageExamples],
+    name: Callable[[str], str],
     *,
     keep_masks: bool = True,
     writer: str = "",
@@ -81,22 +94,24 @@ def write(
         store: of a concept database.
         extractor: makes the vectors.
         prepared: the examples of some images.
+        name: of the concept with a key.
         keep_masks: store the masks as RLE.
         writer: who adds.
         strict: raise where the extractor refuses an image, instead of leaving it out.
     """
     report, failed = AddReport(), list[str]()
-    ids = [identity for examples in prepared for identity in examples.ids]
-    there = set(store.get(ids, fields=[], with_vectors=False).ids.tolist())
-    # A concept that was renamed or merged since has the same examples under the ids of its old name.
+    ids = [identity for examples in prepared for identity in (*examples.ids, *examples.first_ids)]
+    stored = store.get(ids, fields=["label"], with_vectors=False)
+    there = {own for own, key in zip(stored.ids.tolist(), stored.fields["label"].tolist(), strict=True) if name(key)}
+    # A concept that was made of several has examples under the keys of each of them.
     shown = [examples.image_hash for examples in prepared if not there.issuperset(examples.ids)]
-    known = stored_contents(store, F("image_hash").isin(shown)) if shown else set[Content]()
+    known = stored_contents(store, F("image_hash").isin(shown), name) if shown else set[Content]()
     columns: dict[str, list[object]] = {name: [] for name in FIELDS}
     new_ids: list[str] = []
     vectors: list[NDArray[np.float32]] = []
     for examples in prepared:
-        named = zip(examples.ids, examples.contents, strict=True)
-        fresh = [i for i, (own, same) in enumerate(named) if own not in there and known.isdisjoint(same)]
+        named = zip(examples.ids, examples.first_ids, examples.contents(name), strict=True)
+        fresh = [i for i, (*own, same) in enumerate(named) if there.isdisjoint(own) and known.isdisjoint(same)]
         report += AddReport(present=len(examples.ids) - len(fresh))
         with skipping(failed, examples.example.uri, strict=strict):
             if not fresh:

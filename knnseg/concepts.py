@@ -1,17 +1,20 @@
 """The concept database: masked examples as rows of an embedding store.
 
 One store URL holds one collection for each embedding space, named after it, so that vectors of two encoders can never
-meet. An instance has the same id in every space: it is derived from the picture, the mask and the label that it was
-added with. Adding the same example again, or going on after an interruption, adds nothing twice; nor does it after a
-renaming, since what is there is also looked at for its content.
+meet. An instance has the same id in every space: it is derived from the picture, the mask and the key of its concept.
+Adding the same example again, or going on after an interruption, adds nothing twice; nor does it after a renaming,
+since a concept keeps its key, or after a merge, since what is there is also looked at for its content.
+
+The field ``label`` of an example holds that key. What a key is called stands in :mod:`knnseg.naming`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -22,12 +25,13 @@ from tqdm import tqdm
 from knnseg.adding import AddReport, segments, write
 from knnseg.annotations import LabelledImage
 from knnseg.errors import ConfigError, MaskError, VocabularyError, warn_left_out
-from knnseg.examples import FIELDS, Content, ImageExamples, contents, described, readable, stored_contents
+from knnseg.examples import CONTENT, FIELDS, Content, ImageExamples, contents, described, readable
 from knnseg.features import FeatureExtractor
 from knnseg.images import ImageLike, load_image
+from knnseg.naming import CHANGES, Change, Changes, Names, kind, naming, removal, tidied_up
 from knnseg.types import Embeddings, Masks, Neighbours, Vocabulary
 from knnseg.vocabulary import tidied, tidy
-from knnstore import EmbeddingSpace, EmbeddingStore, F, Filter, Records, StoreSpec, StoreURL, collections, open_store
+from knnstore import EmbeddingSpace, EmbeddingStore, F, Filter, StoreSpec, StoreURL, collections, open_store
 from knnstore.errors import StoreNotFoundError
 
 __all__ = ["FIELDS", "AddReport", "Concept", "ConceptDatabase", "space_name"]
@@ -85,8 +89,8 @@ class ConceptDatabase:
         dim, space = (store.spec.dim, store.spec.space) if extractor is None else (extractor.dim, extractor.space)
         StoreSpec(dim, "cosine", FIELDS, space).check_against(store.spec, str(store.url))
         self._store, self._extractor = store, extractor
-        self._concepts: tuple[str, tuple[Concept, ...]] | None = None
-        self._spelt: dict[str, list[str]] = {}  # by the label as it is taken now: as older versions have written it
+        self._changes = Changes(_place_of_changes(store), read_only=store.read_only)
+        self._seen: _Seen | None = None
 
     @classmethod
     def open(
@@ -110,7 +114,7 @@ class ConceptDatabase:
         try:
             return cls(open_store(place, read_only=read_only), extractor)
         except StoreNotFoundError as error:
-            there = [str(other) for other in collections(url)]
+            there = [str(other) for other in spaces(url).values()]
             raise StoreNotFoundError(
                 f"no concept database of encoder {extractor.space.encoder!r} at {StoreURL.parse(url)}",
                 expected=place.path.rsplit("/", 1)[-1],
@@ -131,7 +135,7 @@ class ConceptDatabase:
             StoreNotFoundError: there is none; the message names the spaces that there are.
             ConfigError: there are several, and none was named.
         """
-        there = {place.path.rsplit("/", 1)[-1]: place for place in collections(url)}
+        there = spaces(url)
         picked = [place for name, place in there.items() if space in ("", name)]
         if len(picked) > 1:
             raise ConfigError(
@@ -198,6 +202,7 @@ class ConceptDatabase:
         """
         if batch < 1:
             raise ConfigError(f"add: expected a batch of at least 1 image, got {batch}")
+        self._tidy_up()
         strict = strict or isinstance(examples, LabelledImage)
         images = [examples] if isinstance(examples, LabelledImage) else examples
         wanted = None if classes is None else frozenset(map(tidy, classes))
@@ -206,7 +211,7 @@ class ConceptDatabase:
         # disable=None would hide the bar where standard error is no terminal; a caller that asks gets one.
         with tqdm(total=total, unit="image", disable=not progress, desc="adding") as bar:
             for group in _batched((image for _, image in readable(images, failed, strict=strict)), batch):
-                prepared, counted = segments(group, wanted, min_area)
+                prepared, counted = segments(group, wanted, min_area, self._keys_for)
                 report += counted + self._write(prepared, keep_masks=keep_masks, writer=writer, strict=strict)
                 bar.update(len(group))
                 bar.set_postfix(added=report.added, present=report.present)
@@ -254,30 +259,77 @@ class ConceptDatabase:
         if not uri and isinstance(image, str | PathLike):
             uri = Path(image).absolute().as_uri()
         example = LabelledImage(pixels, np.zeros(stack.size, np.int32), (), uri)
-        prepared = described(example, stack, names, [name in countable for name in names])
+        prepared = described(example, stack, names, [name in countable for name in names], self._keys_for(names))
         return AddReport(images=1) + self._write([prepared], keep_masks=True, writer=writer, strict=True)
 
     def _write(self, prepared: list[ImageExamples], *, keep_masks: bool, writer: str, strict: bool) -> AddReport:
-        return write(self._store, self.extractor, prepared, keep_masks=keep_masks, writer=writer, strict=strict)
+        return write(
+            self._store, self.extractor, prepared, self._changes.names().name,
+            keep_masks=keep_masks, writer=writer, strict=strict,
+        )  # fmt: skip
+
+    def _keys_for(self, names: Iterable[str]) -> dict[str, str]:
+        """The key that new examples of each name get; one that was never used is named first."""
+        wanted = list(dict.fromkeys(names))
+        known = self._changes.names()
+        for name in wanted:
+            if not known.keys(name):  # it was removed, or called something else, and is added again
+                known = self._changes.make(partial(_named_anew, name, self._look().counts))
+        return {name: known.key(name) for name in wanted}
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
     def concepts(self) -> tuple[Concept, ...]:
-        """Every concept with its number of examples, by name; remembered until the store changes."""
-        revision = self._store.revision()
-        if self._concepts is None or self._concepts[0] != revision:
-            counts = {str(label): count for label, count in self._store.count_by("label").items() if count}
-            countable = self._store.count_by("label", where=F("thing") == True)  # noqa: E712  # builds a filter
-            spelt: dict[str, list[str]] = {}
-            for label in counts:
-                spelt.setdefault(tidy(label), []).append(label)
-            found = [
-                Concept(name, sum(counts[label] for label in same), sum(countable.get(label, 0) for label in same))
-                for name, same in spelt.items()
-            ]
-            self._spelt = {name: same for name, same in spelt.items() if same != [name]}
-            self._concepts = (revision, tuple(sorted(found, key=lambda concept: concept.label)))
-        return self._concepts[1]
+        """Every concept with its number of examples, by name, as they are now, whoever has changed them."""
+        return self._look().concepts
+
+    def revision(self) -> str:
+        """A text that changes with the examples and with the names; see :meth:`EmbeddingStore.revision`."""
+        return self._revision(self._changes.names())
+
+    def _revision(self, names: Names) -> str:
+        return f"{self._store.revision()}/{names.number}{names.token[:8]}"
+
+    def name(self, key: str) -> str:
+        """What the concept of a key is called; "" where it is removed."""
+        return self._changes.names().name(key)
+
+    def named(self, keys: Iterable[str]) -> NDArray[np.object_]:
+        """The names of the concepts of some examples, by their field ``label``: object (N,); "" for what is removed."""
+        return _named(self._changes.names(), keys)
+
+    def labels_from(self, source: EmbeddingStore) -> Callable[[Iterable[str]], NDArray[np.object_]]:
+        """How examples of another space are to be labelled here, "" for those of removed concepts.
+
+        Spaces of one database share its names, so there a key stays what it is. Elsewhere examples get the keys of the
+        names that they have now.
+        """
+        if _place_of_changes(source) == _place_of_changes(self._store):
+            return lambda keys: np.array([key if self.name(key) else "" for key in keys], object)
+        changes = Changes(_place_of_changes(source), read_only=True)
+        names = changes.names()
+        changes.close()
+
+        def labels(keys: Iterable[str]) -> NDArray[np.object_]:
+            called = _named(names, keys)
+            there = self._keys_for(name for name in called.tolist() if name)
+            return np.array([there.get(name, "") for name in called.tolist()], object)
+
+        return labels
+
+    def _look(self) -> _Seen:
+        """What is there; looked up again where it may have changed."""
+        names = self._changes.names()
+        while True:
+            revision = self._revision(names)
+            if self._seen is not None and self._seen.revision == revision and self._store.capabilities.revision:
+                return self._seen
+            counts = {str(key): count for key, count in self._store.count_by("label").items() if count}
+            things = self._store.count_by("label", where=F("thing") == True)  # noqa: E712  # builds a filter
+            before, names = names, self._changes.names()
+            if names == before:  # otherwise old names would be put beside new examples
+                self._seen = _Seen(revision, names, counts, {str(key): count for key, count in things.items()})
+                return self._seen
 
     def neighbours(
         self, embeddings: Embeddings, k: int, vocabulary: Vocabulary | None = None, *, exclude_image: str = ""
@@ -290,7 +342,17 @@ class ConceptDatabase:
             vocabulary: only entries of these classes; None takes all.
             exclude_image: leave out entries of the image with this content hash, for leave-one-image-out.
         """
-        where: Filter | None = None if vocabulary is None else self._of(*vocabulary.names)
+        seen = self._look()
+        keys = seen.keys_of(None if vocabulary is None else vocabulary.names)
+        found = self._nearest(embeddings, k, seen, seen.restriction(keys), exclude_image)
+        if np.isin(found.labels, ["", *seen.names_of(keys)]).all():
+            return found
+        # Somebody has added another class since the look, which a filter that only leaves out did not know of.
+        return self._nearest(embeddings, k, seen, F("label").isin(keys), exclude_image)
+
+    def _nearest(
+        self, embeddings: Embeddings, k: int, seen: _Seen, where: Filter | None, exclude_image: str
+    ) -> Neighbours:
         if exclude_image:
             other = F("image_hash") != exclude_image
             where = other if where is None else where & other
@@ -299,9 +361,11 @@ class ConceptDatabase:
         shape = (len(embeddings), k)
         ids, labels = np.full(shape, "", object), np.full(shape, "", object)
         scores = np.full(shape, -np.inf, np.float32)
-        ids[asked], labels[asked], scores[asked] = hits.ids, hits.fields["label"], hits.scores
-        if self._spelt:
-            labels = np.array([tidy(label) for label in labels.reshape(-1)], object).reshape(shape)
+        ids[asked], scores[asked] = hits.ids, hits.scores
+        there = hits.ids != ""
+        names = np.full(hits.ids.shape, "", object)
+        names[there] = _named(seen.names, hits.fields["label"][there])
+        labels[asked] = names
         return Neighbours(ids, scores, labels)
 
     # -- changing -----------------------------------------------------------------------------------------------------
@@ -309,37 +373,24 @@ class ConceptDatabase:
     def rename(self, old: str, new: str) -> int:
         """Give a concept another name, merging it into ``new`` where that exists.
 
-        An example of both, of the same mask in the same picture, is kept once.
+        One small write, however many examples there are. Of examples of both, of the same mask in the same picture, one
+        is kept.
 
         Returns:
             How many examples moved.
 
         Raises:
-            VocabularyError: there is no concept ``old``, or ``new`` is empty.
+            VocabularyError: there is no concept ``old``, at the moment of the change, or ``new`` is empty.
         """
         if not new.strip():
             raise VocabularyError("rename: expected a non-empty new name")
         name, count = tidied(new), self._known(old).count
         if tidy(old) == name:
             return count
-        there = stored_contents(self._store, self._of(name))
-        return sum(self._renamed(records, name, there) for records in self._rows(old))
-
-    def _renamed(self, records: Records, name: str, there: set[Content]) -> int:
-        """Give rows another label, and forget those whose content is there under it."""
-        records.fields["label"][:] = name
-        same = np.array([not there.isdisjoint(content) for content in contents(records.fields)], bool)
-        kept = np.flatnonzero(~same)
-        if len(kept):
-            assert records.vectors is not None  # asked for
-            columns = {field: column[kept] for field, column in records.fields.items()}
-            self._store.upsert(records.ids[kept].tolist(), records.vectors[kept], columns)
-        if same.any():
-            self._store.delete(ids=records.ids[same].tolist())
-        return len(kept)
+        return count - self._change(lambda seen: naming(seen.keys_of([self._known(old).label]), name))
 
     def set_kind(self, label: str, *, thing: bool) -> int:
-        """Say of all examples of a concept that it is a countable object, or that it is stuff.
+        """Say of a concept that it is a countable object, or that it is stuff, whatever its examples say.
 
         Returns:
             How many examples had said otherwise.
@@ -348,27 +399,32 @@ class ConceptDatabase:
             VocabularyError: there is no such concept.
         """
         concept = self._known(label)
-        for records in self._rows(label):
-            records.fields["thing"][:] = thing
-            assert records.vectors is not None  # asked for
-            self._store.upsert(records.ids.tolist(), records.vectors, records.fields)
+        self._change(lambda seen: kind(seen.keys_of([self._known(label).label]), thing=thing))
         return concept.count - concept.things if thing else concept.things
 
     def merge(self, labels: Iterable[str], into: str) -> int:
-        """Rename each of ``labels`` to ``into``; returns how many examples moved."""
-        listed = [label for label in dict.fromkeys(map(tidy, labels)) if label != tidy(into)]
-        for label in listed:
-            self._known(label)  # all of them, before anything is changed
-        return sum(self.rename(label, into) for label in listed)
+        """Make one concept of several, in one step; returns how many examples moved."""
+        if not into.strip():
+            raise VocabularyError("merge: expected a non-empty name")
+        name = tidied(into)
+        listed = [label for label in dict.fromkeys(map(tidy, labels)) if label != name]
+        count = sum(self._known(label).count for label in listed)
+        if not listed:
+            return 0
+        return count - self._change(
+            lambda seen: naming(seen.keys_of([self._known(label).label for label in listed]), name)
+        )
 
     def remove(self, label: str) -> int:
         """Forget a concept; returns how many examples it had.
+
+        It is forgotten at once. Should deleting its examples be interrupted, whoever changes the database next goes on.
 
         Raises:
             VocabularyError: there is no such concept.
         """
         count = self._known(label).count
-        self._store.delete(where=self._of(tidy(label)))
+        self._change(lambda seen: removal(seen.keys_of([self._known(label).label])))
         return count
 
     def _known(self, label: str) -> Concept:
@@ -377,18 +433,46 @@ class ConceptDatabase:
             raise VocabularyError(f"concept: expected one of {sorted(there)[:20]}, got {label!r}")
         return there[tidy(label)]
 
-    def _of(self, *names: str) -> Filter:
-        """The rows of some concepts, as they are spelt in the store."""
-        if self._concepts is None:  # only older versions have spelt them otherwise, so an old answer will do
-            self.concepts()
-        return F("label").isin([label for name in names for label in self._spelt.get(name, [name])])
+    def _change(self, change: Callable[[_Seen], Change]) -> int:
+        """Make a change that holds for what is there at that moment, and finish what it leaves to do; see there."""
+        self._changes.make(lambda names: change(replace(self._look(), names=names)))
+        return self._tidy_up()
 
-    def _rows(self, label: str) -> list[Records]:
-        """All rows of a concept, read before any is changed."""
-        return list(self._store.scan(self._of(tidy(label)), with_vectors=True))
+    def _tidy_up(self) -> int:
+        """Delete what removed concepts have left, and what merged ones have twice; after others' changes too.
+
+        Returns:
+            How many examples were there twice.
+        """
+        seen = self._look()
+        if left := sorted(seen.names.removed & seen.counts.keys()):
+            self._store.delete(where=F("label").isin(left))
+        doubles = 0
+        for name in sorted(seen.names.untidied):
+            doubles += self._drop_doubles(name, seen.keys_of([name]))
+            self._changes.make(partial(_noted, name))
+        return doubles
+
+    def _drop_doubles(self, name: str, keys: list[str]) -> int:
+        """Keep one of each example that a concept has under several keys, that of its own name first."""
+        met: set[Content] = set()
+        dropped = 0
+        for own in (True, False):
+            chosen = [key for key in keys if (key == name) is own]
+            for records in self._store.scan(F("label").isin(chosen), fields=CONTENT) if chosen else ():
+                records.fields["label"][:] = name
+                double = []
+                for exact, coarse in contents(records.fields):
+                    double.append(not met.isdisjoint((exact, coarse)))
+                    met.add(exact if exact[2] else coarse)
+                if any(double):
+                    self._store.delete(ids=records.ids[double].tolist())
+                dropped += sum(double)
+        return dropped
 
     def close(self) -> None:
         """Close the store."""
+        self._changes.close()
         self._store.close()
 
     def __enter__(self) -> ConceptDatabase:
@@ -396,6 +480,83 @@ class ConceptDatabase:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What is there at some moment.
+
+    Args:
+        revision: of the database.
+        names: what its keys are called.
+        counts: examples of each key.
+        things: those of them that say that they are countable objects.
+    """
+
+    revision: str
+    names: Names
+    counts: Mapping[str, int]
+    things: Mapping[str, int]
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        """Every concept that has examples, by name."""
+        found: dict[str, Concept] = {}
+        for key, count in self.counts.items():
+            if name := self.names.name(key):
+                things = self.things.get(key, 0) if key not in self.names.kinds else count * self.names.kinds[key]
+                before = found.get(name, Concept(name, 0, 0))
+                found[name] = Concept(name, before.count + count, before.things + things)
+        return tuple(sorted(found.values(), key=lambda concept: concept.label))
+
+    def keys_of(self, names: Iterable[str] | None) -> list[str]:
+        """The keys of some concepts, with or without examples; of all that have any where None."""
+        if names is None:
+            return [key for key in self.counts if self.names.name(key)]
+        wanted = set(names)
+        known = {*self.counts, *self.names.called, *wanted}
+        return sorted(key for key in known if self.names.name(key) in wanted)
+
+    def names_of(self, keys: Iterable[str]) -> set[str]:
+        """What some keys are called."""
+        return {self.names.name(key) for key in keys}
+
+    def restriction(self, keys: list[str]) -> Filter | None:
+        """A filter that lets these keys through: none where there are no others, and the shorter of two lists."""
+        others = sorted(self.counts.keys() - set(keys))
+        if not others:
+            return None
+        return ~F("label").isin(others) if len(others) < len(keys) else F("label").isin(keys)
+
+
+def _named(names: Names, keys: Iterable[str]) -> NDArray[np.object_]:
+    listed = list(keys)
+    called = {key: names.name(key) for key in set(listed)}
+    found = np.empty(len(listed), object)
+    found[:] = [called[key] for key in listed]
+    return found
+
+
+def _named_anew(name: str, present: Container[str], names: Names) -> Change | None:
+    return None if names.keys(name) else naming([names.key(name, present)], name)
+
+
+def _noted(name: str, names: Names) -> Change | None:
+    return tidied_up(name) if name in names.untidied else None
+
+
+def spaces(url: str | StoreURL) -> dict[str, StoreURL]:
+    """The collections of a concept database, one for each embedding space, by name."""
+    there = {place.path.rsplit("/", 1)[-1]: place for place in collections(url)}
+    return {name: place for name, place in there.items() if name != CHANGES}
+
+
+def _place_of_changes(store: EmbeddingStore) -> StoreURL:
+    """Beside the space of a database, which others may share it with; below a store that is no part of one."""
+    above, _, name = store.url.path.rpartition("/")
+    if store.spec.space is not None and name == space_name(store.spec.space) and above:
+        return replace(store.url, path=above).child(CHANGES)
+    return store.url.child(CHANGES)
 
 
 def _batched(items: Iterable[LabelledImage], size: int) -> Iterator[tuple[LabelledImage, ...]]:

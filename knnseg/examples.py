@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,6 +20,7 @@ from knnseg.types import Masks
 from knnstore import EmbeddingStore, Filter
 
 __all__ = [
+    "CONTENT",
     "FIELDS",
     "Content",
     "ImageExamples",
@@ -32,15 +33,17 @@ __all__ = [
 ]
 
 Content: TypeAlias = tuple[str, str, str]
-"""Image hash, label, and mask."""
+"""Image hash, concept, and mask."""
+CONTENT = ["image_hash", "label", "rle", "x0", "y0", "x1", "y1", "area"]
+"""The fields that tell what a row shows."""
 
 FIELDS: dict[str, type[str] | type[int] | type[float] | type[bool]] = {
     "label": str, "thing": bool, "image": str, "image_hash": str, "x0": int, "y0": int, "x1": int, "y1": int,
     "area": int, "coverage": float, "rle": str, "writer": str, "added": float,
 }  # fmt: skip
-"""What is kept beside each vector: class name; thing or stuff; where the image is, and the SHA-256 of its pixels; the
-box (x1, y1 exclusive) and area in pixels; coverage in cells; the mask as COCO RLE or ""; who added it; and when, as
-seconds since the epoch."""
+"""What is kept beside each vector: the key of the concept, its first name (see naming.py); thing or stuff; where the
+image is, and the SHA-256 of its pixels; the box (x1, y1 exclusive) and area in pixels; coverage in cells; the mask as
+COCO RLE or ""; who added it; and when, as seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,10 +54,11 @@ class ImageExamples:
         example: the image.
         image_hash: SHA-256 of its pixels.
         masks: the N masks.
-        labels: their class names.
+        labels: the keys of their concepts.
         things: whether each is a countable object.
         rles: the masks as COCO RLE.
         ids: the instance ids.
+        first_ids: those under which they were added if that was before their concept got another name.
         boxes: x0, y0, x1, y1 and area of the masks, pixels.
     """
 
@@ -65,14 +69,14 @@ class ImageExamples:
     things: list[bool]
     rles: list[str]
     ids: list[str]
+    first_ids: list[str]
     boxes: tuple[list[int], ...]
 
-    @property
-    def contents(self) -> list[tuple[Content, Content]]:
+    def contents(self, name: Callable[[str], str]) -> list[tuple[Content, Content]]:
         """See :func:`contents`."""
         hashes = [self.image_hash] * len(self.ids)
         columns = {"image_hash": hashes, "label": self.labels, "rle": self.rles}
-        return contents(columns | dict(zip(("x0", "y0", "x1", "y1", "area"), self.boxes, strict=True)))
+        return contents(columns | dict(zip(("x0", "y0", "x1", "y1", "area"), self.boxes, strict=True)), name)
 
 
 def readable(
@@ -113,16 +117,29 @@ def segment_masks(example: LabelledImage, numbers: list[int]) -> Masks:
     return Masks.from_pixels(rows[pixels], pixels, len(numbers), example.segments.shape)
 
 
-def described(example: LabelledImage, masks: Masks, labels: list[str], things: list[bool]) -> ImageExamples:
-    """Hash the picture, encode the masks, and give each instance its id."""
+def described(
+    example: LabelledImage, masks: Masks, names: list[str], things: list[bool], keys: Mapping[str, str]
+) -> ImageExamples:
+    """Hash the picture, encode the masks, and give each instance its id.
+
+    Args:
+        example: the image.
+        masks: N of them.
+        names: the concept of each.
+        things: whether each is a countable object.
+        keys: of the concepts.
+    """
+    labels = [keys[name] for name in names]
     digest = content_hash(example.image)
     rles = masks.to_rle()
-    ids = [_identity(digest, rle, label) for rle, label in zip(rles, labels, strict=True)]
+    ids, first = (
+        [_identity(digest, rle, label) for rle, label in zip(rles, each, strict=True)] for each in (labels, names)
+    )
     coded = [{"size": list(masks.size), "counts": rle.encode("ascii")} for rle in rles]
     x, y, w, h = np.asarray(coco_mask.toBbox(coded), np.int64).reshape(-1, 4).T
     areas = np.asarray(coco_mask.area(coded), np.int64).reshape(-1)
     boxes = tuple(column.tolist() for column in (x, y, x + w, y + h, areas))
-    return ImageExamples(example, digest, masks, labels, things, rles, ids, boxes)
+    return ImageExamples(example, digest, masks, labels, things, rles, ids, first, boxes)
 
 
 def _identity(image_hash: str, rle: str, label: str) -> str:
@@ -131,25 +148,29 @@ def _identity(image_hash: str, rle: str, label: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
-def contents(fields: Mapping[str, Sequence[Any] | NDArray[Any]]) -> list[tuple[Content, Content]]:
-    """What rows show, whatever their ids: picture, label and mask, and the same with the mask's box and area only.
+def contents(
+    fields: Mapping[str, Sequence[Any] | NDArray[Any]], name: Callable[[str], str] = str
+) -> list[tuple[Content, Content]]:
+    """What rows show, whatever their ids: picture, concept and mask, and the same with the mask's box and area only.
 
     The second is for rows that keep no mask.
+
+    Args:
+        fields: the columns of :data:`CONTENT`.
+        name: of the concept with a key; the key itself by default.
     """
-    names = ("image_hash", "label", "rle", "x0", "y0", "x1", "y1", "area")
     return [
-        ((str(image), str(label), str(rle)), (str(image), str(label), " ".join(map(str, box))))
-        for image, label, rle, *box in zip(*(list(fields[name]) for name in names), strict=True)
+        ((str(image), name(label), str(rle)), (str(image), name(label), " ".join(map(str, box))))
+        for image, label, rle, *box in zip(*(list(fields[column]) for column in CONTENT), strict=True)
     ]
 
 
-def stored_contents(store: EmbeddingStore, where: Filter) -> set[Content]:
-    """The contents of rows of a store; those that keep no mask by its box and area."""
-    fields = ["image_hash", "label", "rle", "x0", "y0", "x1", "y1", "area"]
+def stored_contents(store: EmbeddingStore, where: Filter, name: Callable[[str], str]) -> set[Content]:
+    """The contents of rows of a store, with the names of their concepts; without a mask by its box and area."""
     return {
         exact if exact[2] else coarse
-        for records in store.scan(where, fields=fields)
-        for exact, coarse in contents(records.fields)
+        for records in store.scan(where, fields=CONTENT)
+        for exact, coarse in contents(records.fields, name)
     }
 
 

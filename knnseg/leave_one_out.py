@@ -104,7 +104,7 @@ class Asker(ABC):
         store = self._database.store
         hashes = sorted(str(value) for value in store.count_by("image_hash"))
         order = rng.permutation(len(hashes)).tolist()
-        for group in stored_images(store, [hashes[i] for i in order], with_vectors=True):
+        for group in stored_images(store, [hashes[i] for i in order], named=self._database.named, with_vectors=True):
             yield from group
 
     def _elsewhere(self, image: StoredImage, labels: NDArray[np.object_]) -> NDArray[np.bool_]:

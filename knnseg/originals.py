@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from knnseg.errors import DatasetError, ImageError
 from knnseg.images import content_hash, load_image
 from knnseg.types import ImageArray, Masks
-from knnseg.vocabulary import tidy
 from knnstore import EmbeddingStore, F, Records
 
 __all__ = ["Originals", "StoredImage", "stored_images"]
@@ -53,7 +52,12 @@ class StoredImage:
 
 
 def stored_images(
-    store: EmbeddingStore, hashes: Iterable[str], *, with_vectors: bool = False, batch: int = 16
+    store: EmbeddingStore,
+    hashes: Iterable[str],
+    *,
+    named: Callable[[Iterable[str]], NDArray[np.object_]] | None = None,
+    with_vectors: bool = False,
+    batch: int = 16,
 ) -> Iterator[list[StoredImage]]:
     """The examples of a concept database image by image, in batches of at most ``batch`` images.
 
@@ -63,6 +67,8 @@ def stored_images(
     Args:
         store: with the fields of :data:`knnseg.examples.FIELDS`.
         hashes: content hashes of the images that are wanted, such as the keys of ``store.count_by("image_hash")``.
+        named: turns the keys of their concepts into what their field ``label`` is to be, "" for what is left out; they
+            stay keys by default.
         with_vectors: read the vectors too.
         batch: images in one request.
     """
@@ -72,6 +78,8 @@ def stored_images(
         parts = list(store.scan(F("image_hash").isin(group), with_vectors=with_vectors))
         if parts:
             together = _concatenated(parts)
+            if named is not None:
+                together = _relabelled(together, named(together.fields["label"].tolist()))
             yield [_of_image(together, wanted) for wanted in group if (together.fields["image_hash"] == wanted).any()]
 
 
@@ -80,11 +88,14 @@ def _concatenated(parts: list[Records]) -> Records:
     return Records(
         np.concatenate([part.ids for part in parts]),
         np.concatenate(vectors) if vectors else None,
-        {
-            **{name: np.concatenate([part.fields[name] for part in parts]) for name in parts[0].fields},
-            "label": np.array([tidy(label) for part in parts for label in part.fields["label"].tolist()], object),
-        },
+        {name: np.concatenate([part.fields[name] for part in parts]) for name in parts[0].fields},
     )
+
+
+def _relabelled(records: Records, labels: NDArray[np.object_]) -> Records:
+    kept = labels != ""
+    fields = {name: column[kept] for name, column in records.fields.items()} | {"label": labels[kept]}
+    return Records(records.ids[kept], None if records.vectors is None else records.vectors[kept], fields)
 
 
 def _of_image(records: Records, image_hash: str) -> StoredImage:

@@ -351,6 +351,7 @@ class Segmenter:
         assert found is not None and weights is not None and self.database is not None  # they come together
         totals: dict[str, float] = {}
         similarity: dict[str, float] = {}
+        labels = dict(zip(found.ids.ravel().tolist(), found.labels.ravel().tolist(), strict=True))
         for n in np.flatnonzero(shared).tolist():
             for j in np.flatnonzero(weights[n]).tolist():
                 identity = found.ids[n, j]
@@ -361,7 +362,7 @@ class Segmenter:
         columns = records.fields
         return tuple(
             Vote(
-                identity, columns["label"][i], totals[identity], similarity[identity], columns["image"][i],
+                identity, labels[identity], totals[identity], similarity[identity], columns["image"][i],
                 (int(columns["x0"][i]), int(columns["y0"][i]), int(columns["x1"][i]), int(columns["y1"][i])),
             )
             for i, identity in enumerate(records.ids.tolist())

@@ -62,8 +62,8 @@ def reembed(
 
     The source's encoder is not needed. Nothing of the source changes. Memory is bounded by ``batch`` images; each batch
     is written for good, so an interrupted run can be run again and computes only what is missing. So can a run after
-    examples were added to the source. Examples that are there already are left as they are: what was renamed or removed
-    in the source meanwhile has to be renamed or removed in the target too.
+    examples were added to the source. Examples that are there already are left as they are. Within one database the
+    spaces share the names of the concepts; elsewhere the examples are added under the names that they have now.
 
     Args:
         source: the store of another space, with the fields of a concept database.
@@ -89,9 +89,10 @@ def reembed(
             f"reembed: expected two embedding spaces, got {space.encoder!r} for both. Nothing was written."
         )
     finder, report = originals or Originals(), ReembedReport()
+    labels = target.labels_from(source)
     hashes = sorted(str(value) for value in source.count_by("image_hash"))
     with tqdm(total=len(hashes), unit="image", disable=not progress, desc="embedding again") as bar:
-        for group in stored_images(source, hashes, batch=batch):
+        for group in stored_images(source, hashes, named=labels, batch=batch):
             report += _write(target, group, finder, strict)
             bar.update(len(group))
     warn_left_out("reembed", report.failed)
@@ -111,10 +112,10 @@ class _Embedded:
 def _write(target: ConceptDatabase, group: list[StoredImage], originals: Originals, strict: bool) -> ReembedReport:
     ids = [identity for image in group for identity in image.records.ids.tolist()]
     there = set(target.store.get(ids, fields=[], with_vectors=False).ids.tolist())
-    known = stored_contents(target.store, F("image_hash").isin([image.image_hash for image in group]))
+    known = stored_contents(target.store, F("image_hash").isin([image.image_hash for image in group]), target.name)
     report, made, failed = ReembedReport(), list[_Embedded](), list[str]()
     for image in group:
-        named = zip(image.records.ids.tolist(), contents(image.records.fields), strict=True)
+        named = zip(image.records.ids.tolist(), contents(image.records.fields, target.name), strict=True)
         fresh = np.array([identity not in there and known.isdisjoint(same) for identity, same in named])
         report += ReembedReport(present=int((~fresh).sum()))
         rows = image.with_mask[fresh[image.with_mask]]

@@ -61,6 +61,12 @@ class EmbeddingStore(Engine):
         return self._spec
 
     @property
+    @final
+    def read_only(self) -> bool:
+        """Whether every method that writes is refused."""
+        return self._read_only
+
+    @property
     @abstractmethod
     def capabilities(self) -> Capabilities:
         """What this backend can do."""

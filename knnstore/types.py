@@ -284,6 +284,9 @@ class Capabilities:
         recall_floor: the least share of true neighbours that the backend declares; 1 where the search is exact.
         atomic: an upsert of any size is written whole or not at all. Where it is not, a large one goes in several
             requests, in order, each whole or not at all; the error of an interrupted one says how far it came.
+        conditional: ``on_conflict="skip"`` and ``"error"`` hold against other writers too: of two that write the same
+            new id at the same moment, the second never replaces what the first has written.
+        revision: ``revision()`` changes with every write of anyone. Where it does not, nothing may be cached over it.
         consistency: the levels that the backend tells apart. A request is met by that level or by a stronger one
             (``eventual`` < ``session`` < ``strong``); where there is neither, opening is an UnsupportedOperationError.
     """
@@ -298,6 +301,8 @@ class Capabilities:
     approximate: bool = False
     recall_floor: float = 1.0
     atomic: bool = True
+    conditional: bool = True
+    revision: bool = True
     consistency: tuple[Consistency, ...] = ("strong",)
 
     def filters_on(self, kind: FieldType) -> frozenset[str]:

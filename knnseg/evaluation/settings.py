@@ -71,7 +71,7 @@ def _store(segmenter: Segmenter) -> dict[str, Any] | None:
     space = database.extractor.space
     return {
         "url": str(database.store.url), "encoder": space.encoder, "fingerprint": space.fingerprint,
-        "revision": database.store.revision(), "entries": database.store.count(),
+        "revision": database.revision(), "entries": database.store.count(),
     }  # fmt: skip
 
 

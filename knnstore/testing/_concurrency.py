@@ -57,6 +57,38 @@ class ConcurrencyChecks(KitBase):
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(ask, range(16)))
 
+    def test_of_two_writers_of_one_new_id_the_first_is_kept(self, opener: Opener) -> None:
+        """Who skips what is stored never replaces what another writes at the same moment; where that is declared."""
+        if not opener(make_spec()).capabilities.conditional:
+            return
+        stores = [opener() for _ in range(3)]
+
+        def write(store: EmbeddingStore, number: int) -> list[str]:
+            kept = []
+            for i in range(25):
+                row = make_sample(1, prefix=f"n{i}-")
+                row.fields["label"] = [f"writer {number}"]
+                store.upsert(row.ids, row.vectors, row.fields, on_conflict="skip")
+                kept += store.get(row.ids, fields=["label"]).fields["label"].tolist()
+            return kept
+
+        with ThreadPoolExecutor(3) as pool:
+            saw = list(pool.map(write, stores, range(3)))
+        last = stores[0].get([f"n{i}-0" for i in range(25)], fields=["label"]).fields["label"].tolist()
+        assert saw == [last] * 3, "a record was replaced by one that was to be skipped"
+
+    def test_the_revision_changes_with_the_writes_of_others(self, opener: Opener) -> None:
+        """A replacement changes no number of records; where it is declared that the revision is true."""
+        store = opener(make_spec())
+        if not store.capabilities.revision:
+            return
+        other = opener()
+        sample = make_sample(3).write(other)
+        before = store.revision()
+        sample.fields["label"] = [f"another {label}" for label in sample.fields["label"]]
+        sample.write(other)
+        assert store.revision() != before, "a replacement by another store does not change revision()"
+
     def test_searching_while_writing(self, store: EmbeddingStore) -> None:
         """A hit is always a whole record: its area belongs to its id, whatever is written meanwhile."""
 

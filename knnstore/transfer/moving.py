@@ -149,9 +149,7 @@ def _run(
     dry_run: bool,
     progress: bool,
 ) -> None:
-    for job in jobs:
-        _look(job, where)
-    for job in jobs:
+    for job, concerning in zip(jobs, _filters(jobs, where), strict=True):
         with ExitStack() as stack:
             source = _opened(job.source, stack)
             there = _existing(job.target, source.spec, read_only=dry_run)
@@ -160,18 +158,33 @@ def _run(
                 there = open_store(job.target, source.spec)
             if there is not None:
                 stack.enter_context(there)
-            copy = CopyJob(source, job.name, there, str(job.target), where, batch_size, on_conflict, progress)
+            copy = CopyJob(source, job.name, there, str(job.target), concerning, batch_size, on_conflict, progress)
             reports.append(copy.preview(created=created) if dry_run else copy.run(created=created))
 
 
-def _look(job: Job, where: Filter | None) -> None:
+def _filters(jobs: Sequence[Job], where: Filter | None) -> list[Filter | None]:
+    """Look at every job; the filter for each.
+
+    A collection that has none of the fields of the filter is copied whole, where another has them: a concept database
+    keeps the names of its concepts beside the examples.
+    """
+    specs = [_look(job) for job in jobs]
+    named = {leaf.field for leaf in where.leaves()} if where is not None else set[str]()
+    concerned = [not named.isdisjoint(spec.fields) for spec in specs]
+    filters = [where if concerns or not any(concerned) else None for concerns in concerned]
+    for spec, filter_ in zip(specs, filters, strict=True):
+        if filter_ is not None:
+            filter_.check(spec.fields)
+    return filters
+
+
+def _look(job: Job) -> StoreSpec:
     with ExitStack() as stack:
         source = _opened(job.source, stack)
-        if where is not None:
-            where.check(source.spec.fields)
         there = _existing(job.target, source.spec, read_only=True)
         if there is not None:
             there.close()
+        return source.spec
 
 
 def _opened(source: Source | StoreURL, stack: ExitStack) -> Source:

@@ -788,3 +788,15 @@ def test_no_bar_where_there_is_no_terminal() -> None:
     done = subprocess.run([sys.executable, "-c", SLOW.format(pause=0.06)], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert "60 sent" in done.stdout
+
+
+def test_a_filter_leaves_a_collection_whole_that_it_does_not_speak_of(tmp_path: Path) -> None:
+    """The names of concepts beside their examples; but a filter that speaks of no collection is a mistake."""
+    place = f"faiss://{tmp_path}/db"
+    for name, field in (("space", "label"), ("changes", "change")):
+        with knnstore.open_store(f"{place}/{name}", knnstore.StoreSpec(dim=2, fields={field: str})) as store:
+            store.upsert(["a", "b"], np.eye(2, dtype=np.float32), {field: ["kettle", "ball"]})
+    reports = copy_store(place, f"faiss://{tmp_path}/copy", where=F("label") == "kettle")
+    assert sorted(report.records for report in reports) == [1, 2]
+    with pytest.raises(UnknownFieldError, match="lable"):
+        copy_store(place, f"faiss://{tmp_path}/other", where=F("lable") == "kettle")

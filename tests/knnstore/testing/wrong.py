@@ -249,6 +249,35 @@ class BoundsOffByABit(MemoryStore):
         return super()._count(where)
 
 
+@caught_by("test_the_revision_changes_with_the_writes_of_others")
+class RevisionCounts(MemoryStore):
+    """Takes the number of records, and of its own writes, for the state."""
+
+    _writes = 0
+
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        self._writes += 1
+        return super()._upsert(batch, on_conflict)
+
+    def _revision(self) -> str:
+        return f"{self._count(None)}-{self._writes}"
+
+
+@caught_by("test_of_two_writers_of_one_new_id_the_first_is_kept")
+class LooksBeforeItWrites(MemoryStore):
+    """Looks which ids are stored and writes the others a moment later."""
+
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        if on_conflict == "replace":
+            return super()._upsert(batch, on_conflict)
+        stored = set(self._get(batch.ids, [], False).ids.tolist())
+        time.sleep(0.002)
+        picked = [i for i, value in enumerate(batch.ids) if value not in stored]
+        columns = {name: column[picked] for name, column in batch.fields.items()}
+        part = Batch([batch.ids[i] for i in picked], batch.vectors[picked], columns)
+        return super()._upsert(part, "replace") if picked else 0
+
+
 @caught_by("test_filter[str-isin-empty]")
 class EmptyListMatchesAll(MemoryStore):
     def _count(self, where: Filter | None) -> int:
