@@ -160,7 +160,9 @@ class MilvusStore(EmbeddingStore):
 
     def _stats(self) -> StoreStats:
         details = maintenance.details(self._connection, self._name)
-        return StoreStats("milvus", self._count(None), details={"server": self._version, **details})
+        rows = details.get("indexed_rows")
+        indexed = rows if isinstance(rows, int) and not self._index.exact else None
+        return StoreStats("milvus", self._count(None), indexed=indexed, details={"server": self._version, **details})
 
     def _map_error(self, error: Exception) -> KnnStoreError | None:
         return map_error(error, str(self.url))
