@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, Strict, finish, print_json, there_is
 
@@ -86,7 +86,7 @@ def list_concepts(
     if as_json:
         print_json([{"label": c.label, "count": c.count, "thing": c.thing, "things": c.things} for c in concepts])
         return
-    table = Table("concept", "examples", "kind")
+    table = Table(Column("concept", overflow="fold"), "examples", "kind")  # cut, two of them might look alike
     for concept in concepts:
         kind = "thing" if concept.thing else "stuff"
         kind += f" (of {concept.count}, {concept.things} say thing)" if concept.mixed else ""

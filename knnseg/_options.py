@@ -7,7 +7,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,6 +22,7 @@ from knnstore.errors import StoreConnectionError, StoreNotFoundError, StoreTimeo
 if TYPE_CHECKING:
     from knnseg.concepts import ConceptDatabase
     from knnseg.pipeline import Segmenter
+    from knnseg.vocabulary import Vocabulary
 
 __all__ = [
     "AsJson",
@@ -36,6 +37,7 @@ __all__ = [
     "open_segmenter",
     "print_json",
     "printed_warnings",
+    "say_unknown",
 ]
 
 Store = Annotated[str, typer.Option("--store", "-s", help="URL of the concept database, such as faiss:///folder.")]
@@ -169,6 +171,18 @@ def say_mixed(database: ConceptDatabase) -> None:
     for concept in database.concepts():
         if concept.mixed:
             print(f"knnseg: {concept.disagreement}", file=sys.stderr)
+
+
+def say_unknown(segmenter: Segmenter, vocabulary: Vocabulary) -> None:
+    """Name the classes that the database has no examples of: misspelt, perhaps, or cut at a comma."""
+    if segmenter.database is None:
+        return
+    with suppress(StoreConnectionError, StoreTimeoutError):  # if it is down, the segmenter knows what to do
+        known = {concept.label for concept in segmenter.database.concepts()}
+        unknown = [name for name in vocabulary if name not in known]
+        if unknown:
+            listed = ", ".join(map(repr, unknown[:20])) + (" …" if len(unknown) > 20 else "")
+            print(f"knnseg: no examples, so from the base alone: {listed}", file=sys.stderr)
 
 
 def print_json(result: object) -> None:

@@ -14,7 +14,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from knnseg._options import AsJson, Checkpoint, Device, Preset, Strict, finish, names_of, open_segmenter, print_json
+from knnseg._options import (
+    AsJson,
+    Checkpoint,
+    Device,
+    Preset,
+    Strict,
+    finish,
+    names_of,
+    open_segmenter,
+    print_json,
+    say_unknown,
+)
 from knnseg.errors import skipping
 from knnseg.segmentation import joined_coco
 from knnseg.types import Vocabulary
@@ -69,6 +80,7 @@ def segment(
     down: Literal["raise", "base"] = "base" if on_store_error == "base" else "raise"
     with open_segmenter(preset, checkpoint, store, device, create=False, on_store_error=down) as segmenter:
         vocabulary = segmenter.vocabulary(names and _chosen(classes, segmenter))
+        say_unknown(segmenter, vocabulary)
         for path, result, files in run.segmented(segmenter, vocabulary, failed):
             if not as_json:
                 _show_segments(path, result, files)

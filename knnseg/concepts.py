@@ -208,13 +208,20 @@ class ConceptDatabase:
         wanted = None if classes is None else frozenset(map(tidy, classes))
         total = len(images) if isinstance(images, Sized) else None
         report, failed = AddReport(), list[str]()
-        # disable=None would hide the bar where standard error is no terminal; a caller that asks gets one.
-        with tqdm(total=total, unit="image", disable=not progress, desc="adding") as bar:
-            for group in _batched((image for _, image in readable(images, failed, strict=strict)), batch):
-                prepared, counted = segments(group, wanted, min_area, self._keys_for)
-                report += counted + self._write(prepared, keep_masks=keep_masks, writer=writer, strict=strict)
-                bar.update(len(group))
-                bar.set_postfix(added=report.added, present=report.present)
+        try:
+            # disable=None would hide the bar where standard error is no terminal; a caller that asks gets one.
+            with tqdm(total=total, unit="image", disable=not progress, desc="adding") as bar:
+                for group in _batched((image for _, image in readable(images, failed, strict=strict)), batch):
+                    prepared, counted = segments(group, wanted, min_area, self._keys_for)
+                    report += counted + self._write(prepared, keep_masks=keep_masks, writer=writer, strict=strict)
+                    bar.update(len(group))
+                    bar.set_postfix(added=report.added, present=report.present)
+        except BaseException as stop:
+            stop.add_note(
+                f"Of {report.images} images that were read, {report.added} examples had been added and "
+                f"{report.present} were there already; they stay. Running it again goes on from there."
+            )
+            raise
         report = replace(report, failed=(*failed, *report.failed))
         warn_left_out("add", report.failed)
         return report

@@ -19,7 +19,7 @@ from knnseg.base import BasePredictor, NoBase
 from knnseg.concepts import Concept, ConceptDatabase
 from knnseg.config import Config, presets
 from knnseg.embeddings import pool
-from knnseg.errors import ConfigError, KnnSegWarning, MaskError
+from knnseg.errors import ConfigError, KnnSegWarning, MaskError, VocabularyError
 from knnseg.features import EncodedImage, FeatureExtractor
 from knnseg.fusion import confidence, fuse, vote, vote_weights
 from knnseg.images import ImageLike, load_image
@@ -117,6 +117,7 @@ class Segmenter:
         self._extractor, self.proposer, self.base = extractor, proposer, base if base is not None else NoBase()
         self._later: Callable[[], FeatureExtractor] | None = None
         self.database, self._on_store_error = database, on_store_error
+        self._known: dict[str, Concept] = {}
         self._open: Callable[[], ConceptDatabase] | None = None
         self.config = config or Config.preset("tiny")
         if (branches := getattr(self.base, "branches", None)) is not None:  # else its scores will tell
@@ -244,6 +245,8 @@ class Segmenter:
         if isinstance(classes, Vocabulary) and not isinstance(self.base, NoBase):
             return classes, ""
         known, trouble = self._concepts()
+        if classes is None and trouble and not known:
+            raise VocabularyError(f"classes: expected some, since the database cannot be asked for its own: {trouble}")
         if isinstance(classes, Vocabulary):
             vocabulary, mixed = classes, []
         else:
@@ -316,11 +319,13 @@ class Segmenter:
         """The concepts of the database by name, and why it could not be asked."""
         try:
             database = self._connected()
-            return {} if database is None else {c.label: c for c in database.concepts()}, ""
+            if database is not None:
+                self._known = {concept.label: concept for concept in database.concepts()}
+            return self._known, ""
         except (StoreConnectionError, StoreTimeoutError) as error:
             if self._on_store_error == "raise":
                 raise
-            return {}, str(error)
+            return self._known, str(error)  # as it was when it could be asked
 
     # -- explaining ---------------------------------------------------------------------------------------------------
 

@@ -64,8 +64,9 @@ def run_app(app: Callable[[], object], prefix: str, explained: Callable[[Excepti
         said = explained(error)
         if said is None:
             raise
-        sys.stderr.write(f"{prefix}: {said[0]}\n")
-        _print_json(error, said[0])
+        text = "\n".join([said[0], *_notes(error)])
+        sys.stderr.write(f"{prefix}: {text}\n")
+        _print_json(error, text)
         raise SystemExit(said[1]) from None
 
 
@@ -81,10 +82,15 @@ def _ended(end: SystemExit) -> object:
 
 
 def _interrupted(stop: KeyboardInterrupt) -> int:
-    text = str(stop) or "interrupted"
+    text = "\n".join([str(stop) or "interrupted", *_notes(stop)])
     sys.stderr.write(f"\n{text}\n")
     _print_json(stop, text)
     return _INTERRUPTED
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What a long step has done before it ended."""
+    return list(getattr(error, "__notes__", ()))
 
 
 def _reasons(error: BaseException) -> Iterator[BaseException]:

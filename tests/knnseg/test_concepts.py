@@ -73,6 +73,87 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(store_url, extractor, scen
         assert content(database) == resumed
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ImageError])
+def test_who_is_interrupted_hears_what_was_done(database, scene, stop):
+    def breaking():
+        yield from (scene(i) for i in range(5))
+        raise stop
+
+    with pytest.raises(stop) as caught:
+        database.add(breaking(), batch=2)
+    done = database.store.count()
+    assert caught.value.__notes__ == [
+        f"Of 4 images that were read, {done} examples had been added and 0 were there already; they stay. "
+        "Running it again goes on from there."
+    ]
+
+
+def test_a_removed_name_begins_anew(database, scene):
+    masks = np.ones((1, 48, 64), bool)
+    database.add_masks(scene(1).image, masks, ["lava"], things=["lava"])
+    database.set_kind("lava", thing=False)
+    assert database.remove("lava") == 1 and database.concepts() == () and database.store.count() == 0
+    with pytest.raises(VocabularyError, match="lava"):
+        database.rename("lava", "magma")
+    report = database.add_masks(scene(1).image, masks, ["lava"], things=["lava"])
+    assert report.added == 1 and database.concepts() == (Concept("lava", 1, 1),), "what was said of the other is gone"
+    assert database.neighbours(
+        pool(database.extractor.extract([scene(1).image])[0], Masks.from_dense(masks)), 3, Vocabulary(("lava",))
+    ).labels[0].tolist() == ["lava", "", ""]
+
+
+def test_another_process_sees_a_rename_with_its_next_call(store_url, extractor, scene):
+    with ConceptDatabase.open(store_url, extractor) as one, ConceptDatabase.open(store_url, extractor) as other:
+        one.add(scene(1))
+        revision = other.revision()
+        before = [concept.label for concept in other.concepts()]
+        one.rename("ball", "marble")
+        assert [concept.label for concept in other.concepts()] == sorted({*before, "marble"} - {"ball"})
+        assert other.revision() != revision
+        with pytest.raises(VocabularyError, match="'ball'"):
+            other.remove("ball")
+        assert other.remove("marble") == 1
+
+
+def test_what_a_killed_removal_left_is_finished_by_who_comes_next(store_url, extractor, scene, monkeypatch):
+    with ConceptDatabase.open(store_url, extractor) as database:
+        database.add(scene(1))
+        monkeypatch.setattr(ConceptDatabase, "_tidy_up", lambda self: 0)  # killed after the change
+        count = database.store.count()
+        database.remove("ball")
+        assert "ball" not in {concept.label for concept in database.concepts()}
+        assert database.store.count() == count
+        pooled = pool(extractor.extract([scene(1).image])[0], Masks.from_dense(np.ones((1, 48, 64), bool)))
+        assert "ball" not in database.neighbours(pooled, 9).labels
+        monkeypatch.undo()
+        database.add(scene(1), classes=["sky"])
+        assert database.store.count() == count - 1
+
+
+def test_a_rename_writes_no_example(database, scene):
+    database.add([scene(i) for i in range(4)])
+    before = content(database)
+    database.rename("ball", "marble")
+    database.merge(["sky", "grass"], "all the rest")
+    database.set_kind("marble", thing=False)
+    assert content(database) == before
+    assert [(c.label, c.thing) for c in database.concepts()] == [("all the rest", False), ("marble", False)]
+
+
+def test_no_filter_where_it_would_exclude_nothing(database, scene, monkeypatch):
+    database.add(scene(1, ("sky", "grass", "ball", "kettle", "coal")))
+    asked = []
+    search = database.store._search
+    monkeypatch.setattr(database.store, "_search", lambda q, k, where, f: asked.append(where) or search(q, k, where, f))
+    pooled = pool(database.extractor.extract([scene(1).image])[0], Masks.from_dense(np.ones((1, 48, 64), bool)))
+    names = [concept.label for concept in database.concepts()]
+    for vocabulary in (None, names, [*names, "lava"], names[1:], names[:1]):
+        found = database.neighbours(pooled, 9, vocabulary and Vocabulary(tuple(vocabulary)))
+        assert set(found.labels[found.found]) == set(vocabulary or names) & set(names)
+    assert asked[:3] == [None] * 3
+    assert (repr(asked[3]), repr(asked[4])) == (repr(~F("label").isin(names[:1])), repr(F("label").isin(names[:1])))
+
+
 def test_a_stream_is_read_in_bounded_batches(database, scene):
     alive, most = 0, 0
 

@@ -1,6 +1,7 @@
 """Segmenter: inputs, outputs in every form, explanations, a store that is down."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -297,6 +298,25 @@ def test_a_store_that_is_down_raises_or_degrades(extractor, tmp_path, scene, mak
         result = segmenter.predict(scene(50).image, vocabulary)
         assert "db.example" in result.degraded and alone.degraded == ""
         assert np.array_equal(result.panoptic, alone.panoptic)
+
+
+def test_a_store_that_is_down_is_remembered_for_its_classes(extractor, tmp_path, scene, make_segmenter, monkeypatch):
+    def down(*_, **__):
+        raise StoreConnectionError("count_by on qdrant://db.example: no answer")
+
+    with ConceptDatabase.open(f"memory://{tmp_path}", extractor) as database:
+        database.add(scene(1))
+        parts = make_segmenter()
+        degrading = partial(
+            Segmenter, extractor, parts.proposer, parts.base, config=parts.config, on_store_error="base"
+        )
+        segmenter, late = degrading(database), degrading(database)
+        before = segmenter.predict(scene(50).image)
+        monkeypatch.setattr(database.store, "_revision", down)
+        after = segmenter.predict(scene(50).image)
+        assert after.degraded and tuple(after.vocabulary) == tuple(before.vocabulary)
+        with pytest.raises(VocabularyError, match=r"expected some, .*db\.example"):
+            late.predict(scene(50).image)
 
 
 # -- stages by name ---------------------------------------------------------------------------------------------------
