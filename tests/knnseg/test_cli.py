@@ -69,6 +69,12 @@ def test_segment_prints_a_table(folder, store, tmp_path):
     assert "segments" in output and "kettle" in output and "overlay.png" in output
 
 
+def test_segment_names_classes_without_examples(folder, store, tmp_path):
+    """A comma inside a name cuts it in two, and both halves would be used without a word."""
+    done = run("segment", folder / "images" / "0.png", "--store", store, "-o", tmp_path, "-c", "kettle,a, b!")
+    assert "no examples, so from the base alone: 'a', 'b!'" in done.stderr
+
+
 def test_images_of_one_name_do_not_overwrite_each_other(folder, tmp_path):
     (tmp_path / "other").mkdir()
     twin = tmp_path / "other" / "0.png"
