@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from knnseg._options import AsJson, Checkpoint, Device, Preset, Store, Strict, finish, print_json, there_is
+from knnstore import StoreURL
 
 if TYPE_CHECKING:
     from knnseg.concepts import ConceptDatabase
     from knnseg.features import FeatureExtractor
     from knnseg.reembedding import ReembedReport
-    from knnstore import EmbeddingSpace, StoreURL
+    from knnstore import EmbeddingSpace
 
 __all__ = ["concepts_app"]
 
@@ -205,8 +206,8 @@ def reembed(
 
 def _other_space(store: str, own: EmbeddingSpace, wanted: str) -> StoreURL:
     """The collection to read: the one that is named, or the only one of another space."""
-    from knnseg.concepts import space_name, spaces
     from knnseg.errors import ConfigError
+    from knnseg.spaces import space_name, spaces
 
     there = spaces(store)
     others = {name: place for name, place in there.items() if name != space_name(own)}

@@ -10,10 +10,9 @@ The field ``label`` of an example holds that key. What a key is called stands in
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterable, Iterator, Sized
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -28,53 +27,15 @@ from knnseg.errors import ConfigError, MaskError, VocabularyError, warn_left_out
 from knnseg.examples import CONTENT, FIELDS, Content, ImageExamples, contents, described, readable
 from knnseg.features import FeatureExtractor
 from knnseg.images import ImageLike, load_image
-from knnseg.naming import CHANGES, Change, Changes, Names, kind, naming, removal, tidied_up
+from knnseg.inventory import Concept, Inventory, named
+from knnseg.naming import Change, Changes, Names, kind, naming, removal, tidied_up
+from knnseg.spaces import place_of_changes, space_name, spaces
 from knnseg.types import Embeddings, Masks, Neighbours, Vocabulary
 from knnseg.vocabulary import tidied, tidy
-from knnstore import EmbeddingSpace, EmbeddingStore, F, Filter, StoreSpec, StoreURL, collections, open_store
+from knnstore import EmbeddingStore, F, Filter, StoreSpec, StoreURL, open_store
 from knnstore.errors import StoreNotFoundError
 
 __all__ = ["FIELDS", "AddReport", "Concept", "ConceptDatabase", "space_name"]
-
-
-@dataclass(frozen=True, slots=True)
-class Concept:
-    """A class as the database knows it.
-
-    Args:
-        label: its name.
-        count: examples.
-        things: those of them that say it is a countable object; the others say it is stuff.
-    """
-
-    label: str
-    count: int
-    things: int
-
-    @property
-    def thing(self) -> bool:
-        """A countable object, by more than half of its examples."""
-        return 2 * self.things > self.count
-
-    @property
-    def mixed(self) -> bool:
-        """The examples do not agree whether it is a thing."""
-        return 0 < self.things < self.count
-
-    @property
-    def disagreement(self) -> str:
-        """For messages: what a mixed concept is taken as, and what to do."""
-        return (
-            f"concept {self.label!r}: {self.things} of {self.count} examples say that it is a thing, the others stuff; "
-            f"taken as {'a thing' if self.thing else 'stuff'}. Say which it is: knnseg concepts kind, or "
-            "ConceptDatabase.set_kind"
-        )
-
-
-def space_name(space: EmbeddingSpace) -> str:
-    """The name of the collection that holds a space: readable, and distinct for distinct fingerprints."""
-    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in space.encoder.lower()).strip("-")
-    return f"{plain[:32]}-{hashlib.sha256(space.fingerprint.encode()).hexdigest()[:12]}"
 
 
 class ConceptDatabase:
@@ -89,8 +50,8 @@ class ConceptDatabase:
         dim, space = (store.spec.dim, store.spec.space) if extractor is None else (extractor.dim, extractor.space)
         StoreSpec(dim, "cosine", FIELDS, space).check_against(store.spec, str(store.url))
         self._store, self._extractor = store, extractor
-        self._changes = Changes(_place_of_changes(store), read_only=store.read_only)
-        self._seen: _Seen | None = None
+        self._changes = Changes(place_of_changes(store), read_only=store.read_only)
+        self._seen: Inventory | None = None
 
     @classmethod
     def open(
@@ -212,7 +173,7 @@ class ConceptDatabase:
             # disable=None would hide the bar where standard error is no terminal; a caller that asks gets one.
             with tqdm(total=total, unit="image", disable=not progress, desc="adding") as bar:
                 for group in _batched((image for _, image in readable(images, failed, strict=strict)), batch):
-                    prepared, counted = segments(group, wanted, min_area, self._keys_for)
+                    prepared, counted = segments(group, wanted, min_area, self.keys_for)
                     report += counted + self._write(prepared, keep_masks=keep_masks, writer=writer, strict=strict)
                     bar.update(len(group))
                     bar.set_postfix(added=report.added, present=report.present)
@@ -266,7 +227,7 @@ class ConceptDatabase:
         if not uri and isinstance(image, str | PathLike):
             uri = Path(image).absolute().as_uri()
         example = LabelledImage(pixels, np.zeros(stack.size, np.int32), (), uri)
-        prepared = described(example, stack, names, [name in countable for name in names], self._keys_for(names))
+        prepared = described(example, stack, names, [name in countable for name in names], self.keys_for(names))
         return AddReport(images=1) + self._write([prepared], keep_masks=True, writer=writer, strict=True)
 
     def _write(self, prepared: list[ImageExamples], *, keep_masks: bool, writer: str, strict: bool) -> AddReport:
@@ -275,7 +236,7 @@ class ConceptDatabase:
             keep_masks=keep_masks, writer=writer, strict=strict,
         )  # fmt: skip
 
-    def _keys_for(self, names: Iterable[str]) -> dict[str, str]:
+    def keys_for(self, names: Iterable[str]) -> dict[str, str]:
         """The key that new examples of each name get; one that was never used is named first."""
         wanted = list(dict.fromkeys(names))
         known = self._changes.names()
@@ -303,28 +264,9 @@ class ConceptDatabase:
 
     def named(self, keys: Iterable[str]) -> NDArray[np.object_]:
         """The names of the concepts of some examples, by their field ``label``: object (N,); "" for what is removed."""
-        return _named(self._changes.names(), keys)
+        return named(self._changes.names(), keys)
 
-    def labels_from(self, source: EmbeddingStore) -> Callable[[Iterable[str]], NDArray[np.object_]]:
-        """How examples of another space are to be labelled here, "" for those of removed concepts.
-
-        Spaces of one database share its names, so there a key stays what it is. Elsewhere examples get the keys of the
-        names that they have now.
-        """
-        if _place_of_changes(source) == _place_of_changes(self._store):
-            return lambda keys: np.array([key if self.name(key) else "" for key in keys], object)
-        changes = Changes(_place_of_changes(source), read_only=True)
-        names = changes.names()
-        changes.close()
-
-        def labels(keys: Iterable[str]) -> NDArray[np.object_]:
-            called = _named(names, keys)
-            there = self._keys_for(name for name in called.tolist() if name)
-            return np.array([there.get(name, "") for name in called.tolist()], object)
-
-        return labels
-
-    def _look(self) -> _Seen:
+    def _look(self) -> Inventory:
         """What is there; looked up again where it may have changed."""
         names = self._changes.names()
         while True:
@@ -335,7 +277,7 @@ class ConceptDatabase:
             things = self._store.count_by("label", where=F("thing") == True)  # noqa: E712  # builds a filter
             before, names = names, self._changes.names()
             if names == before:  # otherwise old names would be put beside new examples
-                self._seen = _Seen(revision, names, counts, {str(key): count for key, count in things.items()})
+                self._seen = Inventory(revision, names, counts, {str(key): count for key, count in things.items()})
                 return self._seen
 
     def neighbours(
@@ -358,7 +300,7 @@ class ConceptDatabase:
         return self._nearest(embeddings, k, seen, F("label").isin(keys), exclude_image)
 
     def _nearest(
-        self, embeddings: Embeddings, k: int, seen: _Seen, where: Filter | None, exclude_image: str
+        self, embeddings: Embeddings, k: int, seen: Inventory, where: Filter | None, exclude_image: str
     ) -> Neighbours:
         if exclude_image:
             other = F("image_hash") != exclude_image
@@ -371,7 +313,7 @@ class ConceptDatabase:
         ids[asked], scores[asked] = hits.ids, hits.scores
         there = hits.ids != ""
         names = np.full(hits.ids.shape, "", object)
-        names[there] = _named(seen.names, hits.fields["label"][there])
+        names[there] = named(seen.names, hits.fields["label"][there])
         labels[asked] = names
         return Neighbours(ids, scores, labels)
 
@@ -440,7 +382,7 @@ class ConceptDatabase:
             raise VocabularyError(f"concept: expected one of {sorted(there)[:20]}, got {label!r}")
         return there[tidy(label)]
 
-    def _change(self, change: Callable[[_Seen], Change]) -> int:
+    def _change(self, change: Callable[[Inventory], Change]) -> int:
         """Make a change that holds for what is there at that moment, and finish what it leaves to do; see there."""
         self._changes.make(lambda names: change(replace(self._look(), names=names)))
         return self._tidy_up()
@@ -489,81 +431,12 @@ class ConceptDatabase:
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What is there at some moment.
-
-    Args:
-        revision: of the database.
-        names: what its keys are called.
-        counts: examples of each key.
-        things: those of them that say that they are countable objects.
-    """
-
-    revision: str
-    names: Names
-    counts: Mapping[str, int]
-    things: Mapping[str, int]
-
-    @property
-    def concepts(self) -> tuple[Concept, ...]:
-        """Every concept that has examples, by name."""
-        found: dict[str, Concept] = {}
-        for key, count in self.counts.items():
-            if name := self.names.name(key):
-                things = self.things.get(key, 0) if key not in self.names.kinds else count * self.names.kinds[key]
-                before = found.get(name, Concept(name, 0, 0))
-                found[name] = Concept(name, before.count + count, before.things + things)
-        return tuple(sorted(found.values(), key=lambda concept: concept.label))
-
-    def keys_of(self, names: Iterable[str] | None) -> list[str]:
-        """The keys of some concepts, with or without examples; of all that have any where None."""
-        if names is None:
-            return [key for key in self.counts if self.names.name(key)]
-        wanted = set(names)
-        known = {*self.counts, *self.names.called, *wanted}
-        return sorted(key for key in known if self.names.name(key) in wanted)
-
-    def names_of(self, keys: Iterable[str]) -> set[str]:
-        """What some keys are called."""
-        return {self.names.name(key) for key in keys}
-
-    def restriction(self, keys: list[str]) -> Filter | None:
-        """A filter that lets these keys through: none where there are no others, and the shorter of two lists."""
-        others = sorted(self.counts.keys() - set(keys))
-        if not others:
-            return None
-        return ~F("label").isin(others) if len(others) < len(keys) else F("label").isin(keys)
-
-
-def _named(names: Names, keys: Iterable[str]) -> NDArray[np.object_]:
-    listed = list(keys)
-    called = {key: names.name(key) for key in set(listed)}
-    found = np.empty(len(listed), object)
-    found[:] = [called[key] for key in listed]
-    return found
-
-
 def _named_anew(name: str, present: Container[str], names: Names) -> Change | None:
     return None if names.keys(name) else naming([names.key(name, present)], name)
 
 
 def _noted(name: str, names: Names) -> Change | None:
     return tidied_up(name) if name in names.untidied else None
-
-
-def spaces(url: str | StoreURL) -> dict[str, StoreURL]:
-    """The collections of a concept database, one for each embedding space, by name."""
-    there = {place.path.rsplit("/", 1)[-1]: place for place in collections(url)}
-    return {name: place for name, place in there.items() if name != CHANGES}
-
-
-def _place_of_changes(store: EmbeddingStore) -> StoreURL:
-    """Beside the space of a database, which others may share it with; below a store that is no part of one."""
-    above, _, name = store.url.path.rpartition("/")
-    if store.spec.space is not None and name == space_name(store.spec.space) and above:
-        return replace(store.url, path=above).child(CHANGES)
-    return store.url.child(CHANGES)
 
 
 def _batched(items: Iterable[LabelledImage], size: int) -> Iterator[tuple[LabelledImage, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +14,10 @@ from knnseg.embeddings import pool
 from knnseg.errors import ConfigError, DatasetError, skipping, warn_left_out
 from knnseg.examples import FIELDS, contents, stored_contents
 from knnseg.features import FeatureExtractor
+from knnseg.inventory import named
+from knnseg.naming import Changes
 from knnseg.originals import Originals, StoredImage, stored_images
+from knnseg.spaces import place_of_changes
 from knnstore import EmbeddingStore, F, StoreSpec
 
 __all__ = ["ReembedReport", "reembed"]
@@ -89,7 +93,7 @@ def reembed(
             f"reembed: expected two embedding spaces, got {space.encoder!r} for both. Nothing was written."
         )
     finder, report = originals or Originals(), ReembedReport()
-    labels = target.labels_from(source)
+    labels = _labels(source, target)
     hashes = sorted(str(value) for value in source.count_by("image_hash"))
     with tqdm(total=len(hashes), unit="image", disable=not progress, desc="embedding again") as bar:
         for group in stored_images(source, hashes, named=labels, batch=batch):
@@ -97,6 +101,27 @@ def reembed(
             bar.update(len(group))
     warn_left_out("reembed", report.failed)
     return report
+
+
+def _labels(source: EmbeddingStore, target: ConceptDatabase) -> Callable[[Iterable[str]], NDArray[np.object_]]:
+    """How examples of the source are labelled in the target, "" for those of removed concepts.
+
+    Spaces of one database share its names, so there a key stays what it is. Elsewhere examples get the keys of the
+    names that they have now.
+    """
+    place = place_of_changes(source)
+    if place == place_of_changes(target.store):
+        return lambda keys: np.array([key if target.name(key) else "" for key in keys], object)
+    changes = Changes(place, read_only=True)
+    names = changes.names()
+    changes.close()
+
+    def labels(keys: Iterable[str]) -> NDArray[np.object_]:
+        called = named(names, keys)
+        there = target.keys_for(name for name in called.tolist() if name)
+        return np.array([there.get(name, "") for name in called.tolist()], object)
+
+    return labels
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -129,7 +129,7 @@ class MemoryStore(EmbeddingStore):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(persistent=False)
+        return Capabilities(persistent=False, conditional=True, revision=True)
 
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
         with self._data.lock:

@@ -301,8 +301,8 @@ class Capabilities:
     approximate: bool = False
     recall_floor: float = 1.0
     atomic: bool = True
-    conditional: bool = True
-    revision: bool = True
+    conditional: bool = False
+    revision: bool = False
     consistency: tuple[Consistency, ...] = ("strong",)
 
     def filters_on(self, kind: FieldType) -> frozenset[str]:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # A module imports only modules to its left; docs/design/knnseg.md says why.
-KNNSEG = ["errors", "arrays", "vocabulary", "types", "annotations", "config", "weights", "hookspecs", "listing", "images", "features", "keys", "stages", "masks", "embeddings", "examples", "originals", "adding", "concepts", "reembedding", "text", "base", "models", "fusion", "drawing", "edges", "painting", "instances", "segmentation", "pipeline", "leave_one_out", "calibration", "metrics", "average_precision", "evaluation", "datasets", "demo", "_options", "_sources", "_evaluate", "_concept_commands", "_calibrate_command", "_models_command", "_segment_command", "_commands", "cli"]  # fmt: skip
+KNNSEG = ["errors", "arrays", "vocabulary", "naming", "spaces", "inventory", "types", "annotations", "config", "weights", "hookspecs", "listing", "images", "features", "keys", "stages", "masks", "embeddings", "examples", "originals", "adding", "concepts", "reembedding", "text", "base", "models", "fusion", "drawing", "edges", "painting", "instances", "segmentation", "pipeline", "leave_one_out", "calibration", "metrics", "average_precision", "evaluation", "datasets", "demo", "_options", "_sources", "_evaluate", "_concept_commands", "_calibrate_command", "_models_command", "_segment_command", "_commands", "cli"]  # fmt: skip
 KNNSTORE = [
     "errors",
     "filters",

@@ -45,6 +45,8 @@ class FaissStore(EmbeddingStore):
     def capabilities(self) -> Capabilities:
         return Capabilities(
             snapshot=True,
+            conditional=True,
+            revision=True,
             multi_process=True,
             approximate=not self._options.exact,
             recall_floor=self._index.recall_floor,

@@ -62,8 +62,6 @@ class MilvusStore(EmbeddingStore):
             approximate=not self._index.exact,
             recall_floor=self._index.recall_floor,
             atomic=False,
-            conditional=False,
-            revision=False,
             consistency=("strong", "session", "eventual"),
         )
 

@@ -53,6 +53,7 @@ class QdrantStore(EmbeddingStore):
             approximate=engine.recall_floor < 1,
             recall_floor=engine.recall_floor,
             atomic=False,
+            conditional=True,
             revision=not engine.server,
             consistency=("strong", "session", "eventual") if engine.server else ("strong",),
         )
