@@ -39,7 +39,18 @@ def url(server):
     if server.process_id is None:
         server.start()
         knnstore.open_store(below(server.url, f"default/ready_{uuid.uuid4().hex[:8]}", index="FLAT"), SPEC).close()
-    return below(server.url, f"default/down_{uuid.uuid4().hex[:8]}", index="FLAT", timeout=5, retries=1)
+    return below(server.url, f"default/down_{uuid.uuid4().hex[:8]}", index="FLAT")
+
+
+def impatient(url):
+    return f"{url}&timeout=5&retries=1"
+
+
+def filled(url, scenes, classes):
+    """Add some scenes, with all patience that a server wants that has just started; what is predicted then."""
+    with knnseg.Segmenter.from_config("tiny", store=url) as segmenter:
+        segmenter.database.add(list(scenes)[:3])
+        return segmenter.predict(scenes[3].image, classes)
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +59,13 @@ def scenes():
 
 
 def test_degrades_while_the_server_is_away_and_recovers(server, url, scenes):
-    new = scenes[3].image
-    alone = knnseg.Segmenter.from_config("tiny").predict(new, ["kettle", "lava", "grass"])
-    with knnseg.Segmenter.from_config("tiny", store=url, on_store_error="base") as segmenter:
-        segmenter.database.add(list(scenes)[:3])
+    new, base = scenes[3].image, knnseg.Segmenter.from_config("tiny")
+    filled(url, scenes, ["kettle"])
+    with knnseg.Segmenter.from_config("tiny", store=impatient(url), on_store_error="base") as segmenter:
         whole = segmenter.predict(new, ["kettle", "lava", "grass"])
+        alone = base.predict(
+            new, whole.vocabulary
+        )  # what is a thing was known before the server went away, and still is
         assert whole.degraded == "" and not np.array_equal(whole.panoptic, alone.panoptic)
         server.kill()
         result = segmenter.predict(new, ["kettle", "lava", "grass"])
@@ -64,21 +77,19 @@ def test_degrades_while_the_server_is_away_and_recovers(server, url, scenes):
 
 
 def test_raises_by_default(server, url, scenes):
-    with knnseg.Segmenter.from_config("tiny", store=url) as segmenter:
-        segmenter.database.add(scenes[0])
+    filled(url, scenes, ["kettle"])
+    with knnseg.Segmenter.from_config("tiny", store=impatient(url)) as segmenter:
         server.kill()
         with pytest.raises((StoreConnectionError, StoreTimeoutError), match=str(server.port)):
             segmenter.predict(scenes[3].image, ["kettle", "grass"])
     with pytest.raises((StoreConnectionError, StoreTimeoutError), match=str(server.port)):
-        knnseg.Segmenter.from_config("tiny", store=url)
+        knnseg.Segmenter.from_config("tiny", store=impatient(url))
 
 
 def test_a_server_that_is_away_at_the_start(server, url, scenes):
-    with knnseg.Segmenter.from_config("tiny", store=url) as segmenter:
-        segmenter.database.add(list(scenes)[:3])
-        whole = segmenter.predict(scenes[3].image, ["kettle", "lava", "grass"])
+    whole = filled(url, scenes, ["kettle", "lava", "grass"])
     server.kill()
-    with knnseg.Segmenter.from_config("tiny", store=url, create=False, on_store_error="base") as segmenter:
+    with knnseg.Segmenter.from_config("tiny", store=impatient(url), create=False, on_store_error="base") as segmenter:
         assert segmenter.predict(scenes[3].image, ["kettle", "lava", "grass"]).degraded
         server.start()
         again = when_back(segmenter, scenes[3].image)
@@ -88,7 +99,16 @@ def test_a_server_that_is_away_at_the_start(server, url, scenes):
 def test_the_command_degrades_and_says_so(server, url, scenes, tmp_path):
     Image.fromarray(scenes[3].image).save(tmp_path / "new.png")
     server.kill()
-    command = ["segment", str(tmp_path / "new.png"), "--store", url, "-c", "kettle,grass", "-o", str(tmp_path / "out")]
+    command = [
+        "segment",
+        str(tmp_path / "new.png"),
+        "--store",
+        impatient(url),
+        "-c",
+        "kettle,grass",
+        "-o",
+        str(tmp_path / "out"),
+    ]
     failed = CliRunner().invoke(app, command)
     assert failed.exit_code != 0 and isinstance(failed.exception, StoreConnectionError | StoreTimeoutError)
     done = CliRunner().invoke(app, [*command, "--on-store-error", "base"])

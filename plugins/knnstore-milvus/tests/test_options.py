@@ -233,6 +233,8 @@ def test_every_grpc_code_becomes_one_of_ours(code):
         (65535, "database:x not found", errors.StoreNotFoundError, False),
         (65535, "InvalidateCollectionMetaCache failed, proxyID = 4", errors.StoreConnectionError, True),
         (65535, "empty grpc client: failed to connect 10.0.0.1:1", errors.StoreConnectionError, True),
+        (65535, "proxy TaskCondition context Done", errors.StoreTimeoutError, False),
+        (65535, "fail to search: context deadline exceeded", errors.StoreTimeoutError, False),
         (800, "database not found", errors.StoreNotFoundError, False),
         (3, "memory limit exceeded", errors.StoreFullError, False),
         (9, "quota exceeded", errors.StoreFullError, False),

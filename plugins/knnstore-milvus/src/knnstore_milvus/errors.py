@@ -23,6 +23,8 @@ __all__ = ["is_missing", "is_too_large", "map_error", "retriable"]
 _NOT_READY = {1, 2, 4, 101, 103, 106, 201, 202, 400, 401, 500, 501, 503, 600, 601, 602, 901, 902, 903}
 """Starting, too busy, or just being loaded: service, collection, replica, node, channel, segment not ready."""
 _LOST_A_PART = ("InvalidateCollectionMetaCache failed", "empty grpc client")
+_OUT_OF_TIME = ("context Done", "context deadline exceeded")
+"""The server noticed the deadline of a request before the client did; there is no code for it either."""
 _RATE_LIMIT = {8}
 _FULL = {3, 7, 9, 12}
 """Memory or disk of the server exhausted, or its quota; writes are denied until there is room."""
@@ -37,6 +39,7 @@ _TOO_LARGE = ("larger than max", "exceeds the maximum", "max output size", "maxo
 _UNKNOWN = (
     "Is this the gRPC port of a Milvus server (19530), of 2.3 or later? Qdrant (port 6334) is qdrant://host/name."
 )
+_SLOW = "The server did not answer in time; raise ?timeout= (seconds) or check it."
 _AGAIN = "Check that the server runs and is reachable, then repeat the call; repeating an upsert does no harm."
 
 
@@ -95,7 +98,7 @@ def _details(error: grpc.RpcError) -> str:
 def _grpc_error(error: grpc.RpcError, where: str) -> KnnStoreError:
     code, text = _code(error), f"{where}: {_details(error)}"
     if code in _LATE:
-        return StoreTimeoutError(text, hint="The server did not answer in time; raise ?timeout= (seconds) or check it.")
+        return StoreTimeoutError(text, hint=_SLOW)
     if code in _UNASKED:
         return _denied(text)
     if code == grpc.StatusCode.CANCELLED:
@@ -127,6 +130,8 @@ def _milvus_error(error: MilvusException, where: str) -> KnnStoreError:
         return StoreFullError(text, hint="The server is out of memory, disk or quota; make room and repeat the call.")
     if error.code in _RATE_LIMIT:
         return StoreTimeoutError(text, hint="The server limits the rate; wait, or raise ?timeout= and ?retries=.")
+    if any(words in error.message for words in _OUT_OF_TIME):
+        return StoreTimeoutError(text, hint=_SLOW)
     if _not_ready(error):
         return StoreConnectionError(text, hint="The server is starting, or a node of it is down. " + _AGAIN)
     return BackendError(text)
