@@ -175,7 +175,9 @@ def say_mixed(database: ConceptDatabase) -> None:
 
 def say_unknown(segmenter: Segmenter, vocabulary: Vocabulary) -> None:
     """Name the classes that the database has no examples of: misspelt, perhaps, or cut at a comma."""
-    if segmenter.database is None:
+    from knnseg.base import NoBase
+
+    if segmenter.database is None or isinstance(segmenter.base, NoBase):  # the segmenter itself warns without a base
         return
     with suppress(StoreConnectionError, StoreTimeoutError):  # if it is down, the segmenter knows what to do
         known = {concept.label for concept in segmenter.database.concepts()}

@@ -95,8 +95,9 @@ class SyncedIndex:
 
     def follow(self, connection: Connection) -> Commit:
         """Bring the index to the state that the connection's snapshot sees, and say which."""
-        commit = latest(connection)
+        # The file first: what is in it is then no newer than the snapshot, as long as nobody has read from that before.
         file = None if self._options.exact else cache.identity(self._database.folder)
+        commit = latest(connection)
         if self._at == commit and file == self._seen:
             return commit
         at, self._at = self._at, None  # until it is done: an error half way must not leave a wrong belief
