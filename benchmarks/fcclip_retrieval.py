@@ -20,9 +20,10 @@ from fcclip import CLASSES, classifier, medians
 from scipy import sparse
 
 from knnseg import ConceptDatabase, FusionConfig, Masks, RetrievalConfig, Vocabulary
-from knnseg.concepts import FIELDS
-from knnseg.embeddings import pool
-from knnseg.fusion import confidence, fuse, vote, vote_weights
+from knnseg.database.concepts import FIELDS
+from knnseg.method.fusion import fuse
+from knnseg.method.pooling import pool
+from knnseg.method.voting import confidence, vote, vote_weights
 from knnseg.models.dinov2 import VARIANTS, DinoFeatures
 from knnseg.models.fcclip import FCCLIP, FcClipConfig
 from knnseg.models.fcclip.keys import FcClipFeatures

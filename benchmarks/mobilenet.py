@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 
 from knnseg import DerivedFeatures, FeatureExtractor, Features, Masks
+from knnseg.data.arrays import ImageArray
+from knnseg.data.image import content_hash, resize
 from knnseg.datasets import ImageLabelPairs
-from knnseg.images import content_hash, resize
 from knnseg.models._torch import fingerprint
-from knnseg.types import ImageArray
 from knnstore import EmbeddingSpace
 
 __all__ = ["FirstChannels", "MobileNetFeatures", "Remembered", "RememberedProposals", "photographs"]

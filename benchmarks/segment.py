@@ -26,10 +26,10 @@ import open_clip
 from PIL import Image
 
 from knnseg import ConceptDatabase, Config, DenseClip, Masks, RegionProposer, Segmenter
+from knnseg.data.features import Features
 from knnseg.datasets import RenderedScenes
-from knnseg.embeddings import pool
+from knnseg.method.pooling import pool
 from knnseg.models.open_clip import OpenClipFeatures, OpenClipModel, OpenClipText
-from knnseg.types import Features
 
 MODELS = ("features", "base", "proposals")
 OURS = ("pooling", "search", "fusion", "painting")

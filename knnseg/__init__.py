@@ -16,54 +16,57 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from knnseg.annotations import LabelledImage, LabelledSegment
-    from knnseg.base import BasePredictor, DenseClip, NoBase
-    from knnseg.concepts import AddReport, Concept, ConceptDatabase
     from knnseg.config import Config, FusionConfig, KeysConfig, PaintingConfig, RetrievalConfig, StageConfig, presets
+    from knnseg.data.annotations import LabelledImage, LabelledSegment
+    from knnseg.data.arrays import IGNORE
+    from knnseg.data.features import Embeddings, Features
+    from knnseg.data.image import load_image, load_label_map
+    from knnseg.data.masks import Masks
+    from knnseg.data.scores import ClassScores, Neighbours
+    from knnseg.data.vocabulary import Vocabulary
+    from knnseg.database.concepts import AddReport, Concept, ConceptDatabase
     from knnseg.errors import KnnSegError
-    from knnseg.features import DerivedFeatures, EncodedImage, FeatureExtractor
-    from knnseg.hookspecs import hookimpl
-    from knnseg.images import load_image, load_label_map
-    from knnseg.instances import Instance
-    from knnseg.keys import Whitened, WithContext
-    from knnseg.masks import MaskProposer, RegionProposer
-    from knnseg.metrics import ConfusionMatrix, PanopticQuality
-    from knnseg.painting import Segment
-    from knnseg.pipeline import Explanation, Segmenter, Vote
-    from knnseg.segmentation import Segmentation
-    from knnseg.stages import register
-    from knnseg.types import (
-        IGNORE,
-        ClassScores,
-        Embeddings,
-        Features,
-        Masks,
-        Neighbours,
-        Vocabulary,
+    from knnseg.evaluation.metrics import ConfusionMatrix, PanopticQuality
+    from knnseg.method.instances import Instance
+    from knnseg.method.painting import Segment
+    from knnseg.models.base import DenseClip, NoBase
+    from knnseg.models.regions import RegionProposer
+    from knnseg.result import Segmentation
+    from knnseg.segmenter import Explanation, Segmenter, Vote
+    from knnseg.stages.hookspecs import hookimpl
+    from knnseg.stages.keys import Whitened, WithContext
+    from knnseg.stages.protocols import (
+        BasePredictor,
+        DerivedFeatures,
+        EncodedImage,
+        FeatureExtractor,
+        MaskProposer,
     )
+    from knnseg.stages.registry import register
 
 _HOME = {
-    "annotations": ["LabelledImage", "LabelledSegment"],
-    "concepts": ["AddReport", "Concept", "ConceptDatabase"],
     "config": ["Config", "FusionConfig", "KeysConfig", "PaintingConfig", "RetrievalConfig", "StageConfig", "presets"],
+    "data.annotations": ["LabelledImage", "LabelledSegment"],
+    "data.arrays": ["IGNORE"],
+    "data.features": ["Embeddings", "Features"],
+    "data.image": ["load_image", "load_label_map"],
+    "data.masks": ["Masks"],
+    "data.scores": ["ClassScores", "Neighbours"],
+    "data.vocabulary": ["Vocabulary"],
+    "database.concepts": ["AddReport", "Concept", "ConceptDatabase"],
     "errors": ["KnnSegError"],
-    "features": ["DerivedFeatures", "EncodedImage", "FeatureExtractor"],
-    "hookspecs": ["hookimpl"],
-    "images": ["load_image", "load_label_map"],
-    "instances": ["Instance"],
-    "keys": ["Whitened", "WithContext"],
-    "masks": ["MaskProposer", "RegionProposer"],
-    "metrics": ["ConfusionMatrix", "PanopticQuality"],
-    "base": ["BasePredictor", "DenseClip", "NoBase"],
-    "painting": ["Segment"],
-    "pipeline": ["Explanation", "Segmenter", "Vote"],
-    "segmentation": ["Segmentation"],
-    "stages": ["register"],
-    "types": [
-        "IGNORE", "ClassScores", "Embeddings", "Features", "Masks", "Neighbours",
-        "Vocabulary",
-    ],
-}  # fmt: skip
+    "evaluation.metrics": ["ConfusionMatrix", "PanopticQuality"],
+    "method.instances": ["Instance"],
+    "method.painting": ["Segment"],
+    "models.base": ["DenseClip", "NoBase"],
+    "models.regions": ["RegionProposer"],
+    "result": ["Segmentation"],
+    "segmenter": ["Explanation", "Segmenter", "Vote"],
+    "stages.hookspecs": ["hookimpl"],
+    "stages.keys": ["Whitened", "WithContext"],
+    "stages.protocols": ["BasePredictor", "DerivedFeatures", "EncodedImage", "FeatureExtractor", "MaskProposer"],
+    "stages.registry": ["register"],
+}
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [

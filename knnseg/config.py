@@ -66,12 +66,12 @@ class StageConfig:
 
 @dataclass(frozen=True, slots=True)
 class KeysConfig:
-    """What is made of the features before they become keys, see :mod:`knnseg.keys`.
+    """What is made of the features before they become keys, see :mod:`knnseg.stages.keys`.
 
     Args:
-        whitening: path of a file of :meth:`knnseg.keys.Whitened.save`; in a TOML file, relative to that file. Empty for
+        whitening: path of a file of :meth:`knnseg.Whitened.save`; in a TOML file, relative to that file. Empty for
             none.
-        context: weight of the whole image beside each mask, see :class:`knnseg.keys.WithContext`. 0 turns it off.
+        context: weight of the whole image beside each mask, see :class:`knnseg.WithContext`. 0 turns it off.
     """
 
     whitening: str = ""

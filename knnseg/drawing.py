@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from knnseg.data.arrays import IGNORE, ImageArray
 from knnseg.errors import ConfigError
-from knnseg.types import IGNORE, ImageArray
 
 __all__ = ["colours", "legend_strip", "overlay", "paint_classes", "side_by_side", "stack"]
 

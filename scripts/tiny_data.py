@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from knnseg.annotations import LabelledSegment
+from knnseg.data.annotations import LabelledSegment
 from knnseg.datasets.rendered import CONCEPTS, RenderedScenes, describe
 
 __all__ = ["PATCH", "SEEN", "Batch", "Pool", "coverage", "region_prompt"]

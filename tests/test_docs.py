@@ -21,9 +21,10 @@ from PIL import Image
 
 import knnseg
 import knnstore
-from knnseg import config, stages
-from knnseg._commands import app as knnseg_app
+from knnseg import config
+from knnseg.cli.commands import app as knnseg_app
 from knnseg.datasets import CONCEPTS, RenderedScenes
+from knnseg.stages import registry as stages
 from knnstore._commands import app as knnstore_app
 
 ROOT = Path(__file__).parents[1]

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from knnseg.data.image import load_panoptic_png
 from knnseg.datasets._classes import benchmark_classes
 from knnseg.datasets._label_maps import Entry, LabelMaps, Truth, present, read_map, to_positions
 from knnseg.datasets._tree import Benchmark, Tree
 from knnseg.datasets.folders import CocoPanoptic, LabelledImages
 from knnseg.errors import DatasetError, ImageError
-from knnseg.images import load_panoptic_png
 
 __all__ = ["ADE20K", "ADE20K_847", "open_ade20k", "open_ade20k_847"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from knnseg.types import Vocabulary
+from knnseg.data.vocabulary import Vocabulary
 
 __all__ = ["ClassTable", "benchmark_classes", "class_table", "distinct_names"]
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from knnseg.annotations import LabelledImage, LabelledSegment, positions
+from knnseg.data.annotations import LabelledImage, LabelledSegment, positions
+from knnseg.data.arrays import IGNORE, ImageArray
+from knnseg.data.image import load_annotated, load_label_map
+from knnseg.data.vocabulary import Vocabulary
 from knnseg.datasets.folders import LabelledImages
 from knnseg.errors import DatasetError, ImageError
-from knnseg.images import load_annotated, load_label_map
-from knnseg.types import IGNORE, ImageArray, Vocabulary
 
 __all__ = [
     "Entry",
@@ -55,7 +56,7 @@ class Truth:
         classes: int32 (H, W), position of each pixel's class, ``IGNORE`` without.
         objects: integer (H, W), number of the object that a pixel belongs to; None where objects are not told apart.
         owners: position of the class of each object number; other numbers are no object.
-        crowds: see :class:`knnseg.annotations.LabelledImage`.
+        crowds: see :class:`knnseg.LabelledImage`.
     """
 
     classes: NDArray[np.int32]
@@ -130,7 +131,7 @@ def check_size(path: str | None, array: NDArray[np.int32], size: tuple[int, ...]
 def read_image(path: str, size: tuple[int, ...]) -> ImageArray:
     """The picture of a map of ``size`` (H, W); errors are :class:`DatasetError`.
 
-    Which of its two views is :func:`knnseg.images.load_annotated`'s to say.
+    Which of its two views is :func:`knnseg.data.image.load_annotated`'s to say.
     """
     try:
         return load_annotated(path, size)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
+from knnseg.data.arrays import IGNORE
 from knnseg.datasets._classes import ClassTable, benchmark_classes
 from knnseg.datasets._label_maps import Entry, LabelMaps, Truth, check_size, majority_owners, read_map, to_positions
 from knnseg.datasets._tree import Benchmark, Tree
 from knnseg.datasets.folders import LabelledImages
 from knnseg.errors import DatasetError
-from knnseg.types import IGNORE
 
 __all__ = ["CONTEXT_59", "CONTEXT_459", "VOC_20", "VOC_21", "open_context", "open_voc"]
 

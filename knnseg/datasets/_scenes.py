@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from knnseg.annotations import LabelledImage, LabelledSegment
+from knnseg.data.annotations import LabelledImage, LabelledSegment
+from knnseg.data.arrays import ImageArray
 from knnseg.datasets._concepts import GROUNDS, PAINTERS, Concept
 from knnseg.datasets._sprites import Colour, Field, Sprite
 from knnseg.datasets._stuff import SURFACES
-from knnseg.types import ImageArray
 
 __all__ = ["Cast", "Lighting", "compose"]
 

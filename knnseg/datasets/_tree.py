@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from knnseg.data.listing import listed
+from knnseg.data.vocabulary import Vocabulary
 from knnseg.datasets._classes import benchmark_classes
 from knnseg.errors import DatasetError
-from knnseg.listing import listed
-from knnseg.types import Vocabulary
 
 __all__ = ["Benchmark", "Tree"]
 
@@ -88,7 +88,7 @@ class Tree:
     def files(self, folder: Path, ending: str) -> dict[str, str]:
         """The paths of the files of a folder whose names have an ending, by the rest of their names, in order.
 
-        See :func:`knnseg.listing.listed`.
+        See :func:`knnseg.data.listing.listed`.
         """
         if not folder.is_dir():
             raise self.wrong(f"{folder.relative_to(self.root)} is missing")

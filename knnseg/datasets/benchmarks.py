@@ -6,11 +6,11 @@ from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 
+from knnseg.data.vocabulary import Vocabulary
 from knnseg.datasets import _ade20k, _cityscapes, _coco, _pascal
 from knnseg.datasets._tree import Benchmark, Tree
 from knnseg.datasets.folders import LabelledImages, WithVocabulary
 from knnseg.errors import DatasetError
-from knnseg.types import Vocabulary
 
 __all__ = ["Benchmark", "benchmarks", "open_dataset", "with_names"]
 

@@ -11,12 +11,13 @@ from typing import Any, overload
 
 import numpy as np
 
-from knnseg.annotations import LabelledImage, LabelledSegment, positions
+from knnseg.data.annotations import LabelledImage, LabelledSegment, positions
+from knnseg.data.arrays import IGNORE
+from knnseg.data.image import load_annotated, load_label_map, load_panoptic_png
+from knnseg.data.listing import IMAGES, LABEL_MAPS, listed
+from knnseg.data.vocabulary import Vocabulary
 from knnseg.datasets._json import Node, read_json
 from knnseg.errors import DatasetError
-from knnseg.images import load_annotated, load_label_map, load_panoptic_png
-from knnseg.listing import IMAGES, LABEL_MAPS, listed
-from knnseg.types import IGNORE, Vocabulary
 
 __all__ = ["CocoPanoptic", "ImageLabelPairs", "LabelledImages", "WithVocabulary", "read_classes"]
 

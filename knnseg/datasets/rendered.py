@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias, overload
 
 import numpy as np
 
-from knnseg.annotations import LabelledImage, LabelledSegment
+from knnseg.data.annotations import LabelledImage, LabelledSegment
 from knnseg.datasets._concepts import CONCEPTS, GROUNDS, Concept
 from knnseg.datasets._scenes import Cast, compose
 from knnseg.errors import DatasetError

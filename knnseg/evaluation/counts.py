@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from knnseg.annotations import LabelledImage, positions
-from knnseg.average_precision import AveragePrecision, DetectionCounts
-from knnseg.instances import Instance
-from knnseg.metrics import ConfusionMatrix, PanopticQuality
-from knnseg.painting import Segment
-from knnseg.types import IGNORE, Vocabulary
+from knnseg.data.annotations import LabelledImage, positions
+from knnseg.data.arrays import IGNORE
+from knnseg.data.vocabulary import Vocabulary
+from knnseg.evaluation.average_precision import AveragePrecision, DetectionCounts
+from knnseg.evaluation.metrics import ConfusionMatrix, PanopticQuality
+from knnseg.method.instances import Instance
+from knnseg.method.painting import Segment
 
 __all__ = ["Counts", "ImageCounts", "Scores"]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from knnseg.annotations import LabelledImage
+from knnseg.data.annotations import LabelledImage
 from knnseg.errors import skipping
 from knnseg.evaluation.pictures import Kind, Picture, choose, draw
 from knnseg.evaluation.report import MEANS, Report
 from knnseg.evaluation.standings import Standing, standings
-from knnseg.pipeline import Segmenter
+from knnseg.segmenter import Segmenter
 
 __all__ = ["write_page"]
 

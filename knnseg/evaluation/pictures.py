@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from knnseg.annotations import LabelledImage
+from knnseg.data.annotations import LabelledImage
+from knnseg.data.arrays import IGNORE, ImageArray
 from knnseg.drawing import colours, overlay
 from knnseg.evaluation.counts import Counts
 from knnseg.evaluation.report import Report
 from knnseg.evaluation.run import base_painting
-from knnseg.pipeline import Segmenter
-from knnseg.types import IGNORE, ImageArray
+from knnseg.segmenter import Segmenter
 
 __all__ = ["Kind", "Panel", "Picture", "choose", "draw"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from knnseg.average_precision import THRESHOLDS
+from knnseg.data.vocabulary import Vocabulary
+from knnseg.evaluation.average_precision import THRESHOLDS
 from knnseg.evaluation.counts import ImageCounts, Scores
-from knnseg.types import Vocabulary
 
 __all__ = ["MEANS", "Report"]
 

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Sequence, Sized
 
 from tqdm import tqdm
 
-from knnseg.annotations import LabelledImage
+from knnseg.data.annotations import LabelledImage
+from knnseg.data.vocabulary import Vocabulary
+from knnseg.database.schema import readable
 from knnseg.errors import ConfigError, DatasetError, skipping, warn_left_out
 from knnseg.evaluation.counts import Counts, ImageCounts, Scores
 from knnseg.evaluation.journal import Journal
 from knnseg.evaluation.report import Report
-from knnseg.examples import readable
-from knnseg.instances import find_instances
-from knnseg.painting import Painting, paint
-from knnseg.pipeline import Segmenter
-from knnseg.segmentation import Segmentation
-from knnseg.types import Vocabulary
+from knnseg.method.instances import find_instances
+from knnseg.method.painting import Painting, paint
+from knnseg.result import Segmentation
+from knnseg.segmenter import Segmenter
 
 __all__ = ["base_painting", "evaluate"]
 

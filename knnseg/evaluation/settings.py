@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from knnseg.pipeline import Segmenter
-from knnseg.types import Vocabulary
+from knnseg.data.vocabulary import Vocabulary
+from knnseg.segmenter import Segmenter
 
 __all__ = ["digest", "settings_of", "versions"]
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from knnseg.data.arrays import ImageArray
+from knnseg.data.image import fit, resize
 from knnseg.errors import ConfigError, WeightsError
-from knnseg.images import fit, resize
-from knnseg.types import ImageArray
 
 __all__ = ["fingerprint", "from_hub", "pick_device", "to_batch", "to_numpy", "weights"]
 
@@ -68,7 +68,7 @@ def weights(what: str, where: str) -> Iterator[None]:
 
     Args:
         what: the model, for the message.
-        where: how to provide the weights by hand, beginning with a verb; see :func:`knnseg.weights.how_to_get`.
+        where: how to provide the weights by hand, beginning with a verb; see :func:`knnseg.models.weights.how_to_get`.
     """
     try:
         yield

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from timm.models import load_state_dict
 from timm.models.vision_transformer import checkpoint_filter_fn
 
+from knnseg.data.arrays import ImageArray
+from knnseg.data.features import Features
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models._torch import existing, fingerprint, from_hub, pick_device, to_batch, weights
-from knnseg.types import Features, ImageArray
-from knnseg.weights import find, how_to_get
+from knnseg.models.weights import find, how_to_get
 from knnstore import EmbeddingSpace
 
 __all__ = ["VARIANTS", "DinoFeatures"]
@@ -39,7 +40,7 @@ _OFFSET = 0.1
 
 
 class DinoFeatures:
-    """Normalised patch tokens of the last layer. Implements :class:`knnseg.features.FeatureExtractor`.
+    """Normalised patch tokens of the last layer. Implements :class:`knnseg.FeatureExtractor`.
 
     Args:
         name: for the embedding space.
@@ -71,8 +72,8 @@ class DinoFeatures:
         Args:
             model: one of :data:`VARIANTS`, or any timm ViT name.
             weights_file: a checkpoint in timm's or in the published DINOv2 layout (safetensors, or a file that torch
-                can read with ``weights_only=True``); empty takes it from the folder of :mod:`knnseg.weights`, or else
-                from the hub.
+                can read with ``weights_only=True``); empty takes it from the folder of :mod:`knnseg.models.weights`, or
+                else from the hub.
             short_side: see the class.
             device: see the class.
 
@@ -108,7 +109,7 @@ class DinoFeatures:
 
     @torch.inference_mode()
     def extract(self, images: Sequence[ImageArray]) -> list[Features]:
-        """See :meth:`knnseg.features.FeatureExtractor.extract`."""
+        """See :meth:`knnseg.FeatureExtractor.extract`."""
         return [self._extract(image) for image in images]
 
     def _extract(self, image: ImageArray) -> Features:

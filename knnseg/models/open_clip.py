@@ -21,12 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from knnseg.base import DenseClip
+from knnseg.data.arrays import ImageArray
+from knnseg.data.features import Features
 from knnseg.errors import ConfigError
 from knnseg.models._torch import existing, fingerprint, from_hub, pick_device, to_batch, weights
+from knnseg.models.base import DenseClip
 from knnseg.models.dense import Attention, make_dense, slide
-from knnseg.types import Features, ImageArray
-from knnseg.weights import find, how_to_get
+from knnseg.models.weights import find, how_to_get
 from knnstore import EmbeddingSpace
 
 __all__ = [
@@ -202,7 +203,7 @@ def _published(model: str, pretrained: str, device: torch.device) -> OpenClipMod
 
 
 class OpenClipText:
-    """The text tower. Implements :class:`knnseg.text.TextEncoder`."""
+    """The text tower. Implements :class:`knnseg.stages.text.TextEncoder`."""
 
     def __init__(self, model: OpenClipModel) -> None:
         self._model = model
@@ -234,7 +235,7 @@ def encode_tokens(clip: Any, tokens: Tensor) -> Tensor:
 
 
 class OpenClipFeatures:
-    """Dense tokens in the joint image-text space. Implements :class:`knnseg.features.FeatureExtractor`.
+    """Dense tokens in the joint image-text space. Implements :class:`knnseg.FeatureExtractor`.
 
     Args:
         model: a loaded model with a ViT or a ConvNeXt image tower.
@@ -298,7 +299,7 @@ class OpenClipFeatures:
 
     @torch.inference_mode()
     def extract(self, images: Sequence[ImageArray]) -> list[Features]:
-        """See :meth:`knnseg.features.FeatureExtractor.extract`."""
+        """See :meth:`knnseg.FeatureExtractor.extract`."""
         return [self._extract(image) for image in images]
 
     def _extract(self, image: ImageArray) -> Features:

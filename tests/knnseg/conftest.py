@@ -8,7 +8,8 @@ import pytest
 
 from knnseg import ConceptDatabase, Config, FusionConfig, LabelledImage, LabelledSegment, RegionProposer, Segmenter
 from knnseg.config import StageConfig
-from knnseg.types import ClassScores, Features
+from knnseg.data.features import Features
+from knnseg.data.scores import ClassScores
 from knnstore import EmbeddingSpace
 
 

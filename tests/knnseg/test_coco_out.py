@@ -8,9 +8,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
-from knnseg._commands import app
+from knnseg.cli.commands import app
+from knnseg.data.image import load_label_map
 from knnseg.datasets import CocoPanoptic, RenderedScenes
-from knnseg.images import load_label_map
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import knnstore
-from knnseg._commands import app as knnseg_app
+from knnseg.cli.commands import app as knnseg_app
 from knnseg.datasets import RenderedScenes
 from knnstore._commands import app as knnstore_app
 from knnstore.testing.servers import below, remove

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import knnseg
 import knnstore
-from knnseg._commands import app
+from knnseg.cli.commands import app
 from knnseg.datasets import RenderedScenes
 from knnstore.errors import StoreConnectionError, StoreTimeoutError
 from knnstore.testing.servers import MilvusProgram, below

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from knnseg.data.scores import FINAL, ClassScores, check_branch
 from knnseg.models.fcclip.classification import EPSILON
-from knnseg.types import FINAL, ClassScores, check_branch
 
 __all__ = ["BRANCHES", "EnsembleScores"]
 
@@ -51,7 +51,7 @@ class EnsembleScores(ClassScores):
         return ClassScores(np.exp(logarithm).astype(np.float32), self.classes)
 
     def resume(self, name: str, fused: ClassScores) -> ClassScores:
-        """See :meth:`knnseg.types.ClassScores.resume`.
+        """See :meth:`knnseg.ClassScores.resume`.
 
         A row of zeros in ``fused`` has no opinion any more: without P_out the decoder decides alone, and without P_ens
         nothing is known.

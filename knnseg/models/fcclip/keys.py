@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
+from knnseg.data.arrays import ImageArray
+from knnseg.data.features import Features
 from knnseg.models._torch import fingerprint
 from knnseg.models.fcclip.stage import FcClipSession, features_of, load_session
-from knnseg.types import Features, ImageArray
 from knnstore import EmbeddingSpace
 
 __all__ = ["FcClipFeatures"]
@@ -21,7 +22,7 @@ _SEEN = ("short_side", "long_side", "multiple", "mean", "std")
 
 
 class FcClipFeatures:
-    """CLIP's dense features in the joint space. Implements :class:`knnseg.features.FeatureExtractor`.
+    """CLIP's dense features in the joint space. Implements :class:`knnseg.FeatureExtractor`.
 
     Each cell of the image tower goes through CLIP's own norm and projection. Cosine is what CLIP was trained by there,
     while nothing holds the channels of the tower to one scale before the norm; and the published joint space is half as
@@ -67,7 +68,7 @@ class FcClipFeatures:
         return self._session.model.backbone.dim
 
     def extract(self, images: Sequence[ImageArray]) -> list[Features]:
-        """See :meth:`knnseg.features.FeatureExtractor.extract`; the mask decoder does not run."""
+        """See :meth:`knnseg.FeatureExtractor.extract`; the mask decoder does not run."""
         return [self._extract(image) for image in images]
 
     @torch.inference_mode()

@@ -13,6 +13,7 @@ from os import PathLike
 import torch
 from torch import Tensor, nn
 
+from knnseg.data.arrays import ImageArray
 from knnseg.errors import ConfigError
 from knnseg.models._torch import pick_device
 from knnseg.models.fcclip.backbone import Backbone
@@ -26,7 +27,6 @@ from knnseg.models.fcclip.pixel_decoder import PixelDecoder
 from knnseg.models.fcclip.pooling import pool_masks, resize
 from knnseg.models.fcclip.preprocessing import prepare
 from knnseg.models.fcclip.text import TextClassifier, build_classifier
-from knnseg.types import ImageArray
 
 __all__ = ["FCCLIP", "PRECISIONS", "Prediction"]
 

@@ -1,6 +1,6 @@
 """What flows between the stages of FC-CLIP.
 
-Beside the letters of :mod:`knnseg.types`:
+Beside the letters of :mod:`knnseg.data`:
 
     B   images of a batch                Q   queries, each a proposed mask
     E   width of the decoders            S   rows of a text classifier: every synonym of every class

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from knnseg.data.arrays import ImageArray
 from knnseg.models.fcclip.config import FcClipConfig
 from knnseg.models.fcclip.outputs import Batch
-from knnseg.types import ImageArray
 
 __all__ = ["pad", "prepare", "shortest_edge"]
 

@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from knnseg.embeddings import pool
+from knnseg.data.arrays import ImageArray
+from knnseg.data.features import Features
+from knnseg.data.image import MASK_SIDE, content_hash, within
+from knnseg.data.masks import Masks
+from knnseg.data.scores import ClassScores
+from knnseg.data.vocabulary import Vocabulary
 from knnseg.errors import ConfigError, WeightsError
-from knnseg.features import EncodedImage
-from knnseg.images import MASK_SIDE, content_hash, within
+from knnseg.method.pooling import pool
 from knnseg.models._torch import to_numpy
 from knnseg.models.fcclip.branches import BRANCHES, EnsembleScores
 from knnseg.models.fcclip.config import FcClipConfig
@@ -27,8 +31,8 @@ from knnseg.models.fcclip.pooling import class_logits, resize
 from knnseg.models.fcclip.preprocessing import prepare
 from knnseg.models.fcclip.text import TextClassifier
 from knnseg.models.fcclip.trained import COCO, read_classes
-from knnseg.types import ClassScores, Features, ImageArray, Masks, Vocabulary
-from knnseg.weights import find, how_to_get
+from knnseg.models.weights import find, how_to_get
+from knnseg.stages.protocols import EncodedImage
 
 __all__ = ["FcClip", "FcClipProposer", "FcClipSession", "ensemble_of", "features_of", "load_session"]
 
@@ -121,7 +125,7 @@ class FcClipSession:
 def load_session(checkpoint: str, sizes: str, precision: str, device: str) -> FcClipSession:
     """Load a checkpoint once a process; stages that name the same one share it.
 
-    Without a name it is the one in the folder of :mod:`knnseg.weights`.
+    Without a name it is the one in the folder of :mod:`knnseg.models.weights`.
 
     Raises:
         WeightsError: no checkpoint, or one of another layout.
@@ -145,7 +149,7 @@ def _session(checkpoint: str, sizes: str, precision: str, device: str) -> FcClip
 
 
 class FcClipProposer:
-    """The masks of FC-CLIP's queries. Implements :class:`knnseg.masks.MaskProposer`.
+    """The masks of FC-CLIP's queries. Implements :class:`knnseg.MaskProposer`.
 
     Args:
         session: the model.
@@ -169,7 +173,7 @@ class FcClipProposer:
         """Load a checkpoint in the published layout.
 
         Args:
-            checkpoint: its path; empty for the one in the folder of :mod:`knnseg.weights`.
+            checkpoint: its path; empty for the one in the folder of :mod:`knnseg.models.weights`.
             sizes: path of a TOML file for :class:`FcClipConfig`; empty for the published sizes.
             precision: see :class:`FCCLIP`.
             min_coverage: see the class.
@@ -178,12 +182,12 @@ class FcClipProposer:
         return cls(load_session(checkpoint, sizes, precision, device), min_coverage=min_coverage)
 
     def propose(self, image: ImageArray) -> Masks:
-        """See :meth:`knnseg.masks.MaskProposer.propose`; one mask for each query, which may be empty."""
+        """See :meth:`knnseg.MaskProposer.propose`; one mask for each query, which may be empty."""
         return self._session.masks(image, self._least)
 
 
 class FcClip:
-    """FC-CLIP's opinion on masks. Implements :class:`knnseg.base.BasePredictor`.
+    """FC-CLIP's opinion on masks. Implements :class:`knnseg.BasePredictor`.
 
     On its own masks it is the published ensemble; a row sums to 1 less the probability of void. On masks of others,
     about which the decoder knows nothing, it is CLIP's opinion on the features under them, and all branches are that.
@@ -206,7 +210,7 @@ class FcClip:
         """Load a checkpoint in the published layout.
 
         Args:
-            checkpoint: its path; empty for the one in the folder of :mod:`knnseg.weights`.
+            checkpoint: its path; empty for the one in the folder of :mod:`knnseg.models.weights`.
             sizes: path of a TOML file for :class:`FcClipConfig`; empty for the published sizes.
             precision: see :class:`FCCLIP`.
             trained: path of a file with the classes that training knew, see :func:`read_classes`; empty for COCO's.

@@ -1,6 +1,6 @@
 """Class names as rows of a classifier.
 
-Templates of ViLD, see :data:`knnseg.text.VILD`; the most similar synonym speaks for its class, as in OpenSeg
+Templates of ViLD, see :data:`knnseg.stages.text.VILD`; the most similar synonym speaks for its class, as in OpenSeg
 (Ghiasi et al., ECCV 2022, arXiv 2112.12143).
 """
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from knnseg.errors import VocabularyError
-from knnseg.text import VILD, fill
+from knnseg.stages.text import VILD, fill
 
 __all__ = ["TextClassifier", "build_classifier", "is_seen", "synonyms"]
 

@@ -17,11 +17,11 @@ from scipy import ndimage, sparse
 from torch import Tensor
 from torchvision.ops import nms
 
-from knnseg.images import MASK_SIDE, resize, within
-from knnseg.masks import add_remainder, resolve_overlaps
+from knnseg.data.arrays import ImageArray
+from knnseg.data.image import MASK_SIDE, resize, within
+from knnseg.data.masks import Masks, add_remainder, resolve_overlaps
 from knnseg.models._torch import pick_device
 from knnseg.models.proposers.hub import check, load, prepared, share, whole
-from knnseg.types import ImageArray, Masks
 
 __all__ = ["PointProposer", "load_sam", "load_sam2"]
 
@@ -49,7 +49,7 @@ class _Found(NamedTuple):
 
 
 class PointProposer:
-    """Masks around points of a grid, best first. Implements :class:`knnseg.masks.MaskProposer`.
+    """Masks around points of a grid, best first. Implements :class:`knnseg.MaskProposer`.
 
     Masks are wholes, parts and parts of parts, so they are not taken as instances. The score is the IoU that the
     network predicts for its own mask.
@@ -65,7 +65,7 @@ class PointProposer:
         box_nms_thresh: of two masks whose boxes have a larger IoU, the better is kept, 0 to 1.
         crop_n_layers: also look at 4 crops (1), at those and 16 crops (2), and so on.
         min_mask_region_area: islands and holes of fewer pixels are removed; 0 keeps them.
-        overlaps: ``"resolve"`` gives each pixel to one mask, see :func:`knnseg.masks.resolve_overlaps`; ``"keep"``
+        overlaps: ``"resolve"`` gives each pixel to one mask, see :func:`knnseg.data.masks.resolve_overlaps`; ``"keep"``
             leaves masks as they are.
         remainder: one more mask, of all pixels that are in none.
         device: where it runs.
@@ -109,7 +109,7 @@ class PointProposer:
 
     @torch.inference_mode()
     def propose(self, image: ImageArray) -> Masks:
-        """See :meth:`knnseg.masks.MaskProposer.propose`."""
+        """See :meth:`knnseg.MaskProposer.propose`."""
         size = (int(image.shape[0]), int(image.shape[1]))
         grid = within(size, MASK_SIDE)
         parts = [found for crop in self._crops(resize(image, grid)) for found in self._look(crop, grid)]

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor
 
+from knnseg.data.arrays import ImageArray
+from knnseg.data.image import MASK_SIDE, within
+from knnseg.data.masks import Masks
 from knnseg.errors import ConfigError
-from knnseg.images import MASK_SIDE, within
 from knnseg.models._torch import pick_device, to_numpy
 from knnseg.models.fcclip.pooling import resize
 from knnseg.models.proposers import detectron2
 from knnseg.models.proposers.hub import check, library, load, prepared, share, whole
-from knnseg.types import ImageArray, Masks
 
 __all__ = ["QueryProposer", "load_eomt", "load_mask2former"]
 
@@ -51,7 +52,7 @@ class _View:
 
 
 class QueryProposer:
-    """The masks of a universal segmentation network's queries. Implements :class:`knnseg.masks.MaskProposer`.
+    """The masks of a universal segmentation network's queries. Implements :class:`knnseg.MaskProposer`.
 
     The score of a mask is (1 - P(no object)) times its mean probability over the pixels that it covers, the second
     factor as in the instance inference of Mask2Former (arXiv 2112.01527). The classes that the network was trained on
@@ -90,7 +91,7 @@ class QueryProposer:
 
     @torch.inference_mode()
     def propose(self, image: ImageArray) -> Masks:
-        """See :meth:`knnseg.masks.MaskProposer.propose`; the highest score first."""
+        """See :meth:`knnseg.MaskProposer.propose`; the highest score first."""
         size = (int(image.shape[0]), int(image.shape[1]))
         grid = within(size, MASK_SIDE)
         view = self._view(self._processor, image)

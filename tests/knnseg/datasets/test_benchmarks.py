@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from knnseg import Vocabulary
-from knnseg._commands import app
+from knnseg.cli.commands import app
 from knnseg.datasets import ImageLabelPairs, benchmarks, open_dataset, with_names
 from knnseg.datasets._classes import distinct_names
 from knnseg.errors import DatasetError

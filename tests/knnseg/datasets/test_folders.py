@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from knnseg import Vocabulary
-from knnseg._sources import examples
+from knnseg.cli.sources import examples
+from knnseg.data.image import load_image, load_label_map
 from knnseg.datasets import CocoPanoptic, ImageLabelPairs, read_classes
 from knnseg.errors import DatasetError, ImageError
-from knnseg.images import load_image, load_label_map
 
 CLASSES = [{"id": 0, "name": "sky"}, {"id": 1, "name": "ball", "isthing": True}, {"id": 300, "name": "sand"}]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from knnseg.annotations import LabelledImage, LabelledSegment
+from knnseg.data.annotations import LabelledImage, LabelledSegment
 from knnseg.datasets.rendered import CONCEPTS, RenderedScenes, describe
 from knnseg.errors import DatasetError
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from knnseg import ConfusionMatrix, LabelledImage, LabelledSegment, PanopticQuality, Vocabulary
-from knnseg.average_precision import AveragePrecision
 from knnseg.errors import ConfigError
 from knnseg.evaluation import Report, evaluate
+from knnseg.evaluation.average_precision import AveragePrecision
 from knnseg.evaluation.standings import standings
 
 NAMES = ("sky", "grass", "ball", "kettle", "unicorn")
@@ -79,10 +79,11 @@ def test_a_class_map_is_a_crowd_or_void_where_there_is_no_segment(crowds):
 
     A crowd excuses only its own class.
     """
+    from knnseg.data.masks import Masks
+    from knnseg.data.scores import ClassScores
     from knnseg.evaluation import ImageCounts, Scores
-    from knnseg.instances import mask_instances
-    from knnseg.painting import Segment
-    from knnseg.types import ClassScores, Masks
+    from knnseg.method.instances import mask_instances
+    from knnseg.method.painting import Segment
 
     segments = np.array([[1, 1, 0, 0, 0, 0]], np.int32)
     class_map = np.array([[0, 0, 1, 1, 1, -1]], np.int32)

@@ -10,11 +10,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-import knnseg.weights
+import knnseg.models.weights
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models.dinov2 import VARIANTS, DinoFeatures
 from knnseg.models.open_clip import OpenClipFeatures, OpenClipText, load_model
-from knnseg.weights import PublishedWeights
+from knnseg.models.weights import PublishedWeights
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
 
@@ -285,7 +285,7 @@ def published(folder, monkeypatch):
     entry = PublishedWeights(
         "Small-ViT/atag", "", 0, "", "", "nobody/nothing", ("a.bin",), place="small-vit.safetensors"
     )
-    monkeypatch.setattr(knnseg.weights, "known", lambda: {"Small-ViT/atag": entry})
+    monkeypatch.setattr(knnseg.models.weights, "known", lambda: {"Small-ViT/atag": entry})
     monkeypatch.setenv("KNNSEG_WEIGHTS", str(folder))
     yield folder
     load_model.cache_clear()

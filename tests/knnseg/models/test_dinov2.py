@@ -6,9 +6,10 @@ import timm
 import torch
 from PIL import Image
 
-from knnseg.embeddings import pool
+from knnseg.data.features import Features
+from knnseg.data.masks import Masks
+from knnseg.method.pooling import pool
 from knnseg.models.dinov2 import DinoFeatures
-from knnseg.types import Features, Masks
 
 PLAIN, REGISTERS = "vit_small_patch14_dinov2.lvd142m", "vit_small_patch14_reg4_dinov2.lvd142m"
 WIDTH, SIDE = 32, 37

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import knnseg
-from knnseg.annotations import LabelledImage
+from knnseg.data.annotations import LabelledImage
 from knnseg.datasets.rendered import CONCEPTS, RenderedScenes
 
 torch = pytest.importorskip("torch")

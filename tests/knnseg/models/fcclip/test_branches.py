@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 from knnseg import ClassScores, ConceptDatabase, Config, EncodedImage, FusionConfig, Segmenter, StageConfig, Vocabulary
-from knnseg.calibration import calibrate
+from knnseg.calibration.fitting import calibrate
+from knnseg.calibration.leave_one_out import what_is_there
+from knnseg.database.originals import Originals, stored_images
 from knnseg.errors import ConfigError
-from knnseg.leave_one_out import what_is_there
 from knnseg.models.fcclip.branches import BRANCHES, EnsembleScores
 from knnseg.models.fcclip.classification import geometric_ensemble, with_void
 from knnseg.models.fcclip.stage import FcClip, FcClipProposer, FcClipSession
-from knnseg.originals import Originals, stored_images
 
 CLASSES = Vocabulary(("sky", "grass", "sand", "ball", "kettle"), frozenset({"ball", "kettle"}))
 TRAINED = ("sky", "ball")

@@ -21,15 +21,15 @@ from knnseg import (
     Segmenter,
     StageConfig,
 )
-from knnseg.embeddings import pool
 from knnseg.errors import ConfigError
+from knnseg.method.pooling import pool
 from knnseg.models.dinov2 import DinoFeatures
 from knnseg.models.fcclip import FCCLIP
 from knnseg.models.fcclip.checkpoint import load_state
 from knnseg.models.fcclip.keys import FcClipFeatures
 from knnseg.models.fcclip.preprocessing import prepare
 from knnseg.models.fcclip.stage import FcClip, FcClipProposer, FcClipSession
-from knnseg.stages import with_checkpoint
+from knnseg.stages.registry import with_checkpoint
 
 CLASSES = ("sky", "grass", "person")
 

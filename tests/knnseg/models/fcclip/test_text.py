@@ -5,7 +5,7 @@ import torch
 
 from knnseg.errors import VocabularyError
 from knnseg.models.fcclip.text import build_classifier, is_seen, synonyms
-from knnseg.text import VILD
+from knnseg.stages.text import VILD
 
 
 def encode(prompts):

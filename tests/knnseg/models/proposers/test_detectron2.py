@@ -12,10 +12,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from knnseg import Config, Segmenter, stages
+from knnseg import Config, Segmenter
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models.proposers import detectron2
 from knnseg.models.proposers.queries import load_mask2former
+from knnseg.stages import registry as stages
 
 SWIN_BLOCK = {
     "norm1": "layernorm_before", "norm2": "layernorm_after", "attn.proj": "attention.output.dense",

@@ -8,11 +8,11 @@ import huggingface_hub.constants
 import pytest
 from safetensors.torch import load_file, save_file
 
-from knnseg import stages
 from knnseg.config import StageConfig
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models.proposers.points import load_sam, load_sam2
 from knnseg.models.proposers.queries import load_eomt, load_mask2former
+from knnseg.stages import registry as stages
 
 LOADERS = {"mask2former": load_mask2former, "eomt": load_eomt, "sam": load_sam, "sam2": load_sam2}
 

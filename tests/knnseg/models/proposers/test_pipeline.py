@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knnseg import ConceptDatabase, Segmenter, stages
+from knnseg import ConceptDatabase, Segmenter
 from knnseg.cli import main
 from knnseg.config import Config
 from knnseg.datasets import RenderedScenes
+from knnseg.stages import registry as stages
 
 CLASSES = ["kettle", "grass", "lava", "sky"]
 OPTIONS = {

@@ -5,11 +5,12 @@ import pytest
 import transformers
 from PIL import Image
 
+from knnseg.data.image import resize, within
+from knnseg.data.masks import resolve_overlaps
 from knnseg.errors import ConfigError
-from knnseg.images import resize, within
-from knnseg.masks import MaskProposer, resolve_overlaps
 from knnseg.models.proposers import points
 from knnseg.models.proposers.points import PointProposer, _without_specks, load_sam, load_sam2
+from knnseg.stages.protocols import MaskProposer
 
 EVERYTHING = {
     "points_per_side": 6, "points_per_batch": 7, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0,

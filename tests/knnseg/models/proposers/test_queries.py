@@ -8,9 +8,9 @@ import transformers
 from scipy.special import expit
 
 from knnseg.errors import ConfigError
-from knnseg.masks import MaskProposer
 from knnseg.models.proposers import queries
 from knnseg.models.proposers.queries import QueryProposer, load_eomt, load_mask2former
+from knnseg.stages.protocols import MaskProposer
 
 ALL = {"min_score": 0.0, "min_coverage": 1e-9, "device": "cpu"}
 

@@ -1,0 +1,1 @@
+"""Numbers chosen by the database itself, by leaving out one image at a time."""

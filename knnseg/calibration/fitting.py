@@ -1,0 +1,187 @@
+"""Fitting k, τ, λ and T on the database itself: every image of it is asked about as if it were not there.
+
+No test labels are needed. The stored masks say what is where in an image. What the proposer cuts out of it is embedded,
+its neighbours are taken from the other images, and what the fusion would say is compared with what is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnseg.calibration.leave_one_out import Examples, Proposals, Queries
+from knnseg.config import Config, FusionConfig, RetrievalConfig
+from knnseg.data.scores import ClassScores
+from knnseg.data.vocabulary import Vocabulary
+from knnseg.database.concepts import ConceptDatabase
+from knnseg.database.originals import Originals
+from knnseg.errors import ConfigError
+from knnseg.method.fusion import fuse
+from knnseg.method.voting import confidence, vote, vote_weights
+from knnseg.models.base import NoBase
+from knnseg.segmenter import Segmenter
+
+__all__ = ["Calibration", "Trial", "calibrate"]
+
+_NEIGHBOURS = (1, 2, 4, 8, 16, 32, 64)
+_TEMPERATURES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+_WEIGHTS = tuple(i / 10 for i in range(11))
+_QUANTILES = tuple(i / 20 for i in range(1, 20))
+_NO_THRESHOLD = -1.0
+_LEAST = 1e-3
+"""A probability of 0 for the right class would cost infinitely much, and one mislabelled example decide alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How good one choice of numbers is; every class counts alike, and within a class proposals by their area.
+
+    Args:
+        retrieval: with its k and τ.
+        fusion: with its λ and T.
+        accuracy: share of the masks whose class gets the highest probability, 0 to 1.
+        loss: mean of -ln P_final of the right class, which decides; lower is better.
+    """
+
+    retrieval: RetrievalConfig
+    fusion: FusionConfig
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What :func:`calibrate` found.
+
+    Args:
+        config: the segmenter's, with the best numbers.
+        before: the numbers that the segmenter has.
+        best: the best ones.
+        base: what the base alone gets right, as a share like :attr:`Trial.accuracy`; 0 without a base.
+        asked: how many masks were asked about.
+        alone: masks left out because their class has no example in another image.
+        missing: examples left out because their image has to be seen, or their mask, and it was not found.
+    """
+
+    config: Config
+    before: Trial
+    best: Trial
+    base: float
+    asked: int
+    alone: int
+    missing: int
+
+
+def calibrate(
+    segmenter: Segmenter,
+    originals: Originals | None = None,
+    *,
+    on: Literal["proposals", "examples"] = "proposals",
+    most: int = 2000,
+    seed: int = 0,
+    progress: bool = False,
+) -> Calibration:
+    """Choose k, τ, λ and T by leave-one-image-out.
+
+    All combinations of a fixed grid are compared; T is tried at the twentieths of the confidences met. The rest of the
+    configuration stays. Without a base predictor λ and T have no effect, and stay too.
+
+    Args:
+        segmenter: with a database; its stages are used as for a prediction.
+        originals: finds the images that have to be seen; by default where they were when they were added.
+        on: ``"proposals"`` asks about what the proposer cuts out of the images, which is what a prediction will meet,
+            as far as the stored masks say what it is. ``"examples"`` asks about the stored masks themselves: quicker,
+            right for masks that are given, and needs no images where there is no base; but parts of objects are less
+            certain than whole ones, so its numbers are too sharp for region proposals.
+        most: masks to ask about; of a larger database, images are drawn until there are so many.
+        seed: of that draw.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        ConfigError: no database, or no mask that can be asked about.
+    """
+    if segmenter.database is None:
+        raise ConfigError("calibrate: expected a segmenter with a concept database, got none")
+    if on not in ("proposals", "examples"):
+        raise ConfigError(f"on: expected proposals or examples, got {on!r}")
+    kind = Proposals if on == "proposals" else Examples
+    asker = kind(segmenter, segmenter.database, originals or Originals(), neighbours=_NEIGHBOURS[-1])
+    asked = asker.ask(most, seed=seed, progress=progress)
+    judge = _Judge(asked, segmenter.config, segmenter.database)
+    before = judge.trial(segmenter.config.retrieval, segmenter.config.fusion)
+    trials = judge.trials(with_base=not isinstance(segmenter.base, NoBase))
+    best = min(itertools.chain([before], trials), key=lambda trial: trial.loss)
+    config = replace(segmenter.config, retrieval=best.retrieval, fusion=best.fusion)
+    return Calibration(config, before, best, judge.base_accuracy, len(asked.truth), asked.alone, asked.missing)
+
+
+class _Judge:
+    """Holds what a choice of numbers would say against what the examples are."""
+
+    def __init__(self, asked: Queries, config: Config, database: ConceptDatabase) -> None:
+        self._asked, self._config = asked, config
+        self._counts = {concept.label: concept.count for concept in database.concepts()}
+        self._supported = np.array([name in self._counts for name in asked.base.classes])
+        sizes = np.bincount(asked.truth, asked.size, minlength=len(asked.base.classes))
+        self._share = asked.size / (sizes[asked.truth] * np.count_nonzero(sizes))  # of each mask in a mean over classes
+        self._base = self._outcome(asked.base)
+
+    @property
+    def base_accuracy(self) -> float:
+        """What the base alone gets right."""
+        return float(self._share @ self._base[0])
+
+    def trial(self, retrieval: RetrievalConfig, fusion: FusionConfig) -> Trial:
+        """One choice."""
+        retrieved, certainty = self._retrieve(retrieval, fusion)
+        return self._trial(retrieval, fusion, *self._outcome(self._fuse(retrieved, certainty, fusion)))
+
+    def trials(self, *, with_base: bool) -> Iterator[Trial]:
+        """The choices of the grid, each with its best T; λ and T only where there is a base."""
+        start = self._config
+        temperatures = _TEMPERATURES if start.retrieval.weighting == "exponential" else (start.retrieval.temperature,)
+        for k, temperature in itertools.product(_NEIGHBOURS, temperatures):
+            retrieval = replace(start.retrieval, k=k, temperature=temperature)
+            if not with_base:
+                yield self.trial(retrieval, start.fusion)
+                continue
+            retrieved, certainty = self._retrieve(retrieval, start.fusion)
+            thresholds = [_NO_THRESHOLD, *_thresholds(certainty)]
+            for weight in _WEIGHTS:
+                fusion = replace(start.fusion, weight=weight, threshold=_NO_THRESHOLD)
+                right, cost = self._outcome(self._fuse(retrieved, certainty, fusion))
+                # A row below T is the base's, so one fusion serves every T; of them only the best is worth a trial.
+                kept = certainty >= np.array(thresholds, np.float32)[:, None]
+                best = int(np.argmin(np.where(kept, cost, self._base[1]) @ self._share))
+                right, cost = np.where(kept[best], right, self._base[0]), np.where(kept[best], cost, self._base[1])
+                yield self._trial(retrieval, replace(fusion, threshold=thresholds[best]), right, cost)
+
+    def _retrieve(self, retrieval: RetrievalConfig, fusion: FusionConfig) -> tuple[ClassScores, NDArray[np.float32]]:
+        """P_ret and what T is compared with."""
+        nearest, classes = self._asked.first(retrieval.k), Vocabulary(self._asked.base.classes)
+        retrieved = vote(nearest, vote_weights(nearest, retrieval, self._counts), classes)
+        return retrieved, confidence(nearest, retrieved, fusion)
+
+    def _fuse(self, retrieved: ClassScores, certainty: NDArray[np.float32], fusion: FusionConfig) -> ClassScores:
+        return fuse(self._asked.base, retrieved, certainty, self._supported, fusion)
+
+    def _outcome(self, scores: ClassScores) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Whether the right class is on top, bool (N,); and -ln of its probability, float64 (N,)."""
+        own = scores.probabilities[np.arange(len(scores)), self._asked.truth].astype(np.float64)
+        right = (own > 0) & (scores.probabilities.argmax(axis=1) == self._asked.truth)  # a row of zeros says nothing
+        return right, -np.log(np.maximum(own, _LEAST))
+
+    def _trial(
+        self, retrieval: RetrievalConfig, fusion: FusionConfig, right: NDArray[np.bool_], cost: NDArray[np.float64]
+    ) -> Trial:
+        return Trial(retrieval, fusion, float(self._share @ right), float(self._share @ cost))
+
+
+def _thresholds(certainty: NDArray[np.float32]) -> list[float]:
+    found = certainty[np.isfinite(certainty)]
+    return sorted({round(float(q), 4) for q in np.quantile(found, _QUANTILES)}) if len(found) else []

@@ -1,0 +1,262 @@
+"""The commands that add, segment, measure and demonstrate. Errors are left to :func:`knnseg.cli.main`."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from knnseg.cli.calibrating import calibrate
+from knnseg.cli.concepts import concepts_app
+from knnseg.cli.evaluating import print_report, run_eval, source_of, split_of
+from knnseg.cli.models import models_command
+from knnseg.cli.options import (
+    AsJson,
+    Checkpoint,
+    Device,
+    Preset,
+    Store,
+    Strict,
+    Version,
+    finish,
+    names_of,
+    open_segmenter,
+    print_json,
+    printed_warnings,
+    say_mixed,
+)
+from knnseg.cli.segmenting import segment
+from knnseg.cli.sources import (
+    ClassFile,
+    Coco,
+    Dataset,
+    Ignore,
+    Names,
+    Pairs,
+    Root,
+    Split,
+    datasets_command,
+    examples,
+    say_unlabelled,
+)
+from knnseg.errors import VocabularyError
+
+if TYPE_CHECKING:
+    from knnseg.database.adding import AddReport
+    from knnseg.datasets import LabelledImages
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="knnseg",
+    epilog="Start with `knnseg demo`. Stores are URLs: faiss:///folder keeps everything in a folder.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root(context: typer.Context, version: Version = False) -> None:  # noqa: ARG001  # its callback answers
+    """Segment images into any classes; teach new ones from a few masked examples, without training."""
+    context.with_resource(printed_warnings())
+
+
+Subset = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--classes",
+        "-c",
+        help="Class names separated by commas, or @FILE with one in each line; may be repeated. All of the data set by "
+        "default. A name that has a comma: -c '\"a, b\"'.",
+    ),
+]
+
+
+@app.command()
+def add(
+    store: Store,
+    image: Annotated[Path | None, typer.Argument(help="One image, with --mask and --label.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="PNG of the image's size; the concept is where it is not 0.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="What the mask shows.")] = None,
+    thing: Annotated[
+        bool | None,
+        typer.Option("--thing/--stuff", help="A countable object, or stuff; by default as the database knows it."),
+    ] = None,
+    pairs: Pairs = None,
+    class_file: ClassFile = None,
+    coco_panoptic: Coco = None,
+    ignore: Ignore = "0,255",
+    dataset: Dataset = None,
+    root: Root = None,
+    split: Split = "",
+    classes: Subset = None,
+    min_area: Annotated[int, typer.Option(help="Leave out segments with fewer pixels.")] = 1,
+    writer: Annotated[str, typer.Option(help="Who adds, kept with each example.")] = "",
+    preset: Preset = "tiny",
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    strict: Strict = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add labelled examples in one pass. Safe to interrupt and to run again.
+
+    knnseg add -s faiss:///tmp/db photo.jpg --mask kettle.png --label kettle --thing
+
+    knnseg add -s faiss:///tmp/db --pairs images labels --class-file classes.json
+
+    knnseg add -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --split training
+    """
+    one = {} if image is None else _one(image, mask, label)
+    labelled = None if one else examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split)
+    names = None if labelled is None else _known(names_of(classes, labelled.vocabulary), labelled)
+    with open_segmenter(preset, checkpoint, store, device, create=True) as segmenter:
+        assert segmenter.database is not None  # a store was given
+        if labelled is None:
+            report = segmenter.database.add_masks(**one, things=_things(label, thing), writer=writer)
+        else:
+            report = segmenter.database.add(
+                labelled, classes=names, min_area=min_area, writer=writer, strict=strict, progress=sys.stderr.isatty()
+            )
+        say_mixed(segmenter.database)
+    _show_added(report, as_json)
+
+
+def _things(label: str | None, thing: bool | None) -> list[str] | None:
+    return None if thing is None else [label or ""] if thing else []
+
+
+def _show_added(report: AddReport, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(report))
+    else:
+        print(
+            f"images read: {report.images}; examples added: {report.added}, there already: {report.present}, "
+            f"too small or featureless: {report.skipped}"
+        )
+    finish(report.failed, report.images)
+
+
+def _known(names: list[str] | None, labelled: LabelledImages) -> list[str] | None:
+    """The names, all of which the data set has: of another, nothing would ever be added, without a word."""
+    known, there = labelled.vocabulary.names, frozenset(labelled.vocabulary.names)
+    unknown = [name for name in names or () if name not in there]
+    if unknown:
+        near = ", ".join(map(repr, difflib.get_close_matches(unknown[0], known) or known[:5]))
+        raise VocabularyError(
+            f"classes: expected some of the {len(known)} of the data set, such as {near}, got {unknown[0]!r}"
+        )
+    return names
+
+
+def _one(image: Path, mask: Path | None, label: str | None) -> dict[str, Any]:
+    """The one image of the command line with its mask, as arguments of ``add_masks``."""
+    from knnseg.data.image import load_annotated, load_label_map
+
+    if mask is None or label is None:
+        raise typer.BadParameter("an image needs --mask and --label")
+    stack = load_label_map(mask)[None] != 0
+    return {
+        "image": load_annotated(image, stack.shape[1:]),
+        "masks": stack,
+        "labels": [label],
+        "uri": image.absolute().as_uri(),
+    }
+
+
+@app.command(name="eval")
+def evaluate_command(
+    store: Annotated[str | None, typer.Option("--store", "-s", help="URL of the concept database.")] = None,
+    dataset: Dataset = None,
+    root: Root = None,
+    split: Split = "",
+    words: Names = None,
+    pairs: Pairs = None,
+    class_file: ClassFile = None,
+    coco_panoptic: Coco = None,
+    ignore: Ignore = "0,255",
+    classes: Subset = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the report; a run that was stopped goes on there.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Start anew where --out has a run already.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Measure on the first images only.")] = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Print every class, not only a few.")] = False,
+    pictures: Annotated[int, typer.Option(min=0, help="Classes of each kind that the report shows as pictures.")] = 6,
+    preset: Preset = "tiny",
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    strict: Strict = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure on labelled images, without and with the database: IoU, accuracy, panoptic quality, average precision.
+
+    knnseg eval -s faiss:///tmp/db --pairs images labels --class-file classes.json --out report
+
+    knnseg eval -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --out report
+    """
+    labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split, words)
+    names, vocabulary = names_of(classes, labelled.vocabulary), labelled.vocabulary
+    say_unlabelled(names, labelled)
+    active = vocabulary if names is None else vocabulary.subset(names)
+    source = source_of(
+        dataset=dataset, root=root, split=split_of(dataset, split), names=words,
+        pairs=pairs, class_file=class_file, coco_panoptic=coco_panoptic, ignore=ignore if pairs else None,
+        device=device,
+    )  # fmt: skip
+    with open_segmenter(preset, checkpoint, store, device, create=False) as segmenter:
+        result = run_eval(
+            segmenter, labelled, active, source,
+            out=out, restart=restart, limit=limit, pictures=pictures, strict=strict,
+        )  # fmt: skip
+    _show_measured(result, out, per_class=per_class, as_json=as_json)
+
+
+def _show_measured(result: dict[str, Any], out: Path | None, *, per_class: bool, as_json: bool) -> None:
+    print_json(result) if as_json else print_report(result, per_class=per_class)
+    if out is not None and not as_json:
+        Console(markup=False).print(f"report: {out / 'report.html'}", soft_wrap=True, highlight=False)
+    finish(result["failed"], result["images"])
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the store and the pictures.")] = Path(
+        "knnseg-demo"
+    ),
+    scenes: Annotated[int, typer.Option(min=1, help="Scenes to measure on.")] = 32,
+    examples: Annotated[int, typer.Option(min=1, help="Example scenes for each new concept.")] = 6,
+    as_json: AsJson = False,
+) -> None:
+    """Segment rendered scenes, teach the model the concepts that it was never trained on, and segment again."""
+    from knnseg.cli.demo import run_demo
+
+    result = run_demo(out, scenes=scenes, examples=examples, progress=sys.stderr.isatty())
+    if as_json:
+        print_json(result)
+        return
+    print_report(result["report"], result["groups"])
+    console = Console(markup=False)
+    console.print(
+        f"{result['added']} examples of {len(result['groups']['new concepts'])} new concepts and their "
+        f"surroundings added in {result['seconds_adding']:.1f} s, no training",
+        soft_wrap=True,
+    )
+    console.print(f"picture:  {result['picture']}", soft_wrap=True)
+    console.print(f"store:    {result['store']}", soft_wrap=True)
+    console.print(f"try next: {result['try_next']}", soft_wrap=True, highlight=False)
+
+
+# Those of other modules, in the order in which --help lists them.
+app.command()(segment)
+app.command()(calibrate)
+app.add_typer(concepts_app)
+app.command(name="datasets")(datasets_command)
+app.command(name="models")(models_command)

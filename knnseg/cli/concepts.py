@@ -1,0 +1,227 @@
+"""The commands below ``knnseg concepts``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from knnseg.cli.options import AsJson, Checkpoint, Device, Preset, Store, Strict, finish, print_json, there_is
+from knnstore import StoreURL
+
+if TYPE_CHECKING:
+    from knnseg.database.concepts import ConceptDatabase
+    from knnseg.database.reembedding import ReembedReport
+    from knnseg.stages.protocols import FeatureExtractor
+    from knnstore import EmbeddingSpace
+
+__all__ = ["concepts_app"]
+
+concepts_app = typer.Typer(
+    name="concepts",
+    help="List, rename, merge, remove and re-embed what a database knows.",
+    no_args_is_help=True,
+)
+
+
+Space = Annotated[
+    str, typer.Option(help="The embedding space, where the store has several, as `knnstore info` names it.")
+]
+Of = Annotated[
+    str | None,
+    typer.Option(
+        "--preset", "-p", help="Instead of --space: the preset or TOML configuration that the examples are of."
+    ),
+]
+
+
+@contextmanager
+def _database(
+    store: str, space: str, preset: str | None, checkpoint: Path | None, device: str, *, read_only: bool
+) -> Iterator[ConceptDatabase]:
+    """The database of a space. Only a preset takes its model: by its weights a space is known."""
+    from knnseg.database.concepts import ConceptDatabase
+
+    if space and preset:
+        raise typer.BadParameter("give --space or --preset")
+    if checkpoint is not None and preset is None:
+        raise typer.BadParameter("--checkpoint needs --preset")
+    if preset is None:
+        opened = ConceptDatabase.existing(store, space, read_only=read_only)
+    else:
+        extractor = _extractor(store, preset, checkpoint, device)
+        opened = ConceptDatabase.open(store, extractor, create=False, read_only=read_only)
+    with opened as database:
+        yield database
+
+
+def _extractor(store: str, preset: str, checkpoint: Path | None, device: str) -> FeatureExtractor:
+    from knnseg.segmenter import read_config
+    from knnseg.stages import registry as stages
+
+    config = read_config(preset)
+    config = config if checkpoint is None else stages.with_checkpoint(config, str(checkpoint))
+    there_is(store)
+    return stages.make_extractor(config, device=device)
+
+
+@concepts_app.command(name="list")
+def list_concepts(
+    store: Store,
+    space: Space = "",
+    preset: Of = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """List the concepts with their numbers of examples."""
+    with _database(store, space, preset, checkpoint, device, read_only=True) as database:
+        concepts = database.concepts()
+    if as_json:
+        print_json([{"label": c.label, "count": c.count, "thing": c.thing, "things": c.things} for c in concepts])
+        return
+    table = Table(Column("concept", overflow="fold"), "examples", "kind")  # cut, two of them might look alike
+    for concept in concepts:
+        kind = "thing" if concept.thing else "stuff"
+        kind += f" (of {concept.count}, {concept.things} say thing)" if concept.mixed else ""
+        table.add_row(concept.label, str(concept.count), kind)
+    Console(markup=False).print(table)
+
+
+@concepts_app.command()
+def rename(
+    old: str,
+    new: str,
+    store: Store,
+    space: Space = "",
+    preset: Of = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Give a concept another name; merges where the new name exists."""
+    with _database(store, space, preset, checkpoint, device, read_only=False) as database:
+        moved = database.rename(old, new)
+    print_json({"renamed": moved}) if as_json else print(f"{moved} examples of {old!r} are now {new!r}")
+
+
+@concepts_app.command()
+def kind(
+    label: str,
+    thing: Annotated[bool, typer.Option("--thing/--stuff", help="A countable object, or stuff.")],
+    store: Store,
+    space: Space = "",
+    preset: Of = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Say of a concept and all its examples that it is a countable object, or stuff."""
+    with _database(store, space, preset, checkpoint, device, read_only=False) as database:
+        changed = database.set_kind(label, thing=thing)
+    what = "thing" if thing else "stuff"
+    print_json({"changed": changed}) if as_json else print(f"{changed} examples of {label!r} are now {what}")
+
+
+@concepts_app.command()
+def merge(
+    labels: Annotated[list[str], typer.Argument(help="Concepts to merge.")],
+    into: Annotated[str, typer.Option(help="The concept that they become.")],
+    store: Store,
+    space: Space = "",
+    preset: Of = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Make one concept of several."""
+    with _database(store, space, preset, checkpoint, device, read_only=False) as database:
+        moved = database.merge(labels, into)
+    print_json({"merged": moved}) if as_json else print(f"{moved} examples are now {into!r}")
+
+
+@concepts_app.command()
+def remove(
+    label: str,
+    store: Store,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    space: Space = "",
+    preset: Of = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Forget a concept and all its examples."""
+    with _database(store, space, preset, checkpoint, device, read_only=False) as database:
+        counts = {concept.label: concept.count for concept in database.concepts()}
+        if not yes and label in counts:
+            place = StoreURL.parse(store)  # whose text keeps secrets to itself
+            typer.confirm(f"Remove {counts[label]} examples of {label!r} from {place}?", abort=True, err=True)
+        gone = database.remove(label)
+    print_json({"removed": gone}) if as_json else print(f"{gone} examples of {label!r} removed")
+
+
+@concepts_app.command()
+def reembed(
+    store: Store,
+    preset: Preset = "tiny",
+    source: Annotated[str, typer.Option(help="The embedding space to read, where the store has several.")] = "",
+    into: Annotated[str | None, typer.Option(help="URL of the store to write; the same one by default.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder to look in for images that have moved.")] = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    strict: Strict = False,
+    as_json: AsJson = False,
+) -> None:
+    """Embed all examples again in the space of another preset, from their images and kept masks.
+
+    knnseg concepts reembed -s faiss:///tmp/db --preset base
+
+    The examples keep their ids, and the space that they came from stays as it is. Safe to interrupt and to run again.
+    """
+    from knnseg.database.concepts import ConceptDatabase
+    from knnseg.database.originals import Originals
+    from knnseg.database.reembedding import reembed as embed_again
+    from knnstore import open_store
+
+    originals = Originals(images)
+    extractor = _extractor(store, preset, checkpoint, device)
+    with (
+        open_store(_other_space(store, extractor.space, source), read_only=True) as original,
+        ConceptDatabase.open(into or store, extractor) as database,
+    ):
+        report = embed_again(original, database, originals, strict=strict, progress=sys.stderr.isatty())
+    print_json(asdict(report)) if as_json else _print_reembedded(report)
+    if report.failed:
+        print(f"knnseg: for images that were not found: {originals.advice}", file=sys.stderr)
+    finish(report.failed, report.images + report.present)
+
+
+def _other_space(store: str, own: EmbeddingSpace, wanted: str) -> StoreURL:
+    """The collection to read: the one that is named, or the only one of another space."""
+    from knnseg.database.spaces import space_name, spaces
+    from knnseg.errors import ConfigError
+
+    there = spaces(store)
+    others = {name: place for name, place in there.items() if name != space_name(own)}
+    picked = [place for name, place in others.items() if wanted in ("", name)]
+    if len(picked) != 1:
+        raise ConfigError(
+            f"source: expected {wanted or 'one'} among the other embedding spaces of {StoreURL.parse(store)}, "
+            f"got {sorted(others) or 'none'}." + (" Name one of them with --source." if others else "")
+        )
+    return picked[0]
+
+
+def _print_reembedded(report: ReembedReport) -> None:
+    print(f"images read: {report.images}; examples added: {report.added}, there already: {report.present}")
+    left = {"without a mask": report.maskless, "featureless": report.featureless, "image not found": report.missing}
+    if any(left.values()):
+        print("left out: " + ", ".join(f"{count} {why}" for why, count in left.items() if count))

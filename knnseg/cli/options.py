@@ -1,0 +1,193 @@
+"""Options that several commands take, and how results are printed for machines."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from knnseg.data.vocabulary import tidy
+from knnseg.errors import KnnSegWarning
+from knnstore import StoreURL, collections, get_backend
+from knnstore.errors import StoreConnectionError, StoreNotFoundError, StoreTimeoutError
+
+if TYPE_CHECKING:
+    from knnseg.data.vocabulary import Vocabulary
+    from knnseg.database.concepts import ConceptDatabase
+    from knnseg.segmenter import Segmenter
+
+__all__ = [
+    "AsJson",
+    "Checkpoint",
+    "Device",
+    "Preset",
+    "Store",
+    "Strict",
+    "Version",
+    "finish",
+    "names_of",
+    "open_segmenter",
+    "print_json",
+    "printed_warnings",
+    "say_unknown",
+]
+
+Store = Annotated[str, typer.Option("--store", "-s", help="URL of the concept database, such as faiss:///folder.")]
+Preset = Annotated[
+    str, typer.Option("--preset", "-p", help="A preset (`tiny`, `base`, `fcclip`) or the path of a TOML configuration.")
+]
+Device = Annotated[str, typer.Option(help="Where models run: auto, cpu, cuda, cuda:1.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="Weights for the stages that take a checkpoint.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read or used.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"knnseg {version('knnseg')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Show the version and end.", callback=_show_version, is_eager=True)
+]
+
+_PARTLY = 3
+"""The exit code where some images were left out."""
+
+
+def finish(failed: Sequence[str], done: int) -> None:
+    """Name the images that were left out, and leave with an exit code that says so.
+
+    Args:
+        failed: the name of each, with the reason.
+        done: how many images were not left out; where not one was, the command has failed.
+    """
+    for text in failed:
+        print(f"knnseg: left out: {text}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(_PARTLY if done else 1)
+
+
+def names_of(given: list[str] | None, known: Iterable[str] = ()) -> list[str] | None:
+    """Class names from an option that may be repeated.
+
+    A value that is as a whole the name of a known class is that class. ``@FILE`` is a file with a name in each line.
+    Any other is names separated by commas, as in a CSV file: a name in double quotes may have commas.
+
+    Args:
+        given: the values; None where the option was not given.
+        known: the names that may be meant as a whole.
+
+    Raises:
+        typer.BadParameter: a file that cannot be read.
+    """
+    whole = frozenset(known)
+    return None if given is None else [name for text in given for name in _names(text, whole)]
+
+
+def _names(text: str, whole: frozenset[str]) -> list[str]:
+    if tidy(text) in whole:
+        return [tidy(text)]
+    try:
+        if text.startswith("@"):
+            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+            return [tidy(line) for line in lines if line.strip()]
+        return [tidy(name) for row in csv.reader([text], skipinitialspace=True) for name in row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise typer.BadParameter(f"--classes: expected names, or @FILE with one in each line: {error}") from error
+
+
+@contextmanager
+def printed_warnings() -> Iterator[None]:
+    """Warnings of this package as messages, each once; what :func:`finish` will say better is left to it."""
+    with warnings.catch_warnings():
+        plain, said = warnings.showwarning, set[str]()
+
+        def show(message: Warning | str, category: type[Warning], *where: object) -> None:
+            if issubclass(category, KnnSegWarning):
+                if str(message) not in said:
+                    print(f"knnseg: {message}", file=sys.stderr)
+                said.add(str(message))
+            else:
+                plain(message, category, *where)  # type: ignore[arg-type]  # passed on as it came
+
+        warnings.filterwarnings("always", category=KnnSegWarning)
+        warnings.filterwarnings("ignore", message=r"\w+: images left out", category=KnnSegWarning)
+        warnings.showwarning = show  # type: ignore[assignment]  # the rest of its arguments is in *where
+        yield
+
+
+def there_is(store: str, *, may_be_down: bool = False) -> None:
+    """Find a mistake in the URL of a store before weights are read.
+
+    Raises:
+        KnnStoreError: a URL that makes no sense, of a backend that is not installed, or where nothing is stored.
+    """
+    try:
+        if not collections(store):
+            raise StoreNotFoundError(f"nothing is stored at {StoreURL.parse(store)}", hint="Add examples first.")
+    except (StoreConnectionError, StoreTimeoutError):
+        if not may_be_down:
+            raise
+
+
+@contextmanager
+def open_segmenter(
+    preset: str,
+    checkpoint: Path | None,
+    store: str | None,
+    device: str,
+    *,
+    create: bool,
+    on_store_error: Literal["raise", "base"] = "raise",
+) -> Iterator[Segmenter]:
+    """The segmenter that the options speak of; closed afterwards."""
+    from knnseg.segmenter import Segmenter, read_config
+    from knnseg.stages.registry import with_checkpoint
+
+    if store is not None and not create:
+        there_is(store, may_be_down=on_store_error == "base")
+    elif store is not None:
+        get_backend(StoreURL.parse(store).backend)
+    config = read_config(preset)
+    if checkpoint is not None:
+        config = with_checkpoint(config, str(checkpoint))
+    with Segmenter.from_config(config, store, device=device, create=create, on_store_error=on_store_error) as segmenter:
+        yield segmenter
+
+
+def say_mixed(database: ConceptDatabase) -> None:
+    """Name the concepts whose examples do not agree on what they are."""
+    for concept in database.concepts():
+        if concept.mixed:
+            print(f"knnseg: {concept.disagreement}", file=sys.stderr)
+
+
+def say_unknown(segmenter: Segmenter, vocabulary: Vocabulary) -> None:
+    """Name the classes that the database has no examples of: misspelt, perhaps, or cut at a comma."""
+    from knnseg.models.base import NoBase
+
+    if segmenter.database is None or isinstance(segmenter.base, NoBase):  # the segmenter itself warns without a base
+        return
+    with suppress(StoreConnectionError, StoreTimeoutError):  # if it is down, the segmenter knows what to do
+        known = {concept.label for concept in segmenter.database.concepts()}
+        unknown = [name for name in vocabulary if name not in known]
+        if unknown:
+            listed = ", ".join(map(repr, unknown[:20])) + (" …" if len(unknown) > 20 else "")
+            print(f"knnseg: no examples, so from the base alone: {listed}", file=sys.stderr)
+
+
+def print_json(result: object) -> None:
+    """One JSON document, with escapes where standard output cannot carry every letter."""
+    plain = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    print(json.dumps(result, indent=1, ensure_ascii=not plain))

@@ -1,0 +1,153 @@
+"""Where a command takes labelled images from: its options, and the data set that they open."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from knnseg.cli.options import AsJson, print_json
+from knnseg.errors import DatasetError
+
+if TYPE_CHECKING:
+    from knnseg.datasets import LabelledImages
+
+__all__ = [
+    "ClassFile",
+    "Coco",
+    "Dataset",
+    "Ignore",
+    "Names",
+    "Pairs",
+    "Root",
+    "Split",
+    "datasets_command",
+    "examples",
+    "say_unlabelled",
+]
+
+Pairs = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option("--pairs", metavar="IMAGES LABELS", help="Folders of images and of label maps of the same stems."),
+]
+ClassFile = Annotated[
+    Path | None, typer.Option("--class-file", help='For --pairs: JSON list of {"id", "name", "isthing"}.')
+]
+Ignore = Annotated[
+    str, typer.Option(help="For --pairs: numbers in the label maps that mean unlabelled, separated by commas.")
+]
+Coco = Annotated[
+    tuple[Path, Path, Path] | None,
+    typer.Option(
+        "--coco-panoptic", metavar="IMAGES PNGS JSON", help="Folders of images and panoptic PNGs, and the JSON."
+    ),
+]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", help="A data set of the field by its name; `knnseg datasets` lists them.")
+]
+Root = Annotated[Path | None, typer.Option("--root", help="For --dataset: its folder, or the one above it.")]
+Split = Annotated[
+    str, typer.Option("--split", help="For --dataset: which part of it; by default the one that one measures on.")
+]
+Names = Annotated[
+    Path | None,
+    typer.Option("--names", help="For --dataset: a file of other words for its classes, NUMBER:word,word in a line."),
+]
+
+
+def examples(
+    pairs: tuple[Path, Path] | None,
+    class_file: Path | None,
+    coco: tuple[Path, Path, Path] | None,
+    ignore: str,
+    dataset: str | None = None,
+    root: Path | None = None,
+    split: str = "",
+    names: Path | None = None,
+) -> LabelledImages:
+    """The labelled images that the options speak of.
+
+    Raises:
+        typer.BadParameter: options missing, or of more than one source.
+    """
+    from knnseg.datasets import CocoPanoptic, open_dataset
+
+    if sum(given is not None for given in (pairs, coco, dataset)) != 1:
+        raise typer.BadParameter(
+            "give one of --pairs with --class-file, --coco-panoptic, and --dataset with --root (add also takes one "
+            "IMAGE)"
+        )
+    if dataset is None and (root or split or names):
+        raise typer.BadParameter("--root, --split and --names need --dataset")
+    if dataset is not None:
+        if root is None:
+            raise typer.BadParameter("--dataset needs --root")
+        return open_dataset(dataset, root, split, names=names)
+    return CocoPanoptic(*coco) if coco is not None else _pairs(pairs, class_file, ignore)
+
+
+def _pairs(pairs: tuple[Path, Path] | None, class_file: Path | None, ignore: str) -> LabelledImages:
+    from knnseg.datasets import ImageLabelPairs
+
+    if class_file is None or pairs is None:
+        raise typer.BadParameter("--pairs needs --class-file")
+    try:
+        numbers = [int(number) for number in ignore.split(",") if number.strip()]
+    except ValueError:
+        raise typer.BadParameter(f"--ignore: expected numbers separated by commas, got {ignore!r}") from None
+    labelled = ImageLabelPairs(*pairs, class_file, ignore=numbers)
+    if labelled.left_out:
+        some = ", ".join(labelled.left_out[:3]) + (", …" if len(labelled.left_out) > 3 else "")
+        print(f"knnseg: {len(labelled.left_out)} files have no part in a pair: {some}", file=sys.stderr)
+    return labelled
+
+
+def say_unlabelled(names: Iterable[str] | None, labelled: LabelledImages) -> None:
+    """Name on standard error the chosen classes that no image can have: one may be wanted, but most are misspelt."""
+    known = list(labelled.vocabulary)
+    for name in names or ():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            print(f"knnseg: {name!r} is no class of these labels.{hint}", file=sys.stderr)
+
+
+def datasets_command(
+    layout: Annotated[
+        str | None, typer.Option("--layout", metavar="NAME", help="Print the tree that this data set must have.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the data sets of the field that `add` and `eval` read in their published layouts.
+
+    knnseg datasets --layout ade20k
+    """
+    from knnseg.datasets import benchmarks
+
+    known = benchmarks()
+    if layout is not None and layout not in known:
+        raise DatasetError(f"data set: expected one of {', '.join(known)}, got {layout!r}")
+    listed = list(known.values()) if layout is None else [known[layout]]
+    if as_json:
+        fields = ("name", "title", "classes", "things", "splits", "evaluation", "layout", "source", "note")
+        print_json([{field: getattr(benchmark, field) for field in fields} for benchmark in listed])
+        return
+    if layout is not None:
+        print("\n\n".join(filter(None, (known[layout].layout.strip("\n"), known[layout].note, known[layout].source))))
+        return
+    table = Table(title=f"{len(listed)} data sets", title_justify="left")
+    table.add_column("name", no_wrap=True)
+    for heading in ("classes", "things"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("splits", overflow="fold")
+    for b in listed:
+        splits = ", ".join(f"{split} (measured)" if split == b.evaluation else split for split in b.splits)
+        table.add_row(b.name, str(b.classes), str(b.things or "–"), splits)
+    Console(markup=False).print(table)
+    print("The tree and the source of one: knnseg datasets --layout NAME")

@@ -1,0 +1,68 @@
+"""Arrays as callers give them: taken as they are, or refused by name."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnseg.errors import KnnSegError, ShapeError
+
+__all__ = ["IGNORE", "ImageArray", "expect", "plain", "whole_numbers"]
+
+ImageArray: TypeAlias = NDArray[np.uint8]
+"""uint8 (H, W, 3), RGB, sRGB-encoded."""
+IGNORE = -1
+"""The value of a pixel without a class in every semantic map of this package."""
+
+
+def plain(value: object, name: str, error: type[KnnSegError] = ShapeError) -> NDArray[Any]:
+    """A value as the array of NumPy that it is, or that it is a view of.
+
+    Raises:
+        error: a masked array that leaves entries out, which would come back; or what is no array, such as a tensor
+            that wants a gradient or is on a GPU.
+    """
+    if np.ma.is_masked(value):
+        raise error(
+            f"{name}: expected a plain array, got a masked one that says nothing of some entries. "
+            "Say what they are: .filled(value)"
+        )
+    try:
+        array = np.asarray(value)
+    except Exception as wrong:  # whatever the object's own conversion says
+        raise error(
+            f"{name}: expected an array, got {type(value).__name__}: {wrong}. Of a tensor pass .detach().cpu().numpy()"
+        ) from wrong
+    if array.dtype.kind == "O":
+        raise error(f"{name}: expected an array of numbers, got {type(value).__name__} of objects")
+    return array
+
+
+def whole_numbers(value: object, name: str, error: type[KnnSegError] = ShapeError) -> NDArray[np.integer]:
+    """A map of whole numbers, (H, W), as the array that it is; booleans are 0 and 1.
+
+    Raises:
+        error: as for :func:`plain`, or numbers of another kind or another number of dimensions.
+    """
+    array = plain(value, name, error)
+    if array.ndim != 2 or array.dtype.kind not in "biu":
+        raise error(f"{name}: expected an integer array (H, W), got {array.dtype.name} {array.shape}")
+    return array
+
+
+def expect(array: NDArray[np.generic], name: str, kind: type[np.generic], ndim: int) -> None:
+    """Hold an array against the dtype and number of dimensions that it must have.
+
+    Raises:
+        ShapeError: it has others, or is masked or no array.
+    """
+    plain(array, name)
+    if not isinstance(array, np.ndarray):
+        raise ShapeError(f"{name}: expected an array, got {type(array).__name__}")
+    if array.dtype != kind or array.ndim != ndim:
+        raise ShapeError(
+            f"{name}: expected a {ndim}-dimensional {np.dtype(kind).name} array, "
+            f"got {array.ndim} dimensions of {array.dtype.name}"
+        )

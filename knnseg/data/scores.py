@@ -1,0 +1,133 @@
+"""What is believed about each mask: neighbours, and the probability of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnseg.data.arrays import expect
+from knnseg.errors import ConfigError, ShapeError
+
+__all__ = ["FINAL", "ClassScores", "Neighbours", "check_branch"]
+
+
+FINAL = "final"
+"""The branch that every base has: its scores as they are."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Neighbours:
+    """The database entries nearest to each mask, best first; where fewer than K were found, id "" and score -inf.
+
+    Args:
+        ids: object (N, K), str.
+        scores: float32 (N, K), cosine similarity.
+        labels: object (N, K), str; "" in empty slots.
+    """
+
+    ids: NDArray[np.object_]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.object_]
+
+    def __post_init__(self) -> None:
+        if not self.ids.shape == self.scores.shape == self.labels.shape:
+            raise ShapeError(
+                f"Neighbours: expected one shape, got {self.ids.shape}, {self.scores.shape} and {self.labels.shape}"
+            )
+
+    @property
+    def found(self) -> NDArray[np.bool_]:
+        """Bool (N, K), the slots that hold an entry."""
+        return np.isfinite(self.scores)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassScores:
+    """The probability of each class for each mask. A row of zeros is a mask about which nothing is known.
+
+    A base whose scores come about in steps may let retrieval in at an earlier one, a *branch*: it returns a subclass
+    that says what the scores are there (:meth:`branch`), and what follows from others (:meth:`resume`).
+
+    Args:
+        probabilities: float32 (N, C), rows that sum to 1, to 0, or to less than 1 where the rest is the probability
+            that the mask is none of the classes.
+        classes: the C class names, in order.
+        branches: the branches that the base has; to plain scores they are all the same.
+    """
+
+    probabilities: NDArray[np.float32]
+    classes: tuple[str, ...]
+    branches: tuple[str, ...] = (FINAL,)
+
+    def __post_init__(self) -> None:
+        expect(self.probabilities, "ClassScores.probabilities", np.float32, 2)
+        if self.probabilities.shape[1] != len(self.classes):
+            raise ShapeError(
+                f"ClassScores: expected {len(self.classes)} columns, one for each class, "
+                f"got {self.probabilities.shape[1]}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    def select(self, rows: NDArray[np.integer]) -> Self:
+        """The scores of some masks, in the order given, with all that a subclass knows of them."""
+        return replace(self, **{name: array[rows] for name, array in self._columns()})
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[ClassScores]) -> ClassScores:
+        """The scores of several sets of masks, one after another.
+
+        Raises:
+            ShapeError: no part, or parts of different kinds or classes.
+        """
+        if len({(type(part), part.classes, part.branches) for part in parts}) != 1:
+            raise ShapeError("ClassScores: expected parts of one kind over the same classes")
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name, _ in parts[0]._columns()
+        }
+        return replace(parts[0], **joined)
+
+    def _columns(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The arrays, which have a row for each mask."""
+        for field_ in fields(self):
+            if isinstance(value := getattr(self, field_.name), np.ndarray):
+                yield field_.name, value
+
+    def branch(self, name: str) -> ClassScores:
+        """The scores at one of the branches, (N, C).
+
+        Raises:
+            ConfigError: the base has no such branch.
+        """
+        check_branch(name, self.branches)
+        return self
+
+    def resume(self, name: str, fused: ClassScores) -> ClassScores:
+        """The final scores, (N, C), after the scores at a branch were replaced by ``fused``.
+
+        A row that is as it was in ``branch(name)`` gives the row of these scores, bit for bit.
+
+        Raises:
+            ConfigError: the base has no such branch.
+        """
+        check_branch(name, self.branches)
+        return fused
+
+
+def check_branch(name: str, branches: Iterable[str]) -> None:
+    """Hold the branch that a configuration asks for against those of its base.
+
+    Raises:
+        ConfigError: the base has no such branch.
+    """
+    known = tuple(branches)
+    if name not in known:
+        raise ConfigError(
+            f"fusion.branch: expected one of {list(known)}, which this base has, got {name!r}. "
+            "The branches out_vocab and ensemble are those of the base fcclip; every base has final"
+        )

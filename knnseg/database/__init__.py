@@ -1,0 +1,1 @@
+"""The shared memory: concepts and their examples, in any store."""

@@ -1,0 +1,139 @@
+"""Labelled images become rows of a store: what is not there yet is embedded and written, a batch in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnseg.data.annotations import LabelledImage
+from knnseg.database.schema import (
+    FIELDS,
+    Content,
+    ImageExamples,
+    append_rows,
+    described,
+    segment_masks,
+    stored_contents,
+)
+from knnseg.errors import DatasetError, skipping
+from knnseg.method.pooling import pool
+from knnseg.stages.protocols import FeatureExtractor
+from knnstore import EmbeddingStore, F
+
+__all__ = ["AddReport", "segments", "write"]
+
+
+@dataclass(frozen=True, slots=True)
+class AddReport:
+    """What :meth:`knnseg.ConceptDatabase.add` did.
+
+    Args:
+        images: images read.
+        added: examples written.
+        present: examples that were there already.
+        skipped: segments that could not be used: empty, below ``min_area``, or over featureless ground.
+        failed: images that could not be read or used, each with its name and the reason.
+    """
+
+    images: int = 0
+    added: int = 0
+    present: int = 0
+    skipped: int = 0
+    failed: tuple[str, ...] = ()
+
+    def __add__(self, other: AddReport) -> AddReport:
+        return AddReport(
+            self.images + other.images, self.added + other.added,
+            self.present + other.present, self.skipped + other.skipped, (*self.failed, *other.failed),
+        )  # fmt: skip
+
+
+def segments(
+    group: Iterable[LabelledImage],
+    wanted: frozenset[str] | None,
+    min_area: int,
+    keys_for: Callable[[Iterable[str]], Mapping[str, str]],
+) -> tuple[list[ImageExamples], AddReport]:
+    """The segments of some images that are to be added, and how many are not.
+
+    Args:
+        group: the images.
+        wanted: the class names to take; None for all.
+        min_area: leave out segments with fewer pixels.
+        keys_for: the key of the concept of each name.
+
+    Raises:
+        DatasetError: something else than a labelled image.
+    """
+    prepared, report = [], AddReport()
+    for example in group:
+        if not isinstance(example, LabelledImage):
+            raise DatasetError(
+                f"add: expected labelled images, got {type(example).__name__}. Use add_masks for arrays."
+            )
+        info = [s for s in example.info if wanted is None or s.label in wanted]
+        masks = segment_masks(example, [s.id for s in info])
+        usable = np.asarray(masks.areas >= max(min_area, 1))
+        kept = [s for s, ok in zip(info, usable.tolist(), strict=True) if ok]
+        report += AddReport(images=1, skipped=int((~usable).sum()))
+        keys = keys_for(s.label for s in kept)
+        prepared.append(
+            described(example, masks.select(usable), [s.label for s in kept], [s.thing for s in kept], keys)
+        )
+    return prepared, report
+
+
+def write(
+    store: EmbeddingStore,
+    extractor: FeatureExtractor,
+    prepared: list[ImageExamples],
+    name: Callable[[str], str],
+    *,
+    keep_masks: bool = True,
+    writer: str = "",
+    strict: bool = False,
+) -> AddReport:
+    """Embed what is not there yet, and write it in one call.
+
+    Args:
+        store: of a concept database.
+        extractor: makes the vectors.
+        prepared: the examples of some images.
+        name: of the concept with a key.
+        keep_masks: store the masks as RLE.
+        writer: who adds.
+        strict: raise where the extractor refuses an image, instead of leaving it out.
+    """
+    report, failed = AddReport(), list[str]()
+    ids = [identity for examples in prepared for identity in (*examples.ids, *examples.first_ids)]
+    stored = store.get(ids, fields=["label"], with_vectors=False)
+    there = {own for own, key in zip(stored.ids.tolist(), stored.fields["label"].tolist(), strict=True) if name(key)}
+    # A concept that was made of several has examples under the keys of each of them.
+    shown = [examples.image_hash for examples in prepared if not there.issuperset(examples.ids)]
+    known = stored_contents(store, F("image_hash").isin(shown), name) if shown else set[Content]()
+    columns: dict[str, list[object]] = {name: [] for name in FIELDS}
+    new_ids: list[str] = []
+    vectors: list[NDArray[np.float32]] = []
+    for examples in prepared:
+        named = zip(examples.ids, examples.first_ids, examples.contents(name), strict=True)
+        fresh = [i for i, (*own, same) in enumerate(named) if there.isdisjoint(own) and known.isdisjoint(same)]
+        report += AddReport(present=len(examples.ids) - len(fresh))
+        with skipping(failed, examples.example.uri, strict=strict):
+            if not fresh:
+                continue
+            embeddings = pool(extractor.extract([examples.example.image])[0], examples.masks.select(fresh))
+            there.update(examples.ids)
+            usable = np.flatnonzero(embeddings.vectors.any(axis=1))
+            rows = [fresh[i] for i in usable.tolist()]
+            report += AddReport(skipped=len(fresh) - len(rows))
+            new_ids += [examples.ids[i] for i in rows]
+            vectors.append(embeddings.vectors[usable])
+            append_rows(columns, examples, rows, embeddings.coverage[usable], keep_masks, writer)
+    if new_ids:
+        # Someone else may have added the same example since the look-up above; theirs is as good as ours.
+        written = store.upsert(new_ids, np.concatenate(vectors), columns, on_conflict="skip")
+        report += AddReport(added=written, present=len(new_ids) - written)
+    return report + AddReport(failed=tuple(failed))

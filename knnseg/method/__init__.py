@@ -1,0 +1,1 @@
+"""The equations, as pure functions on the values of :mod:`knnseg.data`."""

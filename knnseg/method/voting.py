@@ -1,0 +1,66 @@
+"""Equation 3: the votes of the neighbours, and how certain they are. Pure functions on arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnseg.config import FusionConfig, RetrievalConfig
+from knnseg.data.scores import ClassScores, Neighbours
+from knnseg.data.vocabulary import Vocabulary
+
+__all__ = ["confidence", "vote", "vote_weights"]
+
+
+def vote_weights(
+    neighbours: Neighbours, config: RetrievalConfig, counts: dict[str, int] | None = None
+) -> NDArray[np.float64]:
+    """w_j of equation 3, normalised over the neighbours of each mask: float64 (N, K), rows that sum to 1 or 0.
+
+    Args:
+        neighbours: the neighbours; empty slots weigh nothing.
+        config: weighting, τ and γ.
+        counts: n_c, entries of each class; needed where γ > 0.
+    """
+    found = neighbours.found
+    scores = np.where(found, neighbours.scores.astype(np.float64), 0)
+    if config.weighting == "exponential":
+        # The common factor exp((s_1 - 1)/τ) cancels in the normalisation; without it small τ would underflow to 0/0.
+        best = np.where(found, scores, -np.inf).max(axis=1, initial=-np.inf, keepdims=True)
+        weights = np.exp((scores - np.where(np.isfinite(best), best, 0)) / config.temperature)
+    elif config.weighting == "similarity":
+        weights = np.maximum(scores, 0)
+    else:
+        weights = np.ones_like(scores)
+    if config.class_balance and counts:
+        size = np.vectorize(lambda label: max(counts.get(label, 1), 1), otypes=[np.float64])
+        weights = weights * (size(neighbours.labels) if weights.size else weights) ** -config.class_balance
+    weights = np.where(found, weights, 0)
+    total = weights.sum(axis=1, keepdims=True)
+    return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+
+
+def vote(neighbours: Neighbours, weights: NDArray[np.float64], vocabulary: Vocabulary) -> ClassScores:
+    """Equation 3: P_ret(c) = Σ_{j: y_j=c} w_j / Σ_j w_j.
+
+    Args:
+        neighbours: (N, K) neighbours.
+        weights: float64 (N, K) of :func:`vote_weights`.
+        vocabulary: the C active classes.
+
+    Returns:
+        (N, C); a mask without neighbours has a row of zeros.
+    """
+    columns = vocabulary.index(neighbours.labels)
+    rows = np.broadcast_to(np.arange(len(columns))[:, None], columns.shape)
+    shares = np.zeros((len(columns), len(vocabulary)), np.float64)
+    known = columns >= 0
+    np.add.at(shares, (rows[known], columns[known]), weights[known])
+    return ClassScores(shares.astype(np.float32), vocabulary.names)
+
+
+def confidence(neighbours: Neighbours, retrieved: ClassScores, config: FusionConfig) -> NDArray[np.float32]:
+    """What T is compared with, float32 (N,); -inf where nothing was retrieved."""
+    if config.confidence == "similarity":
+        return neighbours.scores.max(axis=1, initial=-np.inf)
+    return np.where(neighbours.found.any(axis=1), retrieved.probabilities.max(axis=1), -np.inf).astype(np.float32)

@@ -1,0 +1,236 @@
+"""The result of a prediction, and every form in which people want it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from knnseg.data.arrays import ImageArray
+from knnseg.data.masks import Masks
+from knnseg.data.scores import ClassScores, Neighbours
+from knnseg.data.vocabulary import Vocabulary
+from knnseg.drawing import overlay
+from knnseg.errors import DatasetError, VocabularyError
+from knnseg.method.instances import MOST, Instance, encode_parts, find_instances
+from knnseg.method.painting import Segment
+
+__all__ = ["Evidence", "Segmentation", "joined_coco"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """Why each mask got its class.
+
+    Args:
+        base: P_base, (N, C).
+        retrieved: P_ret, (N, C); None where the database was not asked.
+        neighbours: (N, K); None likewise.
+        weights: float64 (N, K), the normalised w_j; None likewise.
+        confidence: float32 (N,), what T was compared with; None likewise.
+    """
+
+    base: ClassScores
+    retrieved: ClassScores | None = None
+    neighbours: Neighbours | None = None
+    weights: NDArray[np.float64] | None = None
+    confidence: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """A segmented image.
+
+    Args:
+        image: uint8 (H, W, 3), what was segmented.
+        vocabulary: the C classes.
+        semantic: int32 (H, W), position in the vocabulary, ``IGNORE`` (-1) where nothing is known.
+        panoptic: int32 (H, W), segment numbers from 1; 0 is no segment.
+        segments_info: the segments, in the order of their numbers.
+        masks: the N proposals that were classified.
+        scores: P_final, (N, C).
+        evidence: how the scores came about.
+        degraded: why the database was not used though it should have been; "" normally.
+        seconds: wall time by stage.
+        source: the path of the image, as it was given; "" for an image that was no file.
+    """
+
+    image: ImageArray
+    vocabulary: Vocabulary
+    semantic: NDArray[np.int32]
+    panoptic: NDArray[np.int32]
+    segments_info: tuple[Segment, ...]
+    masks: Masks
+    scores: ClassScores
+    evidence: Evidence
+    degraded: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    source: str = ""
+
+    def segment(self, number: int) -> Segment:
+        """The segment of a number in ``panoptic``.
+
+        Raises:
+            VocabularyError: there is no such segment.
+        """
+        for segment in self.segments_info:
+            if segment.id == number:
+                return segment
+        raise VocabularyError(f"segment: expected a number from 1 to {len(self.segments_info)}, got {number}")
+
+    def instances(self, *, most: int = MOST) -> tuple[Instance, ...]:
+        """The objects, best first, each with a score and a mask of its own, which may overlap others.
+
+        Where the proposals are whole instances these are the most probable pairs of mask and thing, as average
+        precision wants them: many are doubtful. Where the proposals are regions they are the things of the panoptic
+        map.
+
+        Args:
+            most: how many at most; of proposals, how many pairs of mask and class are looked at, stuff included.
+        """
+        panoptic = (self.panoptic, self.segments_info)
+        return find_instances(self.masks, self.scores, self.vocabulary, panoptic, most=most)
+
+    def overlay(self, *, legend: bool = True, alpha: float = 0.55) -> Image.Image:
+        """The image with its classes in colour, boundaries between segments, and a legend."""
+        return overlay(self.image, self.semantic, self.vocabulary.names, self.panoptic, legend=legend, alpha=alpha)
+
+    def save(
+        self, folder: str | PathLike[str], stem: str = "segmentation", *, image_id: int = 1, image_file: str = ""
+    ) -> list[Path]:
+        """Write ``STEM.overlay.png``, ``STEM.semantic.png`` (16-bit, position + 1, 0 is none) and COCO panoptic files.
+
+        Args:
+            folder: made where it does not exist.
+            stem: of the names of the files.
+            image_id: as for :meth:`save_coco`.
+            image_file: as for :meth:`save_coco`.
+
+        Returns:
+            The files, in that order.
+        """
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        picture, semantic = target / f"{stem}.overlay.png", target / f"{stem}.semantic.png"
+        # Level 1 takes a sixth of the time of the default and some per cent of disk: a photograph hardly compresses.
+        self.overlay().save(picture, compress_level=1)
+        Image.fromarray((self.semantic + 1).astype(np.uint16)).save(semantic)
+        return [picture, semantic, *self.save_coco(target, stem, image_id, image_file)]
+
+    def save_coco(
+        self, folder: str | PathLike[str], stem: str = "segmentation", image_id: int = 1, image_file: str = ""
+    ) -> list[Path]:
+        """Write COCO panoptic's ``STEM.panoptic.png`` (R + 256·G + 65536·B) and ``STEM.panoptic.json``.
+
+        Args:
+            folder: made where it does not exist.
+            stem: of the names of the files.
+            image_id: of the image; give each another where they are to be read together, see :func:`joined_coco`.
+            image_file: the file name of the image, in whatever folder of images they will be read with; by default
+                the name that it was read from, or ``STEM.png`` for an image that was no file.
+        """
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        png, annotation = target / f"{stem}.panoptic.png", target / f"{stem}.panoptic.json"
+        digits = [(self.panoptic // 256**i % 256).astype(np.uint8) for i in range(3)]
+        Image.fromarray(np.stack(digits, -1)).save(png)
+        document = self.coco_panoptic(png.name, image_id, image_file or Path(self.source).name or f"{stem}.png")
+        annotation.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        return [png, annotation]
+
+    def coco_panoptic(self, file_name: str, image_id: int = 1, image_file: str = "") -> dict[str, Any]:
+        """The annotation in COCO's panoptic format; category ids are positions in the vocabulary, from 1.
+
+        Args:
+            file_name: of the panoptic PNG.
+            image_id: of the image.
+            image_file: the file name of the image; by default the name that it was read from.
+        """
+        height, width = self.panoptic.shape
+        number = {name: i for i, name in enumerate(self.vocabulary.names, 1)}
+        info = [
+            {
+                "id": s.id, "category_id": number[s.label], "iscrowd": 0, "area": s.area,
+                "bbox": [s.box[0], s.box[1], s.box[2] - s.box[0], s.box[3] - s.box[1]], "score": s.score,
+            }
+            for s in self.segments_info
+        ]  # fmt: skip
+        categories = [
+            {"id": i, "name": name, "isthing": int(name in self.vocabulary.things)} for name, i in number.items()
+        ]
+        name = image_file or Path(self.source).name or file_name
+        return {
+            "images": [{"id": image_id, "file_name": name, "height": height, "width": width}],
+            "annotations": [{"image_id": image_id, "file_name": file_name, "segments_info": info}],
+            "categories": categories,
+        }
+
+    def rle(self, image_id: int = 1) -> list[dict[str, Any]]:
+        """The segments as COCO results: ``segmentation`` (compressed RLE), ``category_id`` from 1, ``bbox``, ``score``.
+
+        They can be written as JSON, and ``COCO.loadRes`` of pycocotools takes them, for images of these ids.
+        """
+        results, counts = [], encode_parts(self.panoptic)
+        for entry in self.coco_panoptic("")["annotations"][0]["segments_info"]:
+            picked = {key: entry[key] for key in ("category_id", "bbox", "area", "score")}
+            mask = {"size": list(self.panoptic.shape), "counts": counts[entry["id"]]}
+            results.append({"image_id": image_id} | picked | {"segmentation": mask})
+        return results
+
+    def to_transformers(self) -> dict[str, Any]:
+        """What ``post_process_panoptic_segmentation`` of transformers returns: a tensor and ``segments_info``.
+
+        ``label_id`` is the position in the vocabulary. Needs torch.
+        """
+        import torch
+
+        info = [
+            {"id": s.id, "label_id": self.vocabulary.names.index(s.label), "was_fused": not s.thing, "score": s.score}
+            for s in self.segments_info
+        ]
+        return {"segmentation": torch.from_numpy(self.panoptic.copy()), "segments_info": info}
+
+    def to_transformers_semantic(self) -> Any:
+        """What ``post_process_semantic_segmentation`` of transformers returns for one image: an int64 tensor (H, W).
+
+        Pixels without a class are -1. Needs torch.
+        """
+        import torch
+
+        return torch.from_numpy(self.semantic.astype(np.int64))
+
+    def to_supervision(self) -> Any:
+        """``supervision.Detections`` with masks; class ids are positions in the vocabulary. Needs supervision."""
+        import supervision
+
+        masks = np.stack([self.panoptic == s.id for s in self.segments_info]) if self.segments_info else None
+        return supervision.Detections(
+            xyxy=np.array([s.box for s in self.segments_info], np.float32).reshape(-1, 4),
+            mask=masks,
+            confidence=np.array([s.score for s in self.segments_info], np.float32),
+            class_id=np.array([self.vocabulary.names.index(s.label) for s in self.segments_info], int),
+            data={"class_name": np.array([s.label for s in self.segments_info], str)},
+        )
+
+
+def joined_coco(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One COCO panoptic document of several, as :meth:`Segmentation.coco_panoptic` makes them.
+
+    Raises:
+        DatasetError: no document, an image id twice, or other categories in one than in another.
+    """
+    listed = list(documents)
+    images = [image for document in listed for image in document["images"]]
+    if len({image["id"] for image in images}) != len(images) or not images:
+        raise DatasetError(f"COCO: expected images with an id of their own, got {[image['id'] for image in images]}")
+    if any(document["categories"] != listed[0]["categories"] for document in listed):
+        raise DatasetError("COCO: expected the same categories in every document, got others")
+    annotations = [annotation for document in listed for annotation in document["annotations"]]
+    return {"images": images, "annotations": annotations, "categories": listed[0]["categories"]}

@@ -1,0 +1,168 @@
+"""Stages by name: found through pluggy, imported when made, their options held against what they accept."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache, partial
+from importlib.metadata import entry_points
+from typing import Any
+
+import pluggy
+
+from knnseg.config import Config, StageConfig
+from knnseg.errors import ConfigError, UnknownStageError
+from knnseg.stages import hookspecs
+from knnseg.stages.hookspecs import Factory, Kind, hookimpl
+from knnseg.stages.keys import Whitened, WithContext
+from knnseg.stages.protocols import FeatureExtractor
+
+__all__ = ["knnseg_register", "make", "make_extractor", "names", "prepare", "register", "with_checkpoint"]
+
+_GROUP = "knnseg"
+_BUILTIN: dict[tuple[Kind, str], Factory] = {
+    ("features", "open_clip"): "knnseg.models.open_clip:OpenClipFeatures.load",
+    ("features", "dinov2"): "knnseg.models.dinov2:DinoFeatures.load",
+    ("features", "fcclip"): "knnseg.models.fcclip.keys:FcClipFeatures.load",
+    ("masks", "eomt"): "knnseg.models.proposers.queries:load_eomt",
+    ("masks", "fcclip"): "knnseg.models.fcclip.stage:FcClipProposer.load",
+    ("masks", "mask2former"): "knnseg.models.proposers.queries:load_mask2former",
+    ("masks", "regions"): "knnseg.models.regions:RegionProposer",
+    ("masks", "sam"): "knnseg.models.proposers.points:load_sam",
+    ("masks", "sam2"): "knnseg.models.proposers.points:load_sam2",
+    ("base", "none"): "knnseg.models.base:NoBase",
+    ("base", "dense_clip"): "knnseg.models.open_clip:dense_clip",
+    ("base", "fcclip"): "knnseg.models.fcclip.stage:FcClip.load",
+}
+
+
+@hookimpl
+def knnseg_register(register: hookspecs.RegisterStage) -> None:
+    """Register the stages of this package."""
+    for (kind, name), factory in _BUILTIN.items():
+        register(kind, name, factory)
+
+
+class _Registry:
+    def __init__(self) -> None:
+        self.factories: dict[tuple[Kind, str], Factory] = {}
+        self.broken: dict[str, str] = {}
+
+    def add(self, kind: Kind, name: str, factory: Factory) -> None:
+        self.factories[kind, name] = factory
+
+    def load(self, plugin: object) -> None:
+        """Run one plugin's hook in a manager of its own, so that its mistakes stay its own."""
+        manager = pluggy.PluginManager(_GROUP)
+        manager.add_hookspecs(hookspecs)
+        manager.register(plugin)
+        manager.check_pending()
+        manager.hook.knnseg_register(register=self.add)
+
+
+@cache
+def _registry() -> _Registry:
+    registry = _Registry()
+    for entry in entry_points(group=_GROUP):
+        try:
+            registry.load(entry.load())
+        except Exception as error:  # any exception at all: the module is not ours
+            registry.broken[entry.name] = f"{type(error).__name__}: {error}"
+    return registry
+
+
+def register(plugin: object) -> None:
+    """Register a module or object that has a ``knnseg_register`` hook, without an entry point."""
+    _registry().load(plugin)
+
+
+def names(kind: Kind) -> list[str]:
+    """The stages registered for one place in the pipeline."""
+    return sorted(name for other, name in _registry().factories if other == kind)
+
+
+def make(kind: Kind, config: StageConfig, **defaults: Any) -> Any:
+    """Make a stage.
+
+    Args:
+        kind: ``"features"``, ``"masks"`` or ``"base"``.
+        config: its name and options.
+        defaults: options to pass where the stage accepts them and the configuration does not set them.
+
+    Raises:
+        UnknownStageError: no such stage; plugins that failed to load are named.
+        ConfigError: an option that the stage does not accept, or one missing.
+    """
+    return prepare(kind, config, **defaults)()
+
+
+def prepare(kind: Kind, config: StageConfig, **defaults: Any) -> Callable[[], Any]:
+    """What makes the stage when it is called. All that :func:`make` checks is checked before; no weights are read."""
+    call = _factory(kind, config)
+    accepted = inspect.signature(call).parameters
+    _check_options(kind, config, accepted)
+    options = {name: value for name, value in defaults.items() if name in accepted} | dict(config.options)
+    missing = [
+        p.name for p in accepted.values() if p.default is p.empty and p.kind != p.VAR_KEYWORD and p.name not in options
+    ]
+    if missing:
+        raise ConfigError(f"configuration [{kind}] name = {config.name!r}: expected a value for {missing}")
+    return partial(call, **options)
+
+
+def with_checkpoint(config: Config, path: str) -> Config:
+    """The configuration, with a checkpoint for those of its stages that take one.
+
+    Raises:
+        ConfigError: none does.
+    """
+    stages: dict[Kind, StageConfig] = {"features": config.features, "masks": config.masks, "base": config.base}
+    given = {kind: _given(kind, stage, path) for kind, stage in stages.items()}
+    if all(given[kind] is stage for kind, stage in stages.items()):
+        raise ConfigError(
+            f"checkpoint: expected a configuration with a stage that takes one, such as the preset fcclip, "
+            f"got {', '.join(f'{kind} {stage.name!r}' for kind, stage in stages.items())}"
+        )
+    return replace(config, features=given["features"], masks=given["masks"], base=given["base"])
+
+
+def _given(kind: Kind, config: StageConfig, checkpoint: str) -> StageConfig:
+    if "checkpoint" not in inspect.signature(_factory(kind, config)).parameters:
+        return config
+    return replace(config, options={**config.options, "checkpoint": checkpoint})
+
+
+def _factory(kind: Kind, config: StageConfig) -> Callable[..., Any]:
+    factory = _registry().factories.get((kind, config.name))
+    if factory is None:
+        broken = "".join(f" Plugin {name!r} failed to load: {why}." for name, why in _registry().broken.items())
+        near = difflib.get_close_matches(config.name, names(kind), 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UnknownStageError(f"{kind} stage: expected one of {names(kind)}, got {config.name!r}.{hint}{broken}")
+    call: Callable[..., Any] = pkgutil.resolve_name(factory) if isinstance(factory, str) else factory
+    return call
+
+
+def make_extractor(config: Config, *, device: str = "auto") -> FeatureExtractor:
+    """The maker of retrieval keys: the stage ``[features]``, and upon it what ``[keys]`` asks for.
+
+    Raises:
+        UnknownStageError: no such stage.
+        ConfigError: an option that it does not accept, or a whitening of another extractor.
+        WeightsError: the whitening cannot be read.
+    """
+    extractor: FeatureExtractor = make("features", config.features, device=device)
+    if config.keys.whitening:
+        extractor = Whitened.load(config.keys.whitening, extractor)
+    return WithContext(extractor, config.keys.context) if config.keys.context else extractor
+
+
+def _check_options(kind: str, config: StageConfig, accepted: Mapping[str, inspect.Parameter]) -> None:
+    for option in config.options:
+        if option not in accepted:
+            near = difflib.get_close_matches(option, list(accepted), 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"It accepts {sorted(accepted)}."
+            raise ConfigError(f"configuration [{kind}] name = {config.name!r}: unknown option {option!r}. {hint}")

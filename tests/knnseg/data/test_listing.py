@@ -1,0 +1,40 @@
+"""What counts as a file of a folder, and what is an error because it could be either."""
+
+import pytest
+
+from knnseg.data.listing import IMAGES, LABEL_MAPS, listed
+from knnseg.errors import DatasetError
+
+
+def made(folder, *names):
+    for name in names:
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def test_endings_of_any_case_and_no_hidden_files(tmp_path):
+    made(tmp_path, "b.JPG", "a.PNG", "c.Tiff", "._a.png", ".hidden.jpg", ".DS_Store", "notes.txt", "Thumbs.db")
+    (tmp_path / "folder.png").mkdir()
+    found = listed(tmp_path, IMAGES)
+    assert list(found.files) == ["a", "b", "c"] and found.files["b"] == str(tmp_path / "b.JPG")
+    assert found.others == ("Thumbs.db", "notes.txt")
+    assert list(listed(tmp_path, LABEL_MAPS).files) == ["a", "c"]
+
+
+def test_an_ending_may_be_more_than_a_suffix(tmp_path):
+    made(tmp_path, "x_labelIds.png", "y_LABELIDS.png", "x_color.png", "z.v2.jpg")
+    assert list(listed(tmp_path, ["_labelids.png"]).files) == ["x", "y"]
+    assert list(listed(tmp_path, [".jpg"]).files) == ["z.v2"]
+    assert list(listed(tmp_path, [""]).files) == ["x_color.png", "x_labelIds.png", "y_LABELIDS.png", "z.v2.jpg"]
+
+
+@pytest.mark.parametrize("names", [("b.jpg", "b.png"), ("b.JPG", "b.jpg"), ("b.jpeg", "b.jpg")])
+def test_two_files_of_one_stem_are_named(tmp_path, names):
+    made(tmp_path, *names)
+    with pytest.raises(DatasetError, match=rf"one file for b, got {names[0]} and {names[1]}"):
+        listed(tmp_path, IMAGES)
+
+
+def test_a_folder_that_is_none(tmp_path):
+    with pytest.raises(DatasetError, match="expected a folder"):
+        listed(tmp_path / "nothing", IMAGES)

@@ -1,0 +1,400 @@
+"""Segmenter: inputs, outputs in every form, explanations, a store that is down."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from knnseg import ClassScores, ConceptDatabase, DenseClip, Masks, NoBase, RegionProposer, Segmenter, Vocabulary
+from knnseg.config import Config, StageConfig
+from knnseg.data.image import load_image, load_label_map, load_panoptic_png
+from knnseg.errors import (
+    ConfigError,
+    DatasetError,
+    ImageError,
+    KnnSegWarning,
+    MaskError,
+    UnknownStageError,
+    VocabularyError,
+)
+from knnseg.result import joined_coco
+from knnseg.stages import registry as stages
+from knnstore.errors import StoreConnectionError, StoreTimeoutError
+
+NAMES = ("sky", "grass", "ball")
+
+
+@pytest.fixture
+def taught(database, scene):
+    database.add(scene(i) for i in range(6))
+    return database
+
+
+@pytest.fixture
+def segmenter(taught, make_segmenter):
+    return make_segmenter(taught, base=NoBase())
+
+
+@pytest.fixture
+def result(segmenter, scene):
+    return segmenter.predict(scene(50).image, NAMES)
+
+
+def test_it_segments(result, scene):
+    example = scene(50)
+    truth = example.semantic(NAMES)
+    assert (result.semantic == truth).mean() > 0.85  # 0.99
+    assert result.vocabulary == Vocabulary(NAMES, frozenset({"ball"})), "what is a thing is known from the examples"
+    assert set(result.seconds) == {"proposals", "base", "features", "pooling", "search", "fusion", "painting"}
+
+
+def test_every_kind_of_input(segmenter, scene, tmp_path):
+    example = scene(50)
+    path = tmp_path / "a.png"
+    Image.fromarray(example.image).save(path)
+    expected = segmenter.predict(example.image, NAMES)
+    for given in (path, str(path), path.read_bytes(), Image.fromarray(example.image)):
+        assert np.array_equal(segmenter.predict(given, NAMES).semantic, expected.semantic)
+    several = segmenter.predict([path, example.image], NAMES)
+    assert [np.array_equal(r.panoptic, expected.panoptic) for r in several] == [True, True]
+    with pytest.raises(ImageError):
+        segmenter.predict(tmp_path / "missing.png", NAMES)
+
+
+def test_without_classes_every_concept_of_the_database_is_used(segmenter, scene):
+    assert segmenter.predict(scene(50).image).vocabulary.names == ("ball", "grass", "sky")
+
+
+def test_classes_that_nobody_knows_are_named_once_for_a_batch(segmenter, make_segmenter, taught, scene):
+    images = [scene(50).image, scene(51).image]
+    for classes in (("sky", "zebra", "gnu"), Vocabulary(("zebra", "gnu"))):
+        with pytest.warns(KnnSegWarning, match="'zebra', 'gnu'") as said:
+            segmenter.predict(images, classes)
+        assert len(said) == 1
+    make_segmenter(taught).predict(images, ("zebra", "gnu"))  # a base may know any word
+
+
+def test_a_concept_that_is_half_thing_and_half_stuff_is_named(segmenter, taught, scene):
+    mask = np.ones((1, 48, 64), bool)
+    for i, things in enumerate((["pot"], ["pot"], [], [])):
+        taught.add_masks(scene(60 + i).image, mask, ["pot"], things=things)
+    with pytest.warns(
+        KnnSegWarning, match="'pot': 2 of 4 examples say that it is a thing.*taken as stuff.*concepts kind"
+    ):
+        segmenter.predict(scene(50).image, ["pot", "sky"])
+    assert taught.set_kind("pot", thing=True) == 2
+    assert segmenter.vocabulary(["pot", "sky"]).things == {"pot"}
+
+
+def test_given_masks_are_classified_as_instances(segmenter, scene):
+    example = scene(50)
+    masks = np.stack([example.segments == s.id for s in example.info])
+    result = segmenter.predict(example.image, NAMES, masks=masks)
+    assert {(s.label, s.area) for s in result.segments_info} == {
+        (s.label, int(m.sum())) for s, m in zip(example.info, masks, strict=True)
+    }
+    assert len(segmenter.predict([example.image] * 2, NAMES, masks=[masks, masks[:1]])[1].masks) == 1
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (np.ones((1, 3, 3), bool), "like the image"),
+        (np.zeros((1, 48, 64), bool), "empty mask at 0"),
+        (np.ones((48, 64), bool), "N, H, W"),
+        (np.ma.masked_array(np.ones((1, 48, 64), bool), np.eye(48, 64, dtype=bool)), "filled"),
+    ],
+)
+def test_masks_that_do_not_fit(segmenter, scene, masks, message):
+    with pytest.raises(MaskError, match=message):
+        segmenter.predict(scene(50).image, NAMES, masks=masks)
+    with pytest.raises(MaskError, match="one set for each"):
+        segmenter.predict([scene(50).image], NAMES, masks=[])
+
+
+@pytest.mark.parametrize("classes", [[], ["a", "a"], "sky"])
+def test_vocabularies_that_make_no_sense(segmenter, scene, classes):
+    with pytest.raises(VocabularyError):
+        segmenter.predict(scene(50).image, classes)
+
+
+def test_without_a_database_and_a_base_nothing_is_known(make_segmenter, scene):
+    with pytest.warns(KnnSegWarning, match="3 of 3 are known to nobody.*: 'sky', 'grass', 'ball'"):
+        result = make_segmenter(base=NoBase()).predict(scene(50).image, NAMES)
+    assert (result.semantic == -1).all() and result.segments_info == ()
+
+
+def test_objects_that_are_no_stages_are_refused(extractor):
+    with pytest.raises(ConfigError, match="FeatureExtractor"):
+        Segmenter(object(), RegionProposer())
+    with pytest.raises(ConfigError, match="MaskProposer"):
+        Segmenter(extractor, object())
+    with pytest.raises(ConfigError, match="BasePredictor"):
+        Segmenter(extractor, RegionProposer(), object())
+    with pytest.raises(ConfigError, match="on_store_error"):
+        Segmenter(extractor, RegionProposer(), on_store_error="ignore")
+
+
+def test_classes_may_come_from_a_generator(segmenter, scene):
+    image = scene(50).image
+    results = segmenter.predict([image, image], (name for name in NAMES))
+    assert [r.vocabulary.names for r in results] == [NAMES, NAMES]
+
+
+def test_things_that_are_no_images(segmenter):
+    for given in (7, None, (i for i in range(2))):
+        with pytest.raises(ImageError, match="expected a path"):
+            segmenter.predict(given, NAMES)
+
+
+# -- the result in every form -----------------------------------------------------------------------------------------
+
+
+def test_save_and_read_back(result, tmp_path):
+    overlay, semantic, png, annotation = result.save(tmp_path / "out", "photo")
+    assert [path.name for path in result.save_coco(tmp_path / "new", "b")] == ["b.panoptic.png", "b.panoptic.json"]
+    with pytest.raises(ConfigError, match="alpha"):
+        result.overlay(alpha=2)
+    assert load_image(overlay).shape[1] == result.semantic.shape[1]
+    assert np.array_equal(load_label_map(semantic) - 1, result.semantic)
+    assert np.array_equal(load_panoptic_png(png), result.panoptic)
+    data = json.loads(annotation.read_text())
+    names = {c["id"]: (c["name"], c["isthing"]) for c in data["categories"]}
+    for entry, segment in zip(data["annotations"][0]["segments_info"], result.segments_info, strict=True):
+        assert names[entry["category_id"]] == (segment.label, int(segment.thing))
+        x, y, w, h = entry["bbox"]
+        ys, xs = np.nonzero(result.panoptic == entry["id"])
+        assert (x, y, x + w, y + h) == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) and entry["area"] == len(xs)
+
+
+def test_saved_panoptic_results_load_as_a_dataset(result, tmp_path):
+    from knnseg.datasets import CocoPanoptic
+
+    Image.fromarray(result.image).save(tmp_path / "photo.png")
+    *_, annotation = result.save(tmp_path, "photo")
+    example = CocoPanoptic(tmp_path, tmp_path, annotation)[0]
+    assert np.array_equal(example.semantic(NAMES), result.semantic)
+
+
+def test_coco_has_the_file_name_of_the_image(segmenter, scene, tmp_path):
+    path = tmp_path / "a photograph.png"
+    Image.fromarray(scene(50).image).save(path)
+    for given in (path, str(path)):
+        document = segmenter.predict(given, NAMES).coco_panoptic("x.png", 7)
+        assert (document["images"][0]["file_name"], document["images"][0]["id"]) == (path.name, 7)
+
+
+def test_joining_what_does_not_go_together(result):
+    one = result.coco_panoptic("a.png", 1, "a.jpg")
+    assert [image["id"] for image in joined_coco([one, result.coco_panoptic("b.png", 2)])["images"]] == [1, 2]
+    with pytest.raises(DatasetError, match="of their own"):
+        joined_coco([one, one])
+    with pytest.raises(DatasetError, match="categories"):
+        joined_coco([one, result.coco_panoptic("b.png", 2) | {"categories": []}])
+
+
+def test_rle(result):
+    for entry, segment in zip(result.rle(), result.segments_info, strict=True):
+        mask = Masks.from_rle([entry["segmentation"]["counts"]], tuple(entry["segmentation"]["size"]))[0]
+        assert np.array_equal(mask, result.panoptic == segment.id)
+        assert result.vocabulary.names[entry["category_id"] - 1] == segment.label
+    json.dumps(result.rle())
+
+
+def test_transformers_dictionaries(result):
+    as_transformers = result.to_transformers()
+    assert np.array_equal(as_transformers["segmentation"].numpy(), result.panoptic)
+    assert set(as_transformers["segments_info"][0]) == {"id", "label_id", "was_fused", "score"}
+    assert np.array_equal(result.to_transformers_semantic().numpy(), result.semantic)
+
+
+def test_supervision_detections(result):
+    detections = result.to_supervision()
+    assert len(detections) == len(result.segments_info)
+    assert list(detections.data["class_name"]) == [s.label for s in result.segments_info]
+    assert np.array_equal(detections.mask[0], result.panoptic == 1)
+
+
+def test_explanations_name_the_examples_that_voted(segmenter, result, scene):
+    for segment in result.segments_info:
+        why = segmenter.explain(result, segment.id, most=5)
+        assert why.label == segment.label and 0 < len(why.votes) <= 5
+        assert why.votes[0].label == segment.label and why.votes[0].image.startswith("scene:")
+        assert sum(vote.weight for vote in segmenter.explain(result, segment.id, most=10**6).votes) == pytest.approx(
+            1, abs=1e-4
+        )
+        assert max(why.retrieved, key=why.retrieved.get) == segment.label
+        x0, y0, x1, y1 = why.votes[0].box
+        assert 0 <= x0 < x1 <= 64 and 0 <= y0 < y1 <= 48
+    with pytest.raises(VocabularyError, match="from 1 to"):
+        segmenter.explain(result, 999)
+
+
+def test_one_extractor_for_base_and_keys_runs_once(taught, scene):
+    from knnseg import DenseClip
+
+    class Text:
+        def encode(self, prompts):
+            return np.eye(9, dtype=np.float32)[[len(p) % 9 for p in prompts]]
+
+    extractor = taught.extractor
+    segmenter = Segmenter(
+        extractor,
+        RegionProposer(),
+        DenseClip(extractor, Text(), 10.0),
+        taught,
+        config=Config(StageConfig(""), StageConfig("")),
+    )
+    calls = extractor.calls
+    segmenter.predict(scene(50).image, NAMES)
+    assert extractor.calls == calls + 1
+
+
+def test_the_most_similar_word_speaks_for_its_class(extractor, scene):
+    from knnseg import DenseClip, EncodedImage, Masks, Vocabulary
+
+    class Text:
+        """The word "axis 2" is the unit vector along axis 2."""
+
+        def encode(self, prompts):
+            return np.stack([np.eye(extractor.dim, dtype=np.float32)[int(p.split()[-1])] for p in prompts])
+
+    image = scene(51).image
+    masks = Masks.from_partition(np.arange(image.shape[0] * image.shape[1]).reshape(image.shape[:2]) // 1000)
+    base = DenseClip(extractor, Text(), 10.0, ["{}"])
+    alone = base.predict(EncodedImage(image), masks, Vocabulary.of(["axis 0", "axis 1", "axis 2"])).probabilities
+    joined = Vocabulary(("axis 0", "axis 1"), wording={"axis 1": ("axis 1", "axis 2")})
+    both = base.predict(EncodedImage(image), masks, joined).probabilities
+    logits = np.log(alone)
+    expected = np.exp(np.stack([logits[:, 0], logits[:, 1:].max(1)], 1))
+    np.testing.assert_allclose(both, expected / expected.sum(1, keepdims=True), rtol=1e-4)
+    assert (logits[:, 2] > logits[:, 1]).any()
+
+
+# -- a store that is down ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [StoreConnectionError, StoreTimeoutError])
+def test_a_store_that_is_down_raises_or_degrades(extractor, tmp_path, scene, make_segmenter, monkeypatch, error):
+    """The in-process stores cannot be down, so their search is made to fail as a server's would."""
+    with ConceptDatabase.open(f"memory://{tmp_path}", extractor) as database:
+        database.add(scene(1))
+
+        def down(*_, **__):
+            raise error("search on qdrant://db.example: no answer")
+
+        vocabulary = Vocabulary(NAMES, frozenset({"ball"}))
+        segmenter = make_segmenter(database)
+        alone = make_segmenter().predict(scene(50).image, vocabulary)
+        monkeypatch.setattr(database.store, "_search", down)
+        with pytest.raises(error, match=r"db\.example"):
+            segmenter.predict(scene(50).image, vocabulary)
+        segmenter = Segmenter(
+            extractor, segmenter.proposer, segmenter.base, database, config=segmenter.config, on_store_error="base"
+        )
+        monkeypatch.setattr(database.store, "_count_by", down)
+        assert segmenter.predict(scene(50).image, NAMES).degraded, "a vocabulary without its things is a degraded one"
+        result = segmenter.predict(scene(50).image, vocabulary)
+        assert "db.example" in result.degraded and alone.degraded == ""
+        assert np.array_equal(result.panoptic, alone.panoptic)
+
+
+def test_a_store_that_is_down_is_remembered_for_its_classes(extractor, tmp_path, scene, make_segmenter, monkeypatch):
+    def down(*_, **__):
+        raise StoreConnectionError("count_by on qdrant://db.example: no answer")
+
+    with ConceptDatabase.open(f"memory://{tmp_path}", extractor) as database:
+        database.add(scene(1))
+        parts = make_segmenter()
+        degrading = partial(
+            Segmenter, extractor, parts.proposer, parts.base, config=parts.config, on_store_error="base"
+        )
+        segmenter, late = degrading(database), degrading(database)
+        before = segmenter.predict(scene(50).image)
+        monkeypatch.setattr(database.store, "_revision", down)
+        after = segmenter.predict(scene(50).image)
+        assert after.degraded and tuple(after.vocabulary) == tuple(before.vocabulary)
+        with pytest.raises(VocabularyError, match=r"expected some, .*db\.example"):
+            late.predict(scene(50).image)
+
+
+# -- stages by name ---------------------------------------------------------------------------------------------------
+
+
+def test_stages_are_made_by_name_and_their_options_checked():
+    assert isinstance(stages.make("masks", StageConfig("regions", {"scales": [50]})), RegionProposer)
+    with pytest.raises(UnknownStageError, match=r"expected one of \['dense_clip', 'fcclip', 'none'.*mean 'dense_clip'"):
+        stages.make("base", StageConfig("dense"))
+    with pytest.raises(ConfigError, match="Did you mean 'scales'"):
+        stages.make("masks", StageConfig("regions", {"scale": [50]}))
+    with pytest.raises(ConfigError, match=r"expected a value for \['model'\]"):
+        stages.make("features", StageConfig("open_clip"))
+
+
+def test_a_third_party_registers_a_stage(monkeypatch, scene):
+    import knnseg
+
+    class Whole:
+        """One mask over everything."""
+
+        def __init__(self, *, margin=0):
+            self.margin = margin
+
+        def propose(self, image):
+            mask = np.zeros((1, *image.shape[:2]), bool)
+            mask[:, self.margin : image.shape[0] - self.margin] = True
+            return Masks.from_dense(mask)
+
+    class Plugin:
+        @knnseg.hookimpl
+        def knnseg_register(self, register):
+            register("masks", "whole", Whole)
+
+    knnseg.register(Plugin())
+    assert "whole" in stages.names("masks")
+    proposer = stages.make("masks", StageConfig("whole", {"margin": 2}), device="cpu")
+    assert proposer.propose(scene(1).image).areas[0] == 44 * 64
+
+
+def test_a_misspelt_hook_is_an_error():
+    import pluggy
+
+    import knnseg
+
+    class Plugin:
+        @knnseg.hookimpl
+        def knnseg_registre(self, register):
+            pass
+
+    with pytest.raises(pluggy.PluginValidationError):
+        knnseg.register(Plugin())
+
+
+def test_a_branch_that_the_base_does_not_have(extractor, make_segmenter, scene):
+    for base in (NoBase(), DenseClip(extractor, None, 100.0)):  # known when the segmenter is made
+        with pytest.raises(ConfigError, match=r"expected one of \['final'\].*'ensemble'.*base fcclip"):
+            make_segmenter(base=base, branch="ensemble")
+    unknown = make_segmenter(branch="ensemble")  # a base that does not say: at the first image, without a database too
+    with pytest.raises(ConfigError, match="base fcclip"):
+        unknown.predict(scene(50).image, NAMES)
+
+
+def test_class_scores_of_the_wrong_width_are_noticed(make_segmenter, scene):
+    class Wrong:
+        def predict(self, image, masks, vocabulary):
+            return ClassScores(np.zeros((len(masks), 1), np.float32), vocabulary.names)
+
+    with pytest.raises(ValueError, match="3 columns"):
+        make_segmenter(base=Wrong()).predict(scene(1).image, NAMES)
+
+
+def test_a_vote_says_where_its_image_is(database, make_segmenter, scene, tmp_path):
+    path, example = tmp_path / "1.png", scene(1)
+    Image.fromarray(example.image).save(path)
+    masks = np.stack([example.segments == s.id for s in example.info])
+    database.add_masks(path, masks, [s.label for s in example.info])
+    segmenter = make_segmenter(database)
+    votes = segmenter.explain(segmenter.predict(scene(2).image), 1).votes
+    assert votes and {vote.image for vote in votes} == {path.as_uri()}
