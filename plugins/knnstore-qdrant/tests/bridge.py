@@ -244,6 +244,11 @@ def grpc_services(service):
             service.run(request.collection_name, "delete", GrpcToRest.convert_points_selector(request.points))
             return pb.PointsOperationResponse(result=RestToGrpc.convert_update_result(UPDATED))
 
+        def UpdateBatch(self, request, context):
+            operations = [GrpcToRest.convert_points_update_operation(change) for change in request.operations]
+            done = service.run(request.collection_name, "batch_update_points", operations)
+            return pb.UpdateBatchResponse(result=[RestToGrpc.convert_update_result(UPDATED) for _ in done])
+
         def CreateFieldIndex(self, request, context):
             kinds = ("KEYWORD", "INTEGER", "FLOAT", "GEO", "TEXT", "BOOL", "DATETIME", "UUID")
             schema = models.PayloadSchemaType[kinds[request.field_type]]
@@ -426,6 +431,11 @@ def delete(service, name, body):
     return UPDATED
 
 
+def update_batch(service, name, body):
+    done = service.run(name, "batch_update_points", models.UpdateOperations(**body).operations)
+    return [UPDATED for _ in done]
+
+
 ROUTES = [
     ("GET", r"/collections", lambda s, n, b: s.run(None, "get_collections")),
     ("GET", r"/collections/([^/]+)/exists", lambda s, n, b: {"exists": s.run(None, "collection_exists", n)}),
@@ -439,6 +449,7 @@ ROUTES = [
     ("POST", r"/collections/([^/]+)/points/count", count),
     ("POST", r"/collections/([^/]+)/points/query/batch", query_batch),
     ("POST", r"/collections/([^/]+)/points/delete", delete),
+    ("POST", r"/collections/([^/]+)/points/batch", update_batch),
     ("POST", r"/collections/([^/]+)/facet", facet),
 ]
 
@@ -495,7 +506,7 @@ def http_handler(service, api_key):
                 service.meet(f"{self.command} {self.path}")
                 service.check_limits(*limited_in(handle, body))
                 asked = parse_qs(urlsplit(self.path).query).get("consistency", [None])[0]
-                if self.command == "POST" and handle is not delete:
+                if self.command == "POST" and handle not in (delete, update_batch):
                     service.ask_replicas(name, asked)
                 self.answer(200, {"result": plain(handle(service, name, body)), "status": "ok", "time": 0.0})
             except RefusalError as error:
