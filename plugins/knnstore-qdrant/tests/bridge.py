@@ -79,8 +79,12 @@ class Service:
         self.indexing = time.monotonic() + indexing
         self.faults, self.away, self.noticed, self.limits = faults, away, noticed, limits or {}
 
-    def check_limits(self, limit, points, exact):
+    def check_limits(self, limit, points, exact, listed):
         """Refuse what strict mode refuses, in its words."""
+        most = self.limits.get("condition_max_size")
+        if most and listed > most:
+            text = f"Condition size limit reached ({listed} > {most}). Help: Reduce the size of your condition."
+            raise RefusalError("INVALID_ARGUMENT", 400, f"Bad request: {text}")
         for name, value, most in (("limit", limit, self.limits.get("max_query_limit")),
                                   ("upsert limit", points, self.limits.get("upsert_max_batchsize"))):  # fmt: skip
             if most and value > most:
@@ -295,11 +299,15 @@ def grpc_services(service):
 
 
 def limited(method, request):
-    """What strict mode looks at: the limit, how many points are written, and whether the answer must be exact."""
+    """What strict mode looks at: the limit, how many points are written, whether the answer must be exact, and how long
+    a list of ids is.
+    """
     queries = getattr(request, "query_points", ())
     limit = max([getattr(request, "limit", 0), *(query.limit for query in queries)])
     exact = getattr(request, "exact", False) or any(query.params.exact for query in queries)
-    return limit, len(request.points) if method == "Upsert" else 0, exact
+    filters = [change.set_payload.points_selector.filter for change in getattr(request, "operations", ())]
+    listed = max((len(part.has_id.has_id) for where in filters for part in where.must), default=0)
+    return limit, len(request.points) if method == "Upsert" else 0, exact, listed
 
 
 def limited_in(handle, body):
@@ -308,7 +316,9 @@ def limited_in(handle, body):
     limit = max([body.get("limit") or 0, *(query.get("limit") or 0 for query in queries)])
     exact = body.get("exact", False) or any((query.get("params") or {}).get("exact") for query in queries)
     points = len(body.get("points", ())) or len(body.get("batch", {}).get("ids", ()))
-    return limit, points if handle is upsert else 0, exact
+    filters = [change["set_payload"]["filter"] for change in body.get("operations", ())]
+    listed = max((len(part.get("has_id", ())) for where in filters for part in where.get("must", ())), default=0)
+    return limit, points if handle is upsert else 0, exact, listed
 
 
 def consistency_of(request):

@@ -129,12 +129,14 @@ class MilvusStore(EmbeddingStore):
         return gone
 
     def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
+        self._check_same()
         row = {value: i for i, value in enumerate(ids)}
         return self._change(
             ids, ALL, lambda there: {name: column[[row[value] for value in there]] for name, column in fields.items()}
         )
 
     def _update_where(self, where: Filter, fields: dict[str, Scalar]) -> int:
+        self._check_same()
         dtypes = {name: empty_column(self.spec.fields[name], 0).dtype for name in fields}
         expr = self._language.expression(where)
         return sum(
@@ -146,7 +148,6 @@ class MilvusStore(EmbeddingStore):
         )  # fmt: skip
 
     def _change(self, ids: list[str], where: str, values: Callable[[Sequence[str]], dict[str, Column]]) -> int:
-        self._check_same()
         return updating.change(self._reader, self._turns, ids, where, values, self._put_back)
 
     def _put_back(self, batch: Batch) -> int:
