@@ -2,7 +2,7 @@
 
 What happens to a record between the reading and the writing is undone, so a deletion then comes back. Servers since 2.6
 take a part of a record (``partial_update``), and do the same in their proxy: read, merge, write, without a look at what
-was written meanwhile (milvus-io/milvus#49980). So does everybody; what can be done is to keep the gap small:
+was written meanwhile (milvus-io/milvus#49980). What can be done is to keep the gap small:
 
 - some hundred records at a time are read, at the present moment whatever the consistency of the store, and written at
   once;
