@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from knnstore.errors import BackendError, KnnStoreError, UnsupportedOperationError
 from knnstore.filters import Filter, Scalar
-from knnstore.types import Batch, Conflict, Consistency, Hits, Records, StoreSpec, StoreStats
+from knnstore.types import Batch, Column, Conflict, Consistency, Hits, Records, StoreSpec, StoreStats
 from knnstore.url import StoreURL
 
 if TYPE_CHECKING:
@@ -119,6 +119,17 @@ class Engine(ABC):
     @abstractmethod
     def _delete_where(self, where: Filter) -> int:
         """Remove what matches; return how many records that were."""
+
+    @abstractmethod
+    def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
+        """Change some fields of the stored ones among distinct ids, at least one; return how many of them were stored.
+
+        Never create a record: see ``capabilities.update_in_place``.
+        """
+
+    @abstractmethod
+    def _update_where(self, where: Filter, fields: dict[str, Scalar]) -> int:
+        """Give some fields of what matches one value each; return how many records that were."""
 
     @abstractmethod
     def _search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:

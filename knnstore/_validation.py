@@ -21,7 +21,7 @@ from knnstore.errors import (
 from knnstore.filters import FieldType
 from knnstore.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Batch, Column, Ids, Metric, StoreSpec
 
-__all__ = ["check_batch", "check_fields", "check_ids", "check_limit", "check_vectors"]
+__all__ = ["check_batch", "check_changes", "check_fields", "check_ids", "check_limit", "check_vectors"]
 
 _LARGEST = sys.float_info.max
 _DTYPES: dict[FieldType, type[np.generic]] = {int: np.int64, float: np.float64, bool: np.bool_}
@@ -160,12 +160,7 @@ def check_batch(
     rows = check_vectors(vectors, spec.dim, spec.metric)
     if len(rows) != len(checked):
         raise DimensionMismatchError("vectors", expected=f"one row for each of {len(checked)} ids", got=f"{len(rows)}")
-    if fields is not None and not isinstance(fields, Mapping):
-        raise InvalidFieldError("fields", expected="a mapping from field name to column", got=type(fields).__name__)
-    given = fields or {}
-    for name in given:
-        if name not in spec.fields:
-            raise UnknownFieldError(f"field {name!r}", expected=f"one of {sorted(spec.fields)}")
+    given = _declared(spec, {} if fields is None else fields)
     missing = sorted(set(spec.fields) - set(given))
     if missing and checked:
         raise InvalidFieldError(
@@ -173,6 +168,31 @@ def check_batch(
         )
     columns = {name: _column(name, spec.fields[name], given.get(name, ()), len(checked)) for name in spec.fields}
     return Batch(checked, rows, columns)
+
+
+def check_changes(spec: StoreSpec, fields: Mapping[str, Any], count: int | None) -> dict[str, Column]:
+    """The fields of an update as columns: of ``count`` values, or of one for all that match where ``count`` is None."""
+    given = _declared(spec, fields)
+    if not given:
+        raise InvalidFieldError("fields", expected="at least one field to change", got="none")
+    return {name: _change(name, spec.fields[name], value, count) for name, value in given.items()}
+
+
+def _change(name: str, kind: FieldType, value: Any, count: int | None) -> Column:
+    if count is None:
+        return _column(name, kind, [value], 1)
+    if isinstance(value, str | bytes | int | float | np.generic):
+        return np.repeat(_column(name, kind, [value], 1), count)
+    return _column(name, kind, value, count)
+
+
+def _declared(spec: StoreSpec, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(fields, Mapping):
+        raise InvalidFieldError("fields", expected="a mapping from field name to column", got=type(fields).__name__)
+    for name in fields:
+        if name not in spec.fields:
+            raise UnknownFieldError(f"field {name!r}", expected=f"one of {sorted(spec.fields)}")
+    return fields
 
 
 def _column(name: str, kind: FieldType, values: Sequence[Any] | NDArray[Any], count: int) -> Column:

@@ -122,10 +122,7 @@ class EmbeddingStore(Engine):
             InvalidInputError: neither or both of ``ids`` and ``where`` are given.
         """
         self._writable("delete")
-        if (ids is None) == (where is None):
-            raise InvalidInputError(
-                "delete", expected="either ids or where", got="both" if ids is not None else "neither"
-            )
+        _either("delete", ids, where)
         if ids is not None:
             listed = checks.check_ids(ids, distinct=False)
             with self._mapped("delete"):
@@ -134,6 +131,45 @@ class EmbeddingStore(Engine):
         assert checked is not None  # by the two branches above
         with self._mapped("delete"):
             return self._delete_where(checked)
+
+    @final
+    def update(
+        self,
+        fields: Mapping[str, Scalar | Sequence[Any] | NDArray[Any]],
+        *,
+        ids: Ids | Iterator[str] | None = None,
+        where: Filter | None = None,
+    ) -> int:
+        """Change fields of stored records; their vectors, and the fields that are not named, stay as they are.
+
+        A record that is not stored is never created, and one that is deleted at the same moment does not come back
+        where ``capabilities.update_in_place``. Repeating a call that failed does no harm.
+
+        Args:
+            fields: for each field to change, one value for all records, or with ``ids`` a column of N values.
+            ids: N distinct ids; one that is not stored is no error.
+            where: every record for which this holds before the change.
+
+        Returns:
+            How many records were changed, whether or not a value is another one; on a server, how many were there a
+            moment before.
+
+        Raises:
+            InvalidInputError: neither or both of ``ids`` and ``where``, or one of its subclasses; nothing was changed.
+            UnknownFieldError: a field that the spec does not declare.
+        """
+        self._writable("update")
+        _either("update", ids, where)
+        if ids is not None:
+            listed = checks.check_ids(ids, distinct=True)
+            columns = checks.check_changes(self._spec, fields, len(listed))
+            with self._mapped("update"):
+                return self._update_ids(listed, columns) if listed else 0
+        changes = checks.check_changes(self._spec, fields, None)
+        checked = self._checked(where)
+        assert checked is not None  # by the two branches above
+        with self._mapped("update"):
+            return self._update_where(checked, {name: column.tolist()[0] for name, column in changes.items()})
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -350,6 +386,11 @@ class EmbeddingStore(Engine):
             raise
         except Exception as error:
             raise mapped_error(error, self._map_error, operation, self._url) from error
+
+
+def _either(operation: str, ids: object, where: object) -> None:
+    if (ids is None) == (where is None):
+        raise InvalidInputError(operation, expected="either ids or where", got="neither" if ids is None else "both")
 
 
 def _with(records: Records, vectors: bool) -> Records:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from knnstore.abc import Backend, EmbeddingStore, OpenRequest
 from knnstore.errors import ConflictError, StoreNotFoundError
-from knnstore.filters import Filter
+from knnstore.filters import Filter, Scalar
 from knnstore.hookspecs import Register, hookimpl
 from knnstore.ranking import best, nominated, pair_scores
 from knnstore.types import Batch, Capabilities, Column, Conflict, Hits, Records, StoreSpec, StoreStats, empty_column
@@ -104,6 +104,19 @@ class _Collection:
         self._used += len(picked)
         self.revision += 1
 
+    def change(self, rows: NDArray[np.intp], fields: dict[str, Any]) -> int:
+        """Put values into fields of live rows and count the rows; the caller holds the lock.
+
+        Into copies of those columns, whole, as a reader may be looking at the old ones; vectors are not touched.
+        """
+        columns = dict(self._columns.fields)
+        for name, values in fields.items():
+            columns[name] = columns[name].copy()
+            columns[name][rows] = values
+        self._columns = replace(self._columns, fields=columns)
+        self.revision += 1
+        return len(rows)
+
     def _reserve(self, rows: int) -> None:
         """Room for so many rows: at least doubled, into new arrays, as readers may hold the old ones."""
         if rows > len(self._columns.ids):
@@ -129,7 +142,7 @@ class MemoryStore(EmbeddingStore):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(persistent=False, conditional=True, revision=True)
+        return Capabilities(persistent=False, conditional=True, update_in_place=True, revision=True)
 
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
         with self._data.lock:
@@ -154,6 +167,16 @@ class MemoryStore(EmbeddingStore):
         with self._data.lock:
             view = self._data.view()
             return self._data.remove(view.ids[view.match(where)].tolist())
+
+    def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
+        with self._data.lock:
+            _, rows = self._data.find(ids)
+            there = [i for i, value in enumerate(ids) if value in self._data.rows]
+            return self._data.change(rows, {name: column[there] for name, column in fields.items()})
+
+    def _update_where(self, where: Filter, fields: dict[str, Scalar]) -> int:
+        with self._data.lock:
+            return self._data.change(self._data.view().match(where), fields)
 
     def _search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:
         view = self._data.view()

@@ -286,6 +286,9 @@ class Capabilities:
             requests, in order, each whole or not at all; the error of an interrupted one says how far it came.
         conditional: ``on_conflict="skip"`` and ``"error"`` hold against other writers too: of two that write the same
             new id at the same moment, the second never replaces what the first has written.
+        update_in_place: ``update()`` changes a record where it lies: what anyone deletes or replaces at the same moment
+            does not come back. Where it does not, records are read and written again, which undoes what happens to
+            them in between.
         revision: ``revision()`` changes with every write of anyone. Where it does not, nothing may be cached over it.
         consistency: the levels that the backend tells apart. A request is met by that level or by a stronger one
             (``eventual`` < ``session`` < ``strong``); where there is neither, opening is an UnsupportedOperationError.
@@ -302,6 +305,7 @@ class Capabilities:
     recall_floor: float = 1.0
     atomic: bool = True
     conditional: bool = False
+    update_in_place: bool = False
     revision: bool = False
     consistency: tuple[Consistency, ...] = ("strong",)
 

@@ -193,6 +193,8 @@ class ErrorChecks(KitBase):
             "_upsert": lambda: store.upsert(["x"], ROW, GOOD),
             "_delete_ids": lambda: store.delete(["x"]),
             "_delete_where": lambda: store.delete(where=F("area") > 0),
+            "_update_ids": lambda: store.update({"label": "x"}, ids=["x"]),
+            "_update_where": lambda: store.update({"label": "x"}, where=F("area") > 0),
             "_search": lambda: store.search(ROW, 1),
             "_get": lambda: store.get(["x"]),
             "_count": store.count,

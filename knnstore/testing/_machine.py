@@ -108,6 +108,23 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.delete(where=where) == len(gone)
         self.model = {value: record for value, record in self.model.items() if value not in gone}
 
+    @precondition(lambda self: len(self.model) > 1)
+    @rule(ids=_ids, area=st.integers(-2, 2))
+    def update(self, ids: list[str], area: int) -> None:
+        """Change a field of a few records, stored or not; each gets a value of its own."""
+        areas = {value: area + i for i, value in enumerate(ids)}
+        there = areas.keys() & self.model.keys()
+        assert self.store.update({"area": list(areas.values())}, ids=ids) == len(there)
+        self.model |= {value: (*self.model[value][:2], areas[value]) for value in there}
+
+    @precondition(lambda self: len(self.model) > 1)
+    @rule(where=_filter, label=st.sampled_from(LABELS))
+    def update_where(self, where: Filter, label: str) -> None:
+        """Change the fields of what matches."""
+        there = self._matching(where)
+        assert self.store.update({"label": label, "area": 2}, where=where) == len(there)
+        self.model |= {value: (self.model[value][0], label, 2) for value in there}
+
     @rule(query=st.integers(0, len(POOL) - 1), k=st.integers(1, 9), where=st.none() | _filter)
     def search(self, query: int, k: int, where: Filter | None) -> None:
         """Search, with or without a filter."""
@@ -182,7 +199,7 @@ class StateMachineChecks(KitBase):
 
     rule = "1 to 8, in any order of calls"
 
-    machine_examples: ClassVar[int] = 30
+    machine_examples: ClassVar[int] = 40
     """How many sequences are tried; more finds more, and takes longer. The sequences are the same at every run."""
 
     @pytest.mark.parametrize("metric", METRICS)

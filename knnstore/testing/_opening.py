@@ -105,6 +105,8 @@ class OpeningChecks(KitBase):
             ),
             lambda: store.delete(["r0"]),
             lambda: store.delete(where=F("area") > -10),
+            lambda: store.update({"label": "x"}, ids=["r0"]),
+            lambda: store.update({"label": "x"}, where=F("area") > -10),
         ]
         for write in writes:
             doing = (
@@ -125,6 +127,7 @@ class OpeningChecks(KitBase):
         uses: list[Callable[[], object]] = [
             lambda: store.upsert(sample.ids, sample.vectors, sample.fields),
             lambda: store.delete(["r0"]),
+            lambda: store.update({"label": "x"}, ids=["r0"]),
             lambda: store.search(sample.vectors, 1),
             lambda: store.get(["r0"]),
             store.count,

@@ -62,6 +62,8 @@ _CALLS: Mapping[str, Callable[[EmbeddingStore], object]] = {
     "skip": lambda store: store.upsert(**_arguments(make_sample(30)), on_conflict="skip"),
     "delete": lambda store: store.delete(["no such id"]),
     "delete where": lambda store: store.delete(where=F("label") == "no such label"),
+    "update": lambda store: store.update({"label": "x"}, ids=["no such id"]),
+    "update where": lambda store: store.update({"label": "x"}, where=F("label") == "no such label"),
     "get": lambda store: store.get(["r0", "r1"]),
     "count": lambda store: store.count(F("thing") == True),  # noqa: E712  # builds an expression
     "scan": lambda store: list(store.scan(with_vectors=True)),

@@ -39,6 +39,7 @@ QUICK = (
     "test_large_integers_are_exact", "test_both_zeros_are_one_number[eq]", "test_any_text_is_an_id[unicode]",
     "test_search_sees_every_write", "test_upsert_replaces", "test_error_writes_nothing",
     "test_skip_keeps_what_is_there", "test_delete_by_id", "test_delete_by_filter[nested]", "test_count_by",
+    "test_update_by_id[cosine]", "test_update_by_filter", "test_update_to_any_value",
     "test_revision", "test_scan_to_the_end[50]", "test_a_scan_left_early_holds_nothing", "test_reopen[cosine]",
     "test_another_spec_is_refused[space]", "test_nothing_there", "test_read_only",
     "test_children_are_collections_of_their_own", "test_bad_upserts_change_nothing",

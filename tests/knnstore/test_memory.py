@@ -86,6 +86,22 @@ def test_a_scan_keeps_what_it_began_with() -> None:
     assert seen == list("abcdef")
 
 
+def test_an_update_copies_no_vectors_and_disturbs_no_reader() -> None:
+    store = fresh(256, {"area": int})
+    store.upsert([f"r{i}" for i in range(20_000)], np.ones((20_000, 256), np.float32), {"area": [0] * 20_000})
+    scan = store.scan(batch_size=10_000)
+    assert not next(scan).fields["area"].any()
+    tracemalloc.start()
+    try:
+        assert store.update({"area": 1}, where=F("area") == 0) == 20_000
+        _, taken = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 2_000_000  # the vectors are 20 MB
+    assert not next(scan).fields["area"].any()
+    assert store.count(F("area") == 1) == 20_000
+
+
 def test_a_column_that_does_not_fit_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     store = fresh(2)
     store.upsert(["a", "b"], np.eye(2, dtype=np.float32))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from knnstore._validation import check_batch, check_fields, check_ids, check_limit, check_vectors
+from knnstore._validation import check_batch, check_changes, check_fields, check_ids, check_limit, check_vectors
 from knnstore.errors import (
     DimensionMismatchError,
     DuplicateIdError,
@@ -224,3 +224,37 @@ def test_real_tensors() -> None:
     for given, said in ((wants.bfloat16(), "BFloat16"), (wants.to("meta"), "meta"), (wants.double(), "float64")):
         with pytest.raises(InvalidVectorError, match=said):
             check_batch(spec, ["a", "b"], given, None)
+
+
+# -- updates -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"label": "x"}, {"label": ["x", "x"]}),
+        ({"label": np.str_("x"), "area": np.int8(3)}, {"label": ["x", "x"], "area": [3, 3]}),
+        ({"weight": 2, "thing": np.True_}, {"weight": [2.0, 2.0], "thing": [True, True]}),
+        ({"label": ["x", "y"], "area": np.array([1, 2])}, {"label": ["x", "y"], "area": [1, 2]}),
+        ({"weight": (1, 2.5)}, {"weight": [1.0, 2.5]}),
+        ({"label": Word.A}, {"label": ["a", "a"]}),
+    ],
+)
+def test_changes_are_columns_or_one_value(fields: dict[str, Any], expected: dict[str, list[Any]]) -> None:
+    columns = check_changes(SPEC, fields, 2)
+    assert {name: column.tolist() for name, column in columns.items()} == expected
+    kinds = {"label": object, "area": np.int64, "weight": np.float64, "thing": np.bool_}
+    assert {name: column.dtype for name, column in columns.items()} == {name: kinds[name] for name in columns}
+    assert all(type(value) is str for value in columns["label"]) if "label" in columns else True
+
+
+def test_a_filter_takes_one_value_a_field() -> None:
+    assert check_changes(SPEC, {"area": np.int64(5)}, None)["area"].tolist() == [5]
+    with pytest.raises(InvalidFieldError, match="field 'area': expected a int, got list"):
+        check_changes(SPEC, {"area": [5]}, None)
+    with pytest.raises(InvalidFieldError, match="at least one field to change, got none"):
+        check_changes(SPEC, {}, None)
+    with pytest.raises(InvalidFieldError, match="expected 2 values, one for each id, got 1"):
+        check_changes(SPEC, {"area": [5]}, 2)
+    with pytest.raises(UnknownFieldError, match="no_such"):
+        check_changes(SPEC, {"no_such": 1}, 2)

@@ -33,8 +33,10 @@ def operation(step):
         return "upsert", batch_of(step, [f"{step - 1}-{i}" for i in range(0, SIZE, 2)])  # replaces half
     if step % 4 == 2 and step > 8:
         return "delete", step - 8
-    if step % 4 == 3:
+    if step % 8 == 3:
         return "flush", None
+    if step % 8 == 7:
+        return "update", step  # everything that is there: its batch, and the label that must agree
     return "upsert", batch_of(step, [f"{step}-{i}" for i in range(SIZE)])
 
 
@@ -44,6 +46,8 @@ def perform(store, step):
         store.upsert(*arguments)
     elif kind == "delete":
         store.delete(where=F("batch") <= arguments)
+    elif kind == "update":
+        store.update({"batch": arguments, "label": f"l{arguments}"}, where=F("batch") < arguments)
     else:
         store.search(vectors_of(step, 2), 3)
         store.flush()
@@ -57,6 +61,8 @@ def remember(model, step):
     elif kind == "delete":
         for value in [value for value, (_, batch) in model.items() if batch <= arguments]:
             del model[value]
+    elif kind == "update":
+        model.update({value: (row, arguments) for value, (row, _) in model.items()})
     return model
 
 
@@ -168,6 +174,8 @@ def test_a_full_disk_leaves_nothing_of_the_call(tmp_path, index):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
         with pytest.raises(StoreFullError, match="nothing of the call was written"):
             store.upsert(*batch_of(1, [f"1-{i}" for i in range(60_000)]))
+        with pytest.raises(StoreFullError, match="nothing of the call was written"):
+            store.update({"label": "x" * 60_000}, ids=[f"0-{i}" for i in range(SIZE)])
         assert contents(store) == before
         assert_searchable(store, before)
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))

@@ -9,6 +9,7 @@ import faiss
 import numpy as np
 import pytest
 from knnstore_faiss import cache
+from knnstore_faiss.database import Database
 from knnstore_faiss.factory import make_index
 
 import knnstore
@@ -275,6 +276,41 @@ def test_little_that_is_new_goes_into_the_index_that_is_there(tmp_path, monkeypa
     with knnstore.open_store(f"faiss://{tmp_path}/s?index=HNSW16") as store:
         assert store.search(rows_of(2500, 3), 1).ids[:, 0].tolist() == [f"more{i}" for i in range(2500)]
         assert store.stats().details["entries"] == 5500
+
+
+def test_a_change_of_fields_leaves_the_index_alone(tmp_path, monkeypatch):
+    """No vector is read again and no entry dies, here or where another has the store open; filters see the change."""
+    url = f"faiss://{tmp_path}/s?index=HNSW16"
+    with knnstore.open_store(url, spec_of()) as store, knnstore.open_store(url) as other:
+        fill(store, 2000)
+        store.optimize()
+        fill(store, 10, 3, "more")
+        for each in (store, other):
+            assert (each.search(rows_of(10, 3)[:1], 1, where=F("n") == 7).ids == "").all()
+        file, version = cache.identity(tmp_path / "s"), store._index._flat.version
+        read, after = [], Database.vectors_after
+        monkeypatch.setattr(
+            Database, "vectors_after", lambda *a: (read.append(len(part[0])) or part for part in after(*a))
+        )
+        assert store.update({"n": 7}, ids=[f"{i}" for i in range(500)]) == 500
+        assert store.update({"n": 7}, where=F("n") == 0) == 1510
+        for each in (store, other):
+            hits = each.search(rows_of(10, 3)[:1], 1, where=F("n") == 7, fields=["n"])
+            assert (hits.ids[0, 0], hits.fields["n"][0, 0]) == ("more0", 7)
+            details = each.stats().details
+            assert (details["entries"], details["dead"], details["unindexed"]) == (2000, 0, 10)
+        assert not read
+        assert store._index._flat.version == version, "a GPU would be given its copy again"
+        store.optimize()
+        assert store.stats().details["unindexed"] == 0
+        store.update({"n": 8}, where=F("n") == 7)
+        written = cache.identity(tmp_path / "s")
+        assert written != file, "the ten that were new are in it"
+        store.optimize()
+        assert cache.identity(tmp_path / "s") == written, "written again, with nothing new in it"
+    with knnstore.open_store(url) as store:
+        assert store.search(rows_of(10, 3)[:1], 1, where=F("n") == 8).ids.tolist() == [["more0"]]
+        assert store.stats().details["index_file"] == "used"
 
 
 def test_a_store_that_is_open_takes_the_index_that_another_has_built(tmp_path):

@@ -87,6 +87,32 @@ def test_readers_see_whole_batches_while_another_process_writes(tmp_path, index)
 
 
 @pytest.mark.usefixtures("eager")
+def test_an_update_is_whole_for_readers_in_other_processes(tmp_path):
+    url = f"faiss://{tmp_path}/store"
+    with knnstore.open_store(url, SPEC) as store:
+        write(store, 1)
+    until = time.monotonic() + 1.0
+
+    def writer():
+        with knnstore.open_store(url) as store:
+            step = 1
+            while time.monotonic() < until:
+                step += 1
+                chosen = {"where": F("batch") > 0} if step % 2 else {"ids": [f"{i}" for i in range(SIZE)]}
+                assert store.update({"batch": step}, **chosen) == SIZE
+
+    pid, seen = forked(writer), set()
+    with knnstore.open_store(url, read_only=True) as store:
+        revision = store.revision()
+        while time.monotonic() < until:
+            batches = store.search(np.zeros((1, 8), np.float32), SIZE, where=F("batch") > 0, fields=["batch"])
+            assert len(set(batches.fields["batch"].ravel().tolist())) == 1
+            seen.add(int(batches.fields["batch"][0, 0]))
+        assert store.revision() != revision
+    join(pid)
+    assert len(seen) > 5
+
+
 def test_a_store_used_before_a_fork_works_on_both_sides(tmp_path):
     faiss.omp_set_num_threads(2)  # a child that waited for its parent's threads would never end
     url = f"faiss://{tmp_path}/store"

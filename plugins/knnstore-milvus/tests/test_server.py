@@ -445,3 +445,45 @@ def test_revision_of_a_replacement(place):
         before = store.revision()
         store.upsert(["a"], rows(1, seed=1), fields(1))
         assert store.revision() != before
+
+
+# -- changing fields --------------------------------------------------------------------------------------------------
+
+
+def test_an_update_puts_back_what_is_there_now(place):
+    """Whatever the consistency of the store: what another has deleted or written is not read from an older moment."""
+    url = place(index="FLAT")
+    with knnstore.open_store(url, SPEC) as other:
+        other.upsert([f"r{i}" for i in range(100)], rows(100), fields(100))
+        with knnstore.open_store(url, consistency="eventual") as store:
+            for i in range(0, 100, 5):
+                store.count()
+                other.delete([f"r{i}"])
+                other.upsert([f"r{i + 1}"], rows(1, seed=1), {"label": ["moved"], "area": [-1]})
+                assert store.update({"area": 7}, ids=[f"r{i}", f"r{i + 1}", f"r{i + 2}"]) == 2
+        left = other.get([f"r{i}" for i in range(100)])
+        assert len(left) == other.count() == 80
+        assert sum(left.fields["label"] == "moved") == 20
+
+
+def test_threads_of_one_store_take_turns(place):
+    """What one thread deletes or replaces while another updates through the same store stays so."""
+    with knnstore.open_store(place(index="FLAT"), SPEC) as store:
+        store.upsert([f"r{i}" for i in range(200)], rows(200), fields(200))
+        done, rounds = threading.Event(), []
+
+        def change():
+            while not done.is_set():
+                rounds.append(store.update({"label": "changed"}, where=F("area") >= 0))
+
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(change)
+            for i in range(0, 180, 20):
+                store.delete([f"r{j}" for j in range(i, i + 10)])
+                store.upsert([f"r{i + 15}"], rows(1, seed=1), fields(1))
+            done.set()
+            running.result()
+        assert len(rounds) > 1
+        moved = [f"r{i + 15}" for i in range(0, 180, 20)]
+        assert store.count() == 200 - 90
+        assert len(np.unique(store.get(moved).vectors, axis=0)) == 1, "an older vector has been put back"

@@ -79,8 +79,12 @@ class Service:
         self.indexing = time.monotonic() + indexing
         self.faults, self.away, self.noticed, self.limits = faults, away, noticed, limits or {}
 
-    def check_limits(self, limit, points, exact):
+    def check_limits(self, limit, points, exact, listed):
         """Refuse what strict mode refuses, in its words."""
+        most = self.limits.get("condition_max_size")
+        if most and listed > most:
+            text = f"Condition size limit reached ({listed} > {most}). Help: Reduce the size of your condition."
+            raise RefusalError("INVALID_ARGUMENT", 400, f"Bad request: {text}")
         for name, value, most in (("limit", limit, self.limits.get("max_query_limit")),
                                   ("upsert limit", points, self.limits.get("upsert_max_batchsize"))):  # fmt: skip
             if most and value > most:
@@ -244,6 +248,11 @@ def grpc_services(service):
             service.run(request.collection_name, "delete", GrpcToRest.convert_points_selector(request.points))
             return pb.PointsOperationResponse(result=RestToGrpc.convert_update_result(UPDATED))
 
+        def UpdateBatch(self, request, context):
+            operations = [GrpcToRest.convert_points_update_operation(change) for change in request.operations]
+            done = service.run(request.collection_name, "batch_update_points", operations)
+            return pb.UpdateBatchResponse(result=[RestToGrpc.convert_update_result(UPDATED) for _ in done])
+
         def CreateFieldIndex(self, request, context):
             kinds = ("KEYWORD", "INTEGER", "FLOAT", "GEO", "TEXT", "BOOL", "DATETIME", "UUID")
             schema = models.PayloadSchemaType[kinds[request.field_type]]
@@ -290,11 +299,15 @@ def grpc_services(service):
 
 
 def limited(method, request):
-    """What strict mode looks at: the limit, how many points are written, and whether the answer must be exact."""
+    """What strict mode looks at: the limit, how many points are written, whether the answer must be exact, and how long
+    a list of ids is.
+    """
     queries = getattr(request, "query_points", ())
     limit = max([getattr(request, "limit", 0), *(query.limit for query in queries)])
     exact = getattr(request, "exact", False) or any(query.params.exact for query in queries)
-    return limit, len(request.points) if method == "Upsert" else 0, exact
+    filters = [change.set_payload.points_selector.filter for change in getattr(request, "operations", ())]
+    listed = max((len(part.has_id.has_id) for where in filters for part in where.must), default=0)
+    return limit, len(request.points) if method == "Upsert" else 0, exact, listed
 
 
 def limited_in(handle, body):
@@ -303,7 +316,9 @@ def limited_in(handle, body):
     limit = max([body.get("limit") or 0, *(query.get("limit") or 0 for query in queries)])
     exact = body.get("exact", False) or any((query.get("params") or {}).get("exact") for query in queries)
     points = len(body.get("points", ())) or len(body.get("batch", {}).get("ids", ()))
-    return limit, points if handle is upsert else 0, exact
+    filters = [change["set_payload"]["filter"] for change in body.get("operations", ())]
+    listed = max((len(part.get("has_id", ())) for where in filters for part in where.get("must", ())), default=0)
+    return limit, points if handle is upsert else 0, exact, listed
 
 
 def consistency_of(request):
@@ -426,6 +441,11 @@ def delete(service, name, body):
     return UPDATED
 
 
+def update_batch(service, name, body):
+    done = service.run(name, "batch_update_points", models.UpdateOperations(**body).operations)
+    return [UPDATED for _ in done]
+
+
 ROUTES = [
     ("GET", r"/collections", lambda s, n, b: s.run(None, "get_collections")),
     ("GET", r"/collections/([^/]+)/exists", lambda s, n, b: {"exists": s.run(None, "collection_exists", n)}),
@@ -439,6 +459,7 @@ ROUTES = [
     ("POST", r"/collections/([^/]+)/points/count", count),
     ("POST", r"/collections/([^/]+)/points/query/batch", query_batch),
     ("POST", r"/collections/([^/]+)/points/delete", delete),
+    ("POST", r"/collections/([^/]+)/points/batch", update_batch),
     ("POST", r"/collections/([^/]+)/facet", facet),
 ]
 
@@ -495,7 +516,7 @@ def http_handler(service, api_key):
                 service.meet(f"{self.command} {self.path}")
                 service.check_limits(*limited_in(handle, body))
                 asked = parse_qs(urlsplit(self.path).query).get("consistency", [None])[0]
-                if self.command == "POST" and handle is not delete:
+                if self.command == "POST" and handle not in (delete, update_batch):
                     service.ask_replicas(name, asked)
                 self.answer(200, {"result": plain(handle(service, name, body)), "status": "ok", "time": 0.0})
             except RefusalError as error:

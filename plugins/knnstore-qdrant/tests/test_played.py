@@ -227,6 +227,11 @@ def test_strict_mode_makes_steps_smaller(make_bridge, transport):
         assert sorted(v for batch in store.scan() for v in batch.ids) == sorted(f"r{i}" for i in range(52))
         assert store.count(F("area") < 30) == 30
         assert store.count_by("thing") == {True: 26, False: 26}
+        bridge.play(limits={"condition_max_size": 5})
+        assert store.update({"label": "one"}, ids=[f"r{i}" for i in range(52)]) == 52
+        assert store.count_by("label") == {"one": 52}
+        assert requests_of(bridge, lambda: store.update({"label": "two"}, ids=["r0", "r1"])) == 3
+        bridge.play(limits={"max_query_limit": 10, "upsert_max_batchsize": 7, "search_allow_exact": False})
         assert (store.search(rows(3), 10).ids != "").all()
         assert (store.search(rows(3), 10, where=F("area") < 20).ids != "").all()
         assert (store.search(rows(3), 10, where=F("area") < 5).ids != "").sum() == 15

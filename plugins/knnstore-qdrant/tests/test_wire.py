@@ -61,6 +61,12 @@ def test_one_of_everything(shared_bridge, numbers, transport):
         assert len(store.count_by("weight")) == 60
         assert store.count_by("label", F("label") == "label 1") == {"label 1": 20}, "the server knows other values too"
         assert store.count_by("weight", F("area") < 2) == {0.0: 1, 1 / 7: 1}
+        assert store.update({"weight": [0.1 + 0.2, 5e-324], "thing": True}, ids=["r7", "absent"]) == 1
+        assert store.update({"weight": 1e-310, "label": "it's"}, where=F("area") == 8) == 1
+        assert store.get(["r7", "r8", "absent"]).fields["weight"].tolist() == [0.1 + 0.2, 1e-310]
+        assert [store.count(F("weight") == v) for v in (1.0, 8 / 7, 0.1 + 0.2, 1e-310)] == [0, 0, 1, 1]
+        assert store.count() == 60
+        write(store, 60)
         assert sorted(v for batch in store.scan(batch_size=7) for v in batch.ids) == sorted(f"r{i}" for i in range(60))
         unit = rows(60)[33] / np.linalg.norm(rows(60)[33].astype(np.float64))
         assert store.get(["r33"]).vectors.tobytes() == unit.astype(np.float32).tobytes()
@@ -82,6 +88,9 @@ def test_requests_are_bounded(make_bridge, transport):
         ids, awkward = [f"r{i}" for i in range(1500)], ["\x01" * 300, "é" * 300, "plain"] * 500
         store.upsert(ids, rows(1500, dim=1024), {"text": awkward})
         assert store.get(ids).fields["text"].tolist() == awkward
+        assert store.update({"text": [*awkward[1:], "last"]}, ids=ids) == 1500
+        assert store.get(ids).fields["text"].tolist() == [*awkward[1:], "last"]
+        store.update({"text": awkward}, ids=ids)
         wanted = [f"{i} {'x' * 2000}" for i in range(200)]  # 400 KB in each query
         hits = store.search(rows(6, dim=1024), 2, where=F("text").isin([*wanted, "plain"]))
         assert (hits.ids != "").all()
@@ -90,6 +99,21 @@ def test_requests_are_bounded(make_bridge, transport):
     assert sum(sizes) > 1500 * 4096
     asked = [request for request in bridge.requests() if "Query" in request["method"] or "query" in request["method"]]
     assert len(asked) == (3 if transport == "grpc" else 6), "as many queries in a request as there is room for"
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_one_value_for_many_is_one_change(make_bridge, transport):
+    """Not one for each record: what is equal goes together, in a request for every thousand."""
+    bridge = make_bridge()
+    with knnstore.open_store(bridge.url("changes", transport), SPEC) as store:
+        write(store, 1500)
+        before = len(bridge.requests())
+        assert store.update({"label": "one"}, ids=[f"r{i}" for i in range(1500)]) == 1500
+        assert store.update({"label": "two"}, where=F("label") == "one") == 1500
+    sent = bridge.requests()[before:]
+    changes = [r for r in sent if "UpdateBatch" in r["method"] or "points/batch" in r["method"]]
+    assert len(changes) == 3
+    assert sum(request["size"] for request in changes) < 1500 * 50 + 3 * 1000
 
 
 def test_a_batch_of_queries_is_one_request(make_bridge):

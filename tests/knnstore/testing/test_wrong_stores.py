@@ -40,7 +40,8 @@ WRONG = _load("wrong").WRONG
 SEQUENCES = [
     "worstfirst", "paddingidleaks", "onetoofew", "filterignored", "filterafterwards", "staleindex", "duplicateskept",
     "skipreplaces", "errorwriteshalf", "deleteforgets", "deletebyfilterdoesnothing", "idscasefolded",
-    "getinstoredorder", "scanoverlaps", "unsearchableonceoptimized",
+    "getinstoredorder", "scanoverlaps", "unsearchableonceoptimized", "updatecreates", "updateresetsotherfields",
+    "updatelookstwice",
 ]  # fmt: skip
 
 

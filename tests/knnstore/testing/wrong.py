@@ -13,9 +13,9 @@ import numpy as np
 
 from knnstore.abc import OpenRequest
 from knnstore.errors import ConflictError
-from knnstore.filters import Compare, F, Filter, IsIn, Not, depth_of
+from knnstore.filters import Compare, F, Filter, IsIn, Not, Scalar, depth_of
 from knnstore.memory import MemoryBackend, MemoryStore, _Collection
-from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreSpec, StoreStats
+from knnstore.types import Batch, Capabilities, Column, Conflict, Hits, Records, StoreSpec, StoreStats, empty_column
 from knnstore.url import StoreURL
 
 
@@ -881,3 +881,178 @@ class TornRecords(MemoryStore):
         hits, view = super()._search(queries, k, where, fields), self._data.view()
         rows = np.arange(hits.ids.size).reshape(hits.ids.shape) % max(len(view.ids), 1)
         return Hits(hits.ids, hits.scores, {name: view.fields[name][rows] for name in fields})
+
+
+# -- updating ----------------------------------------------------------------------------------------------------------
+
+
+def _put_back(store: MemoryStore, records: Records, fields: dict[str, Any]) -> int:
+    """Write records again, with other fields and the vectors that they were read with."""
+    assert records.vectors is not None
+    batch = Batch(records.ids.tolist(), records.vectors, {**records.fields, **fields})
+    return MemoryStore._upsert(store, batch, "replace") if len(batch) else 0
+
+
+@caught_by("test_update_of_what_is_not_there", "test_update_by_id[dot]")
+class UpdateCreates(MemoryStore):
+    """Writes what it is asked to change, stored or not, as an upsert of some fields would."""
+
+    def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
+        absent = [value for value in ids if value not in self._data.rows]
+        vectors = np.ones((len(absent), self.spec.dim), np.float32)
+        columns = {name: empty_column(kind, len(absent)) for name, kind in self.spec.fields.items()}
+        MemoryStore._upsert(self, Batch(absent, vectors, columns), "skip")
+        return super()._update_ids(ids, fields)
+
+
+@caught_by("test_update_of_what_is_not_there", "test_update_by_id[l2]")
+class UpdateCountsWhatWasAsked(MemoryStore):
+    def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
+        super()._update_ids(ids, fields)
+        return len(ids)
+
+
+@caught_by("test_update_of_what_is_not_there", "test_update_by_id[cosine]")
+class UpdateInsists(MemoryStore):
+    """Changes what is there, and fails over an id that is not, as Qdrant does when it is given ids."""
+
+    def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
+        changed = super()._update_ids(ids, fields)
+        if changed < len(ids):
+            raise KeyError("no such id")
+        return changed
+
+
+@caught_by("test_update_by_id[cosine]", "test_update_by_filter")
+class UpdateResetsOtherFields(MemoryStore):
+    """Replaces all of a record's fields by those that are named."""
+
+    def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
+        empty = {name: empty_column(kind, len(ids)) for name, kind in self.spec.fields.items()}
+        return super()._update_ids(ids, {**empty, **fields})
+
+    def _update_where(self, where: Filter, fields: dict[str, Scalar]) -> int:
+        empty = {name: empty_column(kind, 1)[0] for name, kind in self.spec.fields.items()}
+        return super()._update_where(where, {**empty, **fields})
+
+
+@caught_by("test_update_by_id[l2]", "test_update_with_an_index")
+class UpdateChangesTheVector(MemoryStore):
+    """Puts vectors back in half the precision."""
+
+    def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
+        changed = super()._update_ids(ids, fields)
+        records = self._get(ids, list(self.spec.fields), True)
+        halved = Records(records.ids, records.vectors.astype(np.float16).astype(np.float32), records.fields)  # type: ignore[union-attr]  # there
+        _put_back(self, halved, {})
+        return changed
+
+
+@caught_by("test_an_update_brings_nothing_back")
+class UpdateReadsAndPutsBack(MemoryStore):
+    """Declares that it changes records where they lie, and reads them and writes them again a moment later."""
+
+    def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
+        records = self._get(ids, list(self.spec.fields), True)
+        time.sleep(0.002)
+        at = [ids.index(value) for value in records.ids]
+        return _put_back(self, records, {name: column[at] for name, column in fields.items()})
+
+
+@caught_by("test_an_update_brings_nothing_back")
+class UpdateByFilterPutsBack(MemoryStore):
+    """The same behind a filter."""
+
+    def _update_where(self, where: Filter, fields: dict[str, Scalar]) -> int:
+        view = self._data.view()
+        records = view.records(view.match(where), list(self.spec.fields), True)
+        time.sleep(0.002)
+        return _put_back(self, records, {name: np.array([value] * len(records)) for name, value in fields.items()})
+
+
+@caught_by("test_update_by_filter")
+class UpdateIgnoresWhere(MemoryStore):
+    def _update_where(self, where: Filter, fields: dict[str, Scalar]) -> int:
+        count = self._count(where)
+        super()._update_where(~F("label").isin([]) if "label" in self.spec.fields else where, fields)
+        return count
+
+
+@caught_by("test_update_by_filter")
+class UpdateLooksTwice(MemoryStore):
+    """Changes one field after the other, and asks each time what matches."""
+
+    def _update_where(self, where: Filter, fields: dict[str, Scalar]) -> int:
+        counts = [MemoryStore._update_where(self, where, {name: value}) for name, value in fields.items()]
+        return counts[0]
+
+
+@caught_by("test_update_by_id[dot]", "test_update_of_many")
+class UpdateGivesAllTheFirstValue(MemoryStore):
+    def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
+        return super()._update_ids(ids, {name: np.repeat(column[:1], len(ids)) for name, column in fields.items()})
+
+
+@caught_by("test_update_of_many")
+class UpdateEndsWithTheFirstRequest(MemoryStore):
+    def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
+        return super()._update_ids(ids[:1000], {name: column[:1000] for name, column in fields.items()})
+
+
+class _KeepsWhatMatches(MemoryStore):
+    """Keeps what it has found for a filter until it is told to forget."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._kept: dict[object, list[str]] = {}
+
+    def _moment(self) -> object:
+        raise NotImplementedError
+
+    def _search(self, queries: Any, k: int, where: Filter | None, fields: Any) -> Hits:
+        if where is None:
+            return super()._search(queries, k, where, fields)
+        view = self._data.view()
+        ids = self._kept.setdefault((where, self._moment()), view.ids[view.match(where)].tolist())
+        rows = [row for row, value in enumerate(view.ids) if value in ids]
+        part = _Collection(self.spec)
+        part.write(
+            Batch(view.ids[rows].tolist(), view.vectors[rows], {n: c[rows] for n, c in view.fields.items()}),
+            list(range(len(rows))),
+        )
+        return MemoryStore(OpenRequest(self.url), part)._search(queries, k, None, fields)
+
+
+@caught_by("test_filters_see_updated_fields")
+class FiltersKeepTheRecordsOfBefore(_KeepsWhatMatches):
+    """Forgets when records come or go, and not when their fields change."""
+
+    def _moment(self) -> object:
+        return tuple(self._data.rows)
+
+
+@caught_by("test_other_openers_see_an_update")
+class OthersFiltersKeepTheRecordsOfBefore(_KeepsWhatMatches):
+    """Forgets at its own updates and at whatever anyone else writes, but not at the updates of others."""
+
+    _own = 0
+
+    def _moment(self) -> object:
+        return tuple(self._data.rows), self._own
+
+    def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
+        self._own += 1
+        return super()._update_ids(ids, fields)
+
+    def _update_where(self, where: Filter, fields: dict[str, Scalar]) -> int:
+        self._own += 1
+        return super()._update_where(where, fields)
+
+
+@caught_by("test_other_openers_see_an_update")
+class RevisionForgetsUpdates(MemoryStore):
+    def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
+        before = self._data.revision
+        changed = super()._update_ids(ids, fields)
+        self._data.revision = before
+        return changed

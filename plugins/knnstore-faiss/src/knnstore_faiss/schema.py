@@ -6,7 +6,8 @@
     deleted(row, generation)                      rows that are gone, for indexes that have to follow
     commits(generation, token, last_row, count)   one row a write; the token tells two histories apart
 
-Row numbers are never used twice: to replace a record is to delete a row and to append another. An index that knows the
+Row numbers are never used twice: to replace a record is to delete a row and to append another. To change fields alone
+is to change the row of ``records`` where it is, and to note a commit that adds no row. An index that knows the
 store at some generation therefore follows by reading the rows after its last one and the deletions since.
 """
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from knnstore.abc import EmbeddingStore, OpenRequest
 from knnstore.errors import KnnStoreError
 from knnstore.filters import Filter, Scalar
-from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreStats, empty_column
+from knnstore.types import Batch, Capabilities, Column, Conflict, Hits, Records, StoreStats, empty_column
 from knnstore_faiss import writes
 from knnstore_faiss.database import Commit, Database
 from knnstore_faiss.errors import map_error
@@ -46,6 +46,7 @@ class FaissStore(EmbeddingStore):
         return Capabilities(
             snapshot=True,
             conditional=True,
+            update_in_place=True,
             revision=True,
             multi_process=True,
             approximate=not self._options.exact,
@@ -67,6 +68,12 @@ class FaissStore(EmbeddingStore):
         with self._database.writing() as (connection, commit):
             rows = self._database.matching(connection, where).tolist()
             return writes.remove(connection, commit, rows)
+
+    def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
+        return writes.update(self._database, ids, fields)
+
+    def _update_where(self, where: Filter, fields: dict[str, Scalar]) -> int:
+        return writes.update_where(self._database, where, fields)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

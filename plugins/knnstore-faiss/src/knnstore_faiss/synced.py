@@ -124,11 +124,11 @@ class SyncedIndex:
 
     def _catch_up(self, connection: Connection, at: Commit) -> None:
         """Follow from ``at``, a state that the index stands for, to what the snapshot sees."""
-        gone = self._database.deleted_since(connection, at.generation)
-        if self._ann is not None:
-            self._ann.remove(gone)
         assert self._flat is not None  # of the state ``at``
-        self._flat.remove(gone)
+        if len(gone := self._database.deleted_since(connection, at.generation)):  # not so after a change of fields
+            if self._ann is not None:
+                self._ann.remove(gone)
+            self._flat.remove(gone)
         for rows, vectors in self._database.vectors_after(connection, at.last_row):
             self._flat.add(rows, vectors)
 

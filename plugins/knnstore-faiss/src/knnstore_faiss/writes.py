@@ -1,18 +1,20 @@
-"""The three writes: append, remove, note the commit. Each inside a transaction of :meth:`Database.writing`."""
+"""The writes: append, change, remove, note the commit. Each inside a transaction of :meth:`Database.writing`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from knnstore.errors import ConflictError
-from knnstore.types import Batch, Conflict
+from knnstore.filters import Filter, Scalar
+from knnstore.types import Batch, Column, Conflict
 from knnstore_faiss.database import Commit, Database
 from knnstore_faiss.schema import Connection
+from knnstore_faiss.sql import compile_filter
 
-__all__ = ["remove", "upsert"]
+__all__ = ["remove", "update", "update_where", "upsert"]
 
 _KEPT = 100_000
 """Generations that an index may lag behind before it is rebuilt instead of following."""
@@ -37,6 +39,34 @@ def upsert(database: Database, batch: Batch, on_conflict: Conflict) -> int:
             _insert(database, connection, batch, commit.last_row + 1)
             _note(connection, commit, len(batch), len(gone))
         return len(batch)
+
+
+def update(database: Database, ids: Sequence[str], fields: Mapping[str, Column]) -> int:
+    """Change fields where the rows lie: no vector, and so no index, has to follow. Returns how many were there."""
+    text = f"UPDATE records SET {_assigned(database, fields)} WHERE id = ?"  # noqa: S608  # names f0, f1, …; values are bound
+    with database.writing() as (connection, commit):
+        listed = [column.tolist() for column in fields.values()]
+        changed = connection.executemany(text, zip(*listed, ids, strict=True)).rowcount
+        return _changed(connection, commit, changed)
+
+
+def update_where(database: Database, where: Filter, fields: Mapping[str, Scalar]) -> int:
+    """The same for what matches."""
+    compiled = compile_filter(where, database.spec.fields)
+    text = f"UPDATE records SET {_assigned(database, fields)} WHERE {compiled.text}"  # noqa: S608  # as above
+    with database.writing() as (connection, commit):
+        compiled.prepare(connection)
+        return _changed(connection, commit, connection.execute(text, (*fields.values(), *compiled.values)).rowcount)
+
+
+def _assigned(database: Database, fields: Iterable[str]) -> str:
+    return ", ".join(f"{database.columns[name]} = ?" for name in fields)
+
+
+def _changed(connection: Connection, commit: Commit, count: int) -> int:
+    if count:
+        _note(connection, commit, 0, 0)
+    return count
 
 
 def remove(connection: Connection, commit: Commit, rows: Sequence[int]) -> int:

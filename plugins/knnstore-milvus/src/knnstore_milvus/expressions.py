@@ -48,9 +48,10 @@ class Language:
             return "true" if value else "false"
         return repr(value)
 
-    def ids_in(self, ids: Sequence[str]) -> str:
-        """Holds for the records with these ids."""
-        return f"{ID} in {self._listed(ids)}"
+    def ids_in(self, ids: Sequence[str], where: str = ALL) -> str:
+        """Holds for the records with these ids that match."""
+        listed = f"{ID} in {self._listed(ids)}"
+        return listed if where == ALL else f"{listed} and ({where})"
 
     def after(self, last: str, where: str) -> str:
         """Holds for the records that match and whose id comes after ``last``."""

@@ -12,6 +12,7 @@ from knnstore.types import Records, StoreSpec
 from knnstore_milvus.columns import records_of, stored_dim
 from knnstore_milvus.connection import Connection
 from knnstore_milvus.errors import is_too_large
+from knnstore_milvus.expressions import ALL
 from knnstore_milvus.names import ID, VECTOR, field_name
 from knnstore_milvus.schema import pairs
 from knnstore_milvus.session import Session
@@ -54,11 +55,13 @@ class Reader:
         )
         return records_of(self.connection.call("Query", request).fields_data, self.spec, fields, with_vectors)
 
-    def by_ids(self, ids: list[str], fields: list[str], with_vectors: bool, size: int) -> Iterator[Records]:
-        """The stored ones among some ids, asked for ``size`` at a time, in any order within an answer."""
+    def by_ids(
+        self, ids: list[str], fields: list[str], with_vectors: bool, size: int, where: str = ALL
+    ) -> Iterator[Records]:
+        """Those of some ids that are stored and match, asked for ``size`` at a time, in any order within an answer."""
         start = 0
         while start < len(ids):
-            part = self.connection.language.ids_in(ids[start : start + size])
+            part = self.connection.language.ids_in(ids[start : start + size], where)
             try:
                 records = self.query(part, fields, with_vectors)
             except Exception as error:
@@ -83,7 +86,7 @@ class Reader:
 
     def scan(self, expr: str, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
         """Every match once, in batches of at most ``batch_size``."""
-        size = self._page(batch_size, with_vectors)
+        size = self.page(batch_size, with_vectors)
         pages = self._by_known_ids if self.connection.lite else self._by_rising_ids
         for records in pages(expr, fields, with_vectors, size):
             for start in range(0, len(records), batch_size):
@@ -91,7 +94,7 @@ class Reader:
 
     def matches(self, expr: str, count: int) -> Iterator[Records]:
         """Every match once, with its vector; by one query, if ``count`` is right and so many fit into an answer."""
-        size = self._page(WINDOW, True)
+        size = self.page(WINDOW, True)
         return iter([self.query(expr, [], True)]) if count <= size // 2 else self.scan(expr, [], True, size)
 
     def _by_rising_ids(self, expr: str, fields: list[str], with_vectors: bool, size: int) -> Iterator[Records]:
@@ -115,7 +118,8 @@ class Reader:
         """All ids first, for milvus-lite, whose limit does not keep the smallest ids."""
         yield from self.by_ids(self.query(expr, [], False).ids.tolist(), fields, with_vectors, size)
 
-    def _page(self, batch_size: int, with_vectors: bool) -> int:
+    def page(self, batch_size: int, with_vectors: bool) -> int:
+        """How many records to ask for at once."""
         row = 4 * stored_dim(self.spec.dim) * with_vectors + 64 + 32 * len(self.spec.fields)
         return max(1, min(max(batch_size, _SMALL), self.max_bytes // row, WINDOW))
 

@@ -44,9 +44,9 @@ class Session:
             self.writes += 1
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, *, strong: bool = False) -> Iterator[None]:
         """What this thread reads inside names one moment, the present one if ``strong``: only its first read waits."""
-        self._held.moment = _now(self._connection) if self._strong else self._latest()
+        self._held.moment = _now(self._connection) if self._strong or strong else self._latest()
         try:
             yield
         finally:

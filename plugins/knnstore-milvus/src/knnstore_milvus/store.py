@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +11,14 @@ from pymilvus.grpc_gen import milvus_pb2
 from knnstore._engine import mapped_error
 from knnstore.abc import EmbeddingStore, OpenRequest
 from knnstore.errors import ConflictError, KnnStoreError, SpecMismatchError
-from knnstore.filters import Filter
+from knnstore.filters import Filter, Scalar
 from knnstore.remote import upload
-from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreStats
-from knnstore_milvus import admin, maintenance
+from knnstore.types import Batch, Capabilities, Column, Conflict, Hits, Records, StoreStats, empty_column
+from knnstore_milvus import admin, maintenance, updating
 from knnstore_milvus.columns import encode
 from knnstore_milvus.connection import Connection
 from knnstore_milvus.errors import map_error
+from knnstore_milvus.expressions import ALL
 from knnstore_milvus.options import Options
 from knnstore_milvus.reading import WINDOW, Reader, id_slices
 from knnstore_milvus.schema import Found
@@ -49,6 +50,7 @@ class MilvusStore(EmbeddingStore):
         self._language, self._found = connection.language, found
         self._index = Options.as_created(meta.created).vector_index
         self._session = Session(connection, request.consistency)
+        self._turns = updating.Turns()
         self._reader = Reader(connection, self._session, name, meta.spec, options.batch_bytes)
         self._searcher = Searcher(self._reader, self._index, options)
         self._selective = SelectiveSearch(self._searcher)
@@ -97,10 +99,11 @@ class MilvusStore(EmbeddingStore):
         return len(part)
 
     def _write(self, method: str, request: object) -> None:
-        try:
-            self._connection.call(method, request)
-        finally:
-            self._session.wrote()  # after an error too: it may have been written
+        with self._turns.taken():
+            try:
+                self._connection.call(method, request)
+            finally:
+                self._session.wrote()  # after an error too: it may have been written
 
     def _as_ours(self, error: Exception) -> KnnStoreError:
         return mapped_error(error, self._map_error, "upsert", self.url)
@@ -124,6 +127,34 @@ class MilvusStore(EmbeddingStore):
             self._delete_listed(records.ids.tolist())
             gone += len(records)
         return gone
+
+    def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
+        self._check_same()
+        row = {value: i for i, value in enumerate(ids)}
+        return self._change(
+            ids, ALL, lambda there: {name: column[[row[value] for value in there]] for name, column in fields.items()}
+        )
+
+    def _update_where(self, where: Filter, fields: dict[str, Scalar]) -> int:
+        self._check_same()
+        dtypes = {name: empty_column(self.spec.fields[name], 0).dtype for name in fields}
+        expr = self._language.expression(where)
+        return sum(
+            self._change(
+                found.ids.tolist(), expr,
+                lambda there: {name: np.full(len(there), value, dtypes[name]) for name, value in fields.items()},
+            )
+            for found in self._reader.scan(expr, [], False, WINDOW)
+        )  # fmt: skip
+
+    def _change(self, ids: list[str], where: str, values: Callable[[Sequence[str]], dict[str, Column]]) -> int:
+        return updating.change(self._reader, self._turns, ids, where, values, self._put_back)
+
+    def _put_back(self, batch: Batch) -> int:
+        return upload(
+            batch, self._send, lambda error: mapped_error(error, self._map_error, "update", self.url),
+            max_bytes=self._options.batch_bytes, max_count=self._options.batch_rows,
+        )  # fmt: skip
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from qdrant_client import models
 
 from knnstore.filters import Scalar
 from knnstore.types import Metric
-from knnstore_qdrant.engine import Offset
+from knnstore_qdrant.engine import Change, Offset
 from knnstore_qdrant.filters import Dialect
 from knnstore_qdrant.points import Point, ScoredPoint
 
@@ -42,8 +42,8 @@ class ClientDialect:
     def between(self, field: str, bounds: Mapping[str, float]) -> Any:
         return models.FieldCondition(key=field, range=models.Range(**bounds))
 
-    def nothing(self) -> Any:
-        return models.HasIdCondition(has_id=[])
+    def among_ids(self, ids: Sequence[str]) -> Any:
+        return models.HasIdCondition(has_id=list(ids))
 
 
 class ClientEngine(ABC):
@@ -75,10 +75,17 @@ class ClientEngine(ABC):
     ) -> None:
         points = models.Batch(ids=ids, vectors=vectors.tolist(), payloads=payloads)  # type: ignore[arg-type]  # UUIDs
         # Stored points are updated only if they match, and nothing matches. Since 1.16; update_mode came with 1.17.
-        update_filter = models.Filter(must=[self.dialect.nothing()]) if insert_only else None
+        update_filter = self.dialect.group(must=[self.dialect.among_ids([])]) if insert_only else None
         self._call(
             lambda client: client.upsert(self._name, points, update_filter=update_filter, wait=True, **self._writes)
         )
+
+    def change(self, changes: Sequence[Change]) -> None:
+        operations = [
+            models.SetPayloadOperation(set_payload=models.SetPayload(payload=payload, filter=where))
+            for where, payload in changes
+        ]
+        self._call(lambda client: client.batch_update_points(self._name, operations, wait=True, **self._writes))
 
     def retrieve(self, ids: list[str], payload: list[str], *, vectors: bool) -> Sequence[Point]:
         return self._call(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from knnstore.filters import Scalar
 from knnstore.types import Metric, StoreSpec
-from knnstore_qdrant.engine import Detail, Offset, recall_floor
+from knnstore_qdrant.engine import Change, Detail, Offset, recall_floor
 from knnstore_qdrant.floats import key
 from knnstore_qdrant.folder import Held
 from knnstore_qdrant.options import EdgeOptions
@@ -32,6 +32,8 @@ _M, _EF_CONSTRUCT, _FULL_SCAN = 16, 100, 10_000
 """What a server takes by default."""
 _UNFLUSHED = 64 * 2**20
 """Bytes of vectors after which the write-ahead log is emptied into the segments; it would grow for ever otherwise."""
+_LOGGED = 1024
+"""About what one change of fields takes there."""
 
 _RESERVE, _LEAST, _COPIES = 64 * 2**20, 8 * 2**20, 4
 """Bytes that must be free to write and to delete, and how often what is written may be on the disk before it is tidied
@@ -109,8 +111,12 @@ class EdgeDialect:
     def between(self, field: str, bounds: Mapping[str, float]) -> Any:
         return edge.FieldCondition(field, range=edge.RangeFloat(**bounds))
 
-    def nothing(self) -> Any:
-        return edge.HasIdCondition(set())
+    def among_ids(self, ids: Sequence[str]) -> Any:
+        return edge.HasIdCondition(set[Any](ids))
+
+
+def _text_bytes(payloads: Iterable[Mapping[str, Any]]) -> int:
+    return sum(4 * len(value) for row in payloads for value in row.values() if isinstance(value, str))
 
 
 class EdgeEngine:
@@ -146,10 +152,18 @@ class EdgeEngine:
     ) -> None:
         mode = edge.UpdateMode.InsertOnly if insert_only else None
         points = list(map(edge.Point, ids, vectors.tolist(), payloads))
-        texts = sum(4 * len(value) for row in payloads for value in row.values() if isinstance(value, str))
-        self._held.need_space(_RESERVE + _COPIES * (vectors.nbytes + texts))
+        self._held.need_space(_RESERVE + _COPIES * (vectors.nbytes + _text_bytes(payloads)))
         self._update(edge.UpdateOperation.upsert_points(points, update_mode=mode))
-        self._held.unflushed += vectors.nbytes
+        self._grown(vectors.nbytes)
+
+    def change(self, changes: Sequence[Change]) -> None:
+        self._held.need_space(_RESERVE + _COPIES * sum(_text_bytes([payload]) for _, payload in changes))
+        for where, payload in changes:
+            self._update(edge.UpdateOperation.set_payload_by_filter(where, payload))
+        self._grown(_LOGGED * len(changes))
+
+    def _grown(self, size: int) -> None:
+        self._held.unflushed += size
         if self._held.unflushed > _UNFLUSHED:
             self.flush()
 

@@ -12,10 +12,12 @@ from knnstore.filters import Scalar
 from knnstore_qdrant.filters import Dialect
 from knnstore_qdrant.points import Point, ScoredPoint
 
-__all__ = ["Detail", "Engine", "Offset", "recall_floor"]
+__all__ = ["Change", "Detail", "Engine", "Offset", "recall_floor"]
 
 Offset: TypeAlias = Any
 """Where a scroll goes on: an id as the engine spells it, None at the end."""
+Change: TypeAlias = tuple[Any, dict[str, Any]]
+"""A filter, and the part of the payload that what matches is given."""
 Detail: TypeAlias = str | int | float | bool | None
 
 _FLOORS: dict[object, float] = {None: 0.8, "int8": 0.8, "product": 0.3, "binary": 0.1}
@@ -54,6 +56,12 @@ class Engine(Protocol):
         self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]], *, insert_only: bool
     ) -> None:
         """Write points, durably; where ``insert_only``, those that are stored already stay as they are."""
+
+    def change(self, changes: Sequence[Change]) -> None:
+        """Set fields of the points that match, one change after the other, durably; whatever does not match stays.
+
+        By filter, ids too: an engine that is told ids fails at the first that is not there, and leaves the rest undone.
+        """
 
     def retrieve(self, ids: list[str], payload: list[str], *, vectors: bool) -> Sequence[Point]:
         """The stored ones among some points, in any order."""

@@ -95,7 +95,7 @@ def replicas_missing(error: Exception) -> bool:
     return _status(error) == "away" and _FEWER.search(_text(error)) is not None
 
 
-_LIMIT = re.compile(r"Limit exceeded \d+ > (\d+) for ")
+_LIMIT = re.compile(r"(?:Limit exceeded |Condition size limit reached \()\d+ > (\d+)")
 _DISABLED = re.compile(r"Limit exceeded|Exact search disabled", re.IGNORECASE)
 
 

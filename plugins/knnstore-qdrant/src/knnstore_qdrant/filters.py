@@ -39,8 +39,8 @@ class Dialect(Protocol):
     def between(self, field: str, bounds: Mapping[str, float]) -> Any:
         """The field is a number within bounds named gt, gte, lt, lte."""
 
-    def nothing(self) -> Any:
-        """A condition that no record meets."""
+    def among_ids(self, ids: Sequence[str]) -> Any:
+        """The record is one of these points; of an empty list there is none."""
 
 
 _BOUND = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
@@ -106,7 +106,7 @@ class Compiler:
 
     def _among(self, field: str, values: Sequence[Scalar]) -> Any:
         if not values:
-            return self.dialect.nothing()
+            return self.dialect.among_ids([])
         kind = self.fields[field]
         listed = list(dict.fromkeys(self._stored(field, value)[1] for value in values))
         if kind is bool:
@@ -137,4 +137,4 @@ class Compiler:
         either = [self.dialect.among(field, list(single))] if single else []
         if abs(beyond) < _INT_END or not upwards:
             either.append(self.dialect.between(field, {"gte" if upwards else "lte": beyond}))
-        return self.dialect.group(should=either) if either else self.dialect.nothing()
+        return self.dialect.group(should=either) if either else self.dialect.among_ids([])

@@ -6,7 +6,7 @@ It keeps its points with pickle: open only folders that you trust.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 
 from knnstore.types import StoreSpec
 from knnstore_qdrant.client import DISTANCE, ClientEngine
-from knnstore_qdrant.engine import Detail
+from knnstore_qdrant.engine import Change, Detail
 from knnstore_qdrant.folder import Held
 from knnstore_qdrant.options import Options
 
@@ -87,6 +87,10 @@ class LocalEngine(ClientEngine):
         self._written()
         super().upsert(ids, vectors, payloads, insert_only=insert_only)
         self._warn(self.count(None))
+
+    def change(self, changes: Sequence[Change]) -> None:
+        self._written()
+        super().change(changes)
 
     def delete(self, ids: list[str]) -> None:
         self._written()

@@ -15,11 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnstore.errors import StoreCorruptError
-from knnstore.filters import FieldType
+from knnstore.filters import FieldType, Scalar
 from knnstore.types import Batch, Column, Hits, Records, empty_column
 from knnstore_qdrant.floats import codes, floats, key
 
-__all__ = ["ID", "Point", "ScoredPoint", "hits_of", "ids_of", "payloads_of", "point_ids", "records_of"]
+__all__ = [
+    "ID",
+    "Point",
+    "ScoredPoint",
+    "change_of",
+    "changes_of",
+    "hits_of",
+    "ids_of",
+    "payloads_of",
+    "point_ids",
+    "records_of",
+]
 
 ID = "_id"
 _NAMESPACE = hashlib.sha1(b"knnstore-qdrant", usedforsecurity=False)  # what RFC 9562 asks for in a UUID
@@ -64,10 +75,28 @@ def _point_id(value: str) -> str:
 
 def payloads_of(batch: Batch, truth: type[bool] | type[int] = bool) -> list[dict[str, Any]]:
     """The payload of each record; ``truth`` is how the engine keeps a bool."""
-    exact = {key(name, float): codes(column) for name, column in batch.fields.items() if column.dtype == np.float64}
-    names = (ID, *batch.fields, *exact)
-    columns = (batch.ids, *(_plain(column, truth) for column in (*batch.fields.values(), *exact.values())))
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    columns = {ID: batch.ids, **_kept(batch.fields, truth)}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def changes_of(batch: Batch, truth: type[bool] | type[int] = bool) -> list[tuple[list[str], dict[str, Any]]]:
+    """The points that get the same fields, and those fields, for each that differs."""
+    columns, changes = _kept(batch.fields, truth), dict[tuple[Any, ...], list[str]]()
+    for point, row in zip(point_ids(batch.ids), zip(*columns.values(), strict=True), strict=True):
+        changes.setdefault(row, []).append(point)
+    return [(points, dict(zip(columns, row, strict=True))) for row, points in changes.items()]
+
+
+def change_of(fields: Mapping[str, Scalar], truth: type[bool] | type[int] = bool) -> dict[str, Any]:
+    """The part of a payload that holds these fields."""
+    columns = {name: np.full(1, value, object if isinstance(value, str) else None) for name, value in fields.items()}
+    return {name: value for name, [value] in _kept(columns, truth).items()}
+
+
+def _kept(fields: Mapping[str, Column], truth: type) -> dict[str, list[Any]]:
+    """Every key of a payload that some fields are kept under, and its values: a float field has two, see floats.py."""
+    exact = {key(name, float): codes(column) for name, column in fields.items() if column.dtype == np.float64}
+    return {name: _plain(column, truth) for name, column in {**fields, **exact}.items()}
 
 
 def _plain(column: Column, truth: type) -> list[Any]:

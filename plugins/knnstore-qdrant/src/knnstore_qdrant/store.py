@@ -12,13 +12,13 @@ from knnstore.abc import EmbeddingStore, OpenRequest
 from knnstore.errors import ConflictError, KnnStoreError
 from knnstore.filters import Filter, Scalar
 from knnstore.remote import row_slices, upload
-from knnstore.types import Batch, Capabilities, Conflict, Hits, Records, StoreSpec, StoreStats
+from knnstore.types import Batch, Capabilities, Column, Conflict, Hits, Records, StoreSpec, StoreStats
 from knnstore_qdrant.engine import Engine
 from knnstore_qdrant.errors import fewer, map_error, refused_by_limits
 from knnstore_qdrant.filters import Compiler
 from knnstore_qdrant.floats import floats, key
 from knnstore_qdrant.options import Options
-from knnstore_qdrant.points import ID, Point, ids_of, payloads_of, point_ids, records_of
+from knnstore_qdrant.points import ID, Point, change_of, changes_of, ids_of, payloads_of, point_ids, records_of
 from knnstore_qdrant.searching import HIT_BYTES, Searcher, payload_of
 
 __all__ = ["QdrantStore"]
@@ -54,6 +54,7 @@ class QdrantStore(EmbeddingStore):
             recall_floor=engine.recall_floor,
             atomic=False,
             conditional=True,
+            update_in_place=True,
             revision=not engine.server,
             consistency=("strong", "session", "eventual") if engine.server else ("strong",),
         )
@@ -116,6 +117,32 @@ class QdrantStore(EmbeddingStore):
         self._engine.check_same()
         there = self._count(where)
         self._engine.delete_where(self._compiler.compile(where))
+        return there
+
+    def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
+        self._engine.check_same()
+        stored = set(self._get(ids, [], False).ids)  # the engine does not tell
+        rows = [i for i, value in enumerate(ids) if value in stored]
+        columns = {name: column[rows] for name, column in fields.items()}
+        batch = Batch([ids[i] for i in rows], np.empty((len(rows), 0), np.float32), columns)
+        return upload(
+            batch,
+            lambda part: self._in_steps(len(part), lambda step: self._change(part.part(step))),
+            lambda error: mapped_error(error, self._map_error, "update", self.url),
+            max_bytes=self._bytes,
+            max_count=self._options.batch_rows,
+        )
+
+    def _change(self, part: Batch) -> int:
+        dialect = self._engine.dialect
+        changes = changes_of(part, self._engine.truth)
+        self._engine.change([(dialect.group(must=[dialect.among_ids(points)]), payload) for points, payload in changes])
+        return len(part)
+
+    def _update_where(self, where: Filter, fields: dict[str, Scalar]) -> int:
+        self._engine.check_same()
+        there = self._count(where)
+        self._engine.change([(self._compiler.compile(where), change_of(fields, self._engine.truth))])
         return there
 
     def _id_slices(self, count: int, each: int) -> Iterator[slice]:
