@@ -244,6 +244,12 @@ def grpc_services(service):
             service.run(request.collection_name, "delete", GrpcToRest.convert_points_selector(request.points))
             return pb.PointsOperationResponse(result=RestToGrpc.convert_update_result(UPDATED))
 
+        def UpdateBatch(self, request, context):
+            operations = [GrpcToRest.convert_points_update_operation(operation) for operation in request.operations]
+            service.run(request.collection_name, "batch_update_points", operations)
+            done = RestToGrpc.convert_update_result(UPDATED)
+            return pb.UpdateBatchResponse(result=[done] * len(operations))
+
         def CreateFieldIndex(self, request, context):
             kinds = ("KEYWORD", "INTEGER", "FLOAT", "GEO", "TEXT", "BOOL", "DATETIME", "UUID")
             schema = models.PayloadSchemaType[kinds[request.field_type]]
@@ -289,21 +295,23 @@ def grpc_services(service):
     return Qdrant(), Collections(), Points()
 
 
-def limited(method, request):
+def limited(request):
     """What strict mode looks at: the limit, how many points are written, and whether the answer must be exact."""
     queries = getattr(request, "query_points", ())
     limit = max([getattr(request, "limit", 0), *(query.limit for query in queries)])
     exact = getattr(request, "exact", False) or any(query.params.exact for query in queries)
-    return limit, len(request.points) if method == "Upsert" else 0, exact
+    points = max((len(o.upsert.points) for o in getattr(request, "operations", ())), default=0)
+    return limit, points, exact
 
 
-def limited_in(handle, body):
+def limited_in(body):
     """The same for HTTP."""
     queries = body.get("searches", [])
     limit = max([body.get("limit") or 0, *(query.get("limit") or 0 for query in queries)])
     exact = body.get("exact", False) or any((query.get("params") or {}).get("exact") for query in queries)
-    points = len(body.get("points", ())) or len(body.get("batch", {}).get("ids", ()))
-    return limit, points if handle is upsert else 0, exact
+    written = [operation.get("upsert", {}) for operation in body.get("operations", ())]
+    points = max((len(w.get("points", ())) or len(w.get("batch", {}).get("ids", ())) for w in written), default=0)
+    return limit, points, exact
 
 
 def consistency_of(request):
@@ -331,7 +339,7 @@ class Guard(grpc.ServerInterceptor):
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid api-key")
             try:
                 self.service.meet(method)
-                self.service.check_limits(*limited(method, request))
+                self.service.check_limits(*limited(request))
                 if hasattr(request, "read_consistency"):
                     self.service.ask_replicas(request.collection_name, consistency_of(request))
                 return handler.unary_unary(request, context)
@@ -392,6 +400,12 @@ def upsert(service, name, body):
     return UPDATED
 
 
+def update_batch(service, name, body):
+    operations = models.UpdateOperations(**body).operations
+    service.run(name, "batch_update_points", operations)
+    return [UPDATED] * len(operations)
+
+
 def retrieve(service, name, body):
     wanted = models.PointRequest(**body)
     return service.run(name, "retrieve", wanted.ids, with_payload=wanted.with_payload, with_vectors=wanted.with_vector)
@@ -439,6 +453,7 @@ ROUTES = [
     ("POST", r"/collections/([^/]+)/points/count", count),
     ("POST", r"/collections/([^/]+)/points/query/batch", query_batch),
     ("POST", r"/collections/([^/]+)/points/delete", delete),
+    ("POST", r"/collections/([^/]+)/points/batch", update_batch),
     ("POST", r"/collections/([^/]+)/facet", facet),
 ]
 
@@ -473,10 +488,12 @@ def http_handler(service, api_key):
         def serve(self):
             length = int(self.headers.get("Content-Length", 0))
             data = self.rfile.read(length)
-            path = urlsplit(self.path).path
+            path, query = urlsplit(self.path).path, urlsplit(self.path).query
             if path == "/bridge":
                 return self.answer(200, service.play(**json.loads(data)))
-            service.note(f"{self.command} {path}", length, **({"body": data.decode()} if service.bodies else {}))
+            service.note(
+                f"{self.command} {path}", length, query=query, **({"body": data.decode()} if service.bodies else {})
+            )
             if path == "/":
                 return self.answer(200, {"title": "qdrant", "version": service.version})
             if api_key and self.headers.get("api-key") != api_key:
@@ -493,9 +510,9 @@ def http_handler(service, api_key):
         def respond(self, handle, name, body):
             try:
                 service.meet(f"{self.command} {self.path}")
-                service.check_limits(*limited_in(handle, body))
+                service.check_limits(*limited_in(body))
                 asked = parse_qs(urlsplit(self.path).query).get("consistency", [None])[0]
-                if self.command == "POST" and handle is not delete:
+                if self.command == "POST" and handle not in (update_batch, delete):
                     service.ask_replicas(name, asked)
                 self.answer(200, {"result": plain(handle(service, name, body)), "status": "ok", "time": 0.0})
             except RefusalError as error:

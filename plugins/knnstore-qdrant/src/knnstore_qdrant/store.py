@@ -54,7 +54,7 @@ class QdrantStore(EmbeddingStore):
             recall_floor=engine.recall_floor,
             atomic=False,
             conditional=True,
-            revision=not engine.server,
+            revision=True,
             consistency=("strong", "session", "eventual") if engine.server else ("strong",),
         )
 
@@ -185,7 +185,7 @@ class QdrantStore(EmbeddingStore):
     # -- keeping ------------------------------------------------------------------------------------------------------
 
     def _revision(self) -> str:
-        return self._engine.revision() or super()._revision()
+        return self._engine.revision()
 
     def _flush(self) -> None:
         self._engine.flush()
