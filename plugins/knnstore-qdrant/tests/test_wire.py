@@ -107,11 +107,13 @@ def test_one_value_for_many_is_one_change(make_bridge, transport):
     bridge = make_bridge()
     with knnstore.open_store(bridge.url("changes", transport), SPEC) as store:
         write(store, 1500)
+        before = len(bridge.requests())
         assert store.update({"label": "one"}, ids=[f"r{i}" for i in range(1500)]) == 1500
         assert store.update({"label": "two"}, where=F("label") == "one") == 1500
-    changes = [r for r in bridge.requests() if "UpdateBatch" in r["method"] or "points/batch" in r["method"]]
+    sent = bridge.requests()[before:]
+    changes = [r for r in sent if "UpdateBatch" in r["method"] or "points/batch" in r["method"]]
     assert len(changes) == 3
-    assert sum(request["size"] for request in changes) < 1500 * 50 + 3 * 500
+    assert sum(request["size"] for request in changes) < 1500 * 50 + 3 * 1000
 
 
 def test_a_batch_of_queries_is_one_request(make_bridge):
@@ -128,7 +130,7 @@ def test_indexes_come_before_records(make_bridge):
         write(store, 3)
     methods = [request["method"] for request in bridge.requests()]
     assert methods.count("CreateFieldIndex") == 4
-    assert max(i for i, m in enumerate(methods) if m == "CreateFieldIndex") < methods.index("Upsert")
+    assert max(i for i, m in enumerate(methods) if m == "CreateFieldIndex") < methods.index("UpdateBatch")
     knnstore.open_store(bridge.url("indexed")).close()
     assert [r["method"] for r in bridge.requests()].count("CreateFieldIndex") == 4
 
