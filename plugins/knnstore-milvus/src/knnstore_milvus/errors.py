@@ -17,6 +17,7 @@ from knnstore.errors import (
     StoreNotFoundError,
     StoreTimeoutError,
 )
+from knnstore.remote import may_not_write
 
 __all__ = ["is_missing", "is_too_large", "map_error", "retriable"]
 
@@ -34,6 +35,9 @@ _NO_DATABASE = re.compile(r"database:? ?\S* not found")
 _DENIED = {1400, 1401, 1402}
 _PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED}
 _LATE = {grpc.StatusCode.DEADLINE_EXCEEDED}
+_WRITING = re.compile(r"Privilege(Insert|Upsert|Delete|Create\w*|Alter\w*)\b")
+"""What a user lacks, in the server's words, who may read and not write."""
+_WHO = "user and password_env=, or token_env="
 _UNASKED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 _TOO_LARGE = ("larger than max", "exceeds the maximum", "max output size", "maxoutputsize", "exceed the limit size")
 _UNKNOWN = (
@@ -100,7 +104,7 @@ def _grpc_error(error: grpc.RpcError, where: str) -> KnnStoreError:
     if code in _LATE:
         return StoreTimeoutError(text, hint=_SLOW)
     if code in _UNASKED:
-        return _denied(text)
+        return may_not_write(text, _WHO) if _WRITING.search(text) else _denied(text)
     if code == grpc.StatusCode.CANCELLED:
         return StoreClosedError(f"{where} was closed while it was in use")
     if code == grpc.StatusCode.UNIMPLEMENTED:
@@ -123,7 +127,7 @@ def _milvus_error(error: MilvusException, where: str) -> KnnStoreError:
             text, hint="Create the database first; an administrator can, with MilvusClient.create_database."
         )
     if error.code in _DENIED or "auth check failure" in error.message or "permission deny" in error.message:
-        return _denied(text)
+        return may_not_write(text, _WHO) if _WRITING.search(text) else _denied(text)
     if is_missing(error):
         return StoreNotFoundError(text, hint="It may have been dropped by someone else.")
     if error.code in _FULL or "no space left" in error.message:
