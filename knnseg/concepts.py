@@ -388,9 +388,7 @@ class ConceptDatabase:
         try:
             return self._tidy_up()
         except BaseException as stop:
-            stop.add_note(
-                "The change is made and stays. What is left to delete, the next change or add deletes."
-            )
+            stop.add_note("The change is made and stays. What is left to delete, the next change or add deletes.")
             raise
 
     def _tidy_up(self) -> int:

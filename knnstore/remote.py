@@ -114,17 +114,18 @@ def slices(sizes: NDArray[np.int64], max_bytes: int, max_count: int) -> Iterator
         start = stop
 
 
-def may_not_write(what: str, options: str) -> StoreAuthenticationError:
+def may_not_write(what: str, options: str, got: str = "one that may only read") -> StoreAuthenticationError:
     """What to raise where a server lets the caller read and not write.
 
     Args:
         what: where, and what the server has said.
         options: those of the URL that say who asks.
+        got: what is known of who asks.
     """
     return StoreAuthenticationError(
         what,
         expected="a key or a user that may write",
-        got="one that may only read",
+        got=got,
         hint=f"Give another one ({options}); to read, open the store with read_only=True.",
     )
 

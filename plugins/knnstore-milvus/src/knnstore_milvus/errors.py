@@ -37,6 +37,7 @@ _PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED}
 _LATE = {grpc.StatusCode.DEADLINE_EXCEEDED}
 _WRITING = re.compile(r"Privilege(Insert|Upsert|Delete|Create\w*|Alter\w*)\b")
 """What a user lacks, in the server's words, who may read and not write."""
+_RIGHTS = "Upsert, Delete and, for revision(), the right to alter a collection (CreateCollection on 2.3)"
 _WHO = "user and password_env=, or token_env="
 _UNASKED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 _TOO_LARGE = ("larger than max", "exceeds the maximum", "max output size", "maxoutputsize", "exceed the limit size")
@@ -104,7 +105,7 @@ def _grpc_error(error: grpc.RpcError, where: str) -> KnnStoreError:
     if code in _LATE:
         return StoreTimeoutError(text, hint=_SLOW)
     if code in _UNASKED:
-        return may_not_write(text, _WHO) if _WRITING.search(text) else _denied(text)
+        return _denied(text)
     if code == grpc.StatusCode.CANCELLED:
         return StoreClosedError(f"{where} was closed while it was in use")
     if code == grpc.StatusCode.UNIMPLEMENTED:
@@ -127,7 +128,7 @@ def _milvus_error(error: MilvusException, where: str) -> KnnStoreError:
             text, hint="Create the database first; an administrator can, with MilvusClient.create_database."
         )
     if error.code in _DENIED or "auth check failure" in error.message or "permission deny" in error.message:
-        return may_not_write(text, _WHO) if _WRITING.search(text) else _denied(text)
+        return _denied(text)
     if is_missing(error):
         return StoreNotFoundError(text, hint="It may have been dropped by someone else.")
     if error.code in _FULL or "no space left" in error.message:
@@ -142,6 +143,8 @@ def _milvus_error(error: MilvusException, where: str) -> KnnStoreError:
 
 
 def _denied(text: str) -> KnnStoreError:
+    if lacks := _WRITING.search(text):
+        return may_not_write(text, _WHO, f"one that may not, without {lacks[0]}; writing takes {_RIGHTS}")
     return StoreAuthenticationError(
         f"access denied: {text}", hint="Check user and password or token (?password_env=, ?token_env=) and its rights."
     )
