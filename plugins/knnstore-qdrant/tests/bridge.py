@@ -343,19 +343,22 @@ def consistency_of(request):
 class Guard(grpc.ServerInterceptor):
     """Records each request, asks for the key, and gives errors the codes that Qdrant gives them."""
 
-    def __init__(self, service, api_key):
-        self.service, self.api_key = service, api_key
+    def __init__(self, service, api_key, read_only_key):
+        self.service, self.api_key, self.read_only_key = service, api_key, read_only_key
 
     def intercept_service(self, continuation, details):
         handler = continuation(details)
         method = details.method.rpartition("/")[2]
         given = dict(details.invocation_metadata).get("api-key", "")
-        allowed = not self.api_key or given == self.api_key or method == "HealthCheck"
+        allowed = not self.api_key or given in (self.api_key, self.read_only_key) or method == "HealthCheck"
+        refused = given == self.read_only_key and given and method in WRITES
 
         def guarded(request, context):
             self.service.note(method, request.ByteSize(), queries=len(getattr(request, "query_points", ())))
             if not allowed:
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid api-key")
+            if refused:
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, READ_ONLY)
             try:
                 self.service.meet(method)
                 self.service.check_limits(*limited(request))
@@ -372,9 +375,21 @@ class Guard(grpc.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
 
 
+READ_ONLY = "Forbidden: Global manage access is required"
+WRITES = {"Create", "Delete", "Upsert", "UpdateBatch", "CreateFieldIndex"}
+
+
+def writes(command, path):
+    return command in ("PUT", "DELETE") or path.endswith(("/points/batch", "/points/delete"))
+
+
+def keys(options):
+    return options.get("api_key", ""), options.get("read_only_key", "")
+
+
 def start_grpc(service, options):
     server = grpc.server(
-        futures.ThreadPoolExecutor(8), interceptors=[Guard(service, options.get("api_key", ""))],
+        futures.ThreadPoolExecutor(8), interceptors=[Guard(service, *keys(options))],
         options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1),
                  ("grpc.http2.min_ping_interval_without_data_ms", 5000)],
     )  # fmt: skip
@@ -484,7 +499,7 @@ def plain(value):
     return value.model_dump(mode="json", exclude_none=True) if hasattr(value, "model_dump") else value
 
 
-def http_handler(service, api_key):
+def http_handler(service, api_key, read_only_key):
     from urllib.parse import parse_qs, unquote, urlsplit
 
     class Handler(BaseHTTPRequestHandler):
@@ -515,8 +530,11 @@ def http_handler(service, api_key):
             )
             if path == "/":
                 return self.answer(200, {"title": "qdrant", "version": service.version})
-            if api_key and self.headers.get("api-key") != api_key:
+            given = self.headers.get("api-key")
+            if api_key and given not in (api_key, read_only_key):
                 return self.answer(401, {"status": {"error": "Invalid api-key"}})
+            if given and given == read_only_key and writes(self.command, path):
+                return self.answer(403, {"status": {"error": READ_ONLY}})
             if length > MOST:
                 return self.answer(413, {"status": {"error": "Payload too large"}})
             for method, pattern, handle in ROUTES:
@@ -547,9 +565,7 @@ def http_handler(service, api_key):
 
 
 def start_http(service, options):
-    server = ThreadingHTTPServer(
-        ("127.0.0.1", options.get("http", 0)), http_handler(service, options.get("api_key", ""))
-    )
+    server = ThreadingHTTPServer(("127.0.0.1", options.get("http", 0)), http_handler(service, *keys(options)))
     server.daemon_threads = True
     if options.get("cert"):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
