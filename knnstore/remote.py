@@ -22,10 +22,10 @@ import numpy as np
 import tenacity
 from numpy.typing import NDArray
 
-from knnstore.errors import KnnStoreError
+from knnstore.errors import KnnStoreError, StoreAuthenticationError
 from knnstore.types import Batch
 
-__all__ = ["Patience", "record_bytes", "row_slices", "slices", "upload"]
+__all__ = ["Patience", "may_not_write", "record_bytes", "row_slices", "slices", "upload"]
 
 T = TypeVar("T")
 
@@ -112,6 +112,22 @@ def slices(sizes: NDArray[np.int64], max_bytes: int, max_count: int) -> Iterator
         stop = min(max(stop, start + 1), start + max_count)
         yield slice(start, stop)
         start = stop
+
+
+def may_not_write(what: str, options: str, got: str = "one that may only read") -> StoreAuthenticationError:
+    """What to raise where a server lets the caller read and not write.
+
+    Args:
+        what: where, and what the server has said.
+        options: those of the URL that say who asks.
+        got: what is known of who asks.
+    """
+    return StoreAuthenticationError(
+        what,
+        expected="a key or a user that may write",
+        got=got,
+        hint=f"Give another one ({options}); to read, open the store with read_only=True.",
+    )
 
 
 def row_slices(rows: int, row_bytes: int, max_bytes: int, max_count: int) -> Iterator[slice]:

@@ -13,7 +13,18 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from knnseg.cli.options import AsJson, Checkpoint, Device, Preset, Store, Strict, finish, print_json, there_is
+from knnseg.cli.options import (
+    AsJson,
+    Checkpoint,
+    Device,
+    Preset,
+    Store,
+    Strict,
+    finish,
+    may_write,
+    print_json,
+    there_is,
+)
 from knnstore import StoreURL
 
 if TYPE_CHECKING:
@@ -53,6 +64,9 @@ def _database(
         raise typer.BadParameter("give --space or --preset")
     if checkpoint is not None and preset is None:
         raise typer.BadParameter("--checkpoint needs --preset")
+    if not read_only:
+        there_is(store)
+        may_write(store)
     if preset is None:
         opened = ConceptDatabase.existing(store, space, read_only=read_only)
     else:
@@ -192,6 +206,8 @@ def reembed(
     from knnstore import open_store
 
     originals = Originals(images)
+    there_is(store)
+    may_write(into or store)
     extractor = _extractor(store, preset, checkpoint, device)
     with (
         open_store(_other_space(store, extractor.space, source), read_only=True) as original,

@@ -6,7 +6,9 @@ import json
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,6 +17,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from knnseg.data.vocabulary import Vocabulary
     from knnseg.datasets import LabelledImages
+    from knnseg.evaluation import Journal
     from knnseg.evaluation.standings import Standing
     from knnseg.segmenter import Segmenter
 
@@ -75,6 +78,7 @@ def run_eval(
         journal = None
         if out is not None:
             journal = stack.enter_context(Journal(out / "progress.jsonl", settings, restart=restart))
+        stack.push(partial(_say_measured, out=out, journal=journal))
         report = evaluate(
             segmenter, examples, vocabulary,
             limit=limit, journal=journal, strict=strict, progress=sys.stderr.isatty(),
@@ -86,6 +90,21 @@ def run_eval(
             (out / "report.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             write_page(report, segmenter, examples, settings, out / "report.html", pictures=pictures)
     return result
+
+
+def _say_measured(
+    kind: type[BaseException] | None,  # noqa: ARG001  # as an ExitStack calls it
+    stop: BaseException | None,
+    trace: TracebackType | None,  # noqa: ARG001
+    *,
+    out: Path | None,
+    journal: Journal | None,
+) -> None:
+    """Add to what ends a run how far it has come, and how to go on."""
+    if stop is not None and journal is not None:
+        stop.add_note(f"{len(journal)} images are measured and kept in {out}. Running it again goes on from there.")
+    elif stop is not None:
+        stop.add_note("Nothing of this run is kept; with --out FOLDER a run that was stopped goes on.")
 
 
 def print_report(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,9 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from knnseg.data.vocabulary import tidy
+from knnseg.database.naming import CHANGES, SPEC
+from knnseg.database.spaces import spaces
 from knnseg.errors import KnnSegWarning
-from knnstore import StoreURL, collections, get_backend
-from knnstore.errors import StoreConnectionError, StoreNotFoundError, StoreTimeoutError
+from knnstore import StoreURL, collections, open_store
+from knnstore.errors import (
+    StoreAuthenticationError,
+    StoreConnectionError,
+    StoreNotFoundError,
+    StoreTimeoutError,
+)
 
 if TYPE_CHECKING:
     from knnseg.data.vocabulary import Vocabulary
@@ -134,11 +142,33 @@ def there_is(store: str, *, may_be_down: bool = False) -> None:
         KnnStoreError: a URL that makes no sense, of a backend that is not installed, or where nothing is stored.
     """
     try:
-        if not collections(store):
+        if not spaces(store):
             raise StoreNotFoundError(f"nothing is stored at {StoreURL.parse(store)}", hint="Add examples first.")
     except (StoreConnectionError, StoreTimeoutError):
         if not may_be_down:
             raise
+
+
+def may_write(store: str) -> None:
+    """Ask for the right to write before weights are read, by deleting what is not there.
+
+    Where nothing is stored yet, the changes of concepts are made first: they need no model.
+
+    Raises:
+        StoreAuthenticationError: a key that may only read, or a folder that this user may not write to.
+        KnnStoreError: as for any write.
+    """
+    places = collections(store)
+    refused = None
+    for place in places or [StoreURL.parse(store).child(CHANGES)]:
+        try:
+            with open_store(place, None if places else SPEC) as opened:
+                opened.delete([uuid.uuid4().hex])
+            return
+        except StoreAuthenticationError as error:  # the key may be limited to another one of them
+            refused = error
+    assert refused is not None  # there is at least one place
+    raise refused
 
 
 @contextmanager
@@ -158,7 +188,7 @@ def open_segmenter(
     if store is not None and not create:
         there_is(store, may_be_down=on_store_error == "base")
     elif store is not None:
-        get_backend(StoreURL.parse(store).backend)
+        may_write(store)
     config = read_config(preset)
     if checkpoint is not None:
         config = with_checkpoint(config, str(checkpoint))

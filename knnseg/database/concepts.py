@@ -387,7 +387,11 @@ class ConceptDatabase:
     def _change(self, change: Callable[[Inventory], Change]) -> int:
         """Make a change that holds for what is there at that moment, and finish what it leaves to do; see there."""
         self._changes.make(lambda names: change(replace(self._look(), names=names)))
-        return self._tidy_up()
+        try:
+            return self._tidy_up()
+        except BaseException as stop:
+            stop.add_note("The change is made and stays. What is left to delete, the next change or add deletes.")
+            raise
 
     def _tidy_up(self) -> int:
         """Delete what removed concepts have left, and what merged ones have twice; after others' changes too.

@@ -95,10 +95,17 @@ def reembed(
     finder, report = originals or Originals(), ReembedReport()
     labels = _labels(source, target)
     hashes = sorted(str(value) for value in source.count_by("image_hash"))
-    with tqdm(total=len(hashes), unit="image", disable=not progress, desc="embedding again") as bar:
-        for group in stored_images(source, hashes, named=labels, batch=batch):
-            report += _write(target, group, finder, strict)
-            bar.update(len(group))
+    try:
+        with tqdm(total=len(hashes), unit="image", disable=not progress, desc="embedding again") as bar:
+            for group in stored_images(source, hashes, named=labels, batch=batch):
+                report += _write(target, group, finder, strict)
+                bar.update(len(group))
+    except BaseException as stop:
+        stop.add_note(
+            f"{report.added} examples had been added and {report.present} were there already; they stay. "
+            "Running it again goes on from there."
+        )
+        raise
     warn_left_out("reembed", report.failed)
     return report
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.segmenter import Segmenter
+from knnstore import EmbeddingStore
 
 __all__ = ["digest", "settings_of", "versions"]
 
@@ -34,7 +35,8 @@ def settings_of(
 
     Args:
         segmenter: its configuration, with the digest of each file that is named in it, and its database: place,
-            embedding space, revision and number of entries.
+            embedding space, revision and number of entries; where the revision may stay when records are replaced, a
+            digest of them too.
         examples: how many images, where it can tell.
         vocabulary: classes, things, and the words for a class that are not its name.
         more: what else the numbers depend on, such as the data set's name and folder, and the device.
@@ -72,7 +74,20 @@ def _store(segmenter: Segmenter) -> dict[str, Any] | None:
     return {
         "url": str(database.store.url), "encoder": space.encoder, "fingerprint": space.fingerprint,
         "revision": database.revision(), "entries": database.store.count(),
+        "content": None if database.store.capabilities.revision else _content(database.store),
     }  # fmt: skip
+
+
+def _content(store: EmbeddingStore) -> str:
+    """A digest of what is stored, whatever its order; for a store whose revision may stay when records are replaced.
+
+    One scan without vectors: a record that was written again has another time.
+    """
+    total = 0
+    for part in store.scan(fields=["label", "added"], batch_size=8192):
+        for row in zip(part.ids, part.fields["label"], part.fields["added"].tolist(), strict=True):
+            total ^= int.from_bytes(hashlib.sha256(repr(row).encode()).digest())
+    return f"{total:064x}"
 
 
 def _files(value: Any) -> set[str]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import NoReturn
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from knnstore.abc import EmbeddingStore
+from knnstore.filters import F
 from knnstore.testing._base import KitBase, Opener
 from knnstore.testing._data import make_queries, make_sample, make_spec
 from knnstore.testing._oracle import assert_hits
@@ -78,16 +80,58 @@ class ConcurrencyChecks(KitBase):
         assert saw == [last] * 3, "a record was replaced by one that was to be skipped"
 
     def test_the_revision_changes_with_the_writes_of_others(self, opener: Opener) -> None:
-        """A replacement changes no number of records; where it is declared that the revision is true."""
-        store = opener(make_spec())
-        if not store.capabilities.revision:
+        """A replacement changes no number of records, nor does one more and one less."""
+        reader = opener(make_spec())
+        if not reader.capabilities.revision:
             return
-        other = opener()
-        sample = make_sample(3).write(other)
-        before = store.revision()
-        sample.fields["label"] = [f"another {label}" for label in sample.fields["label"]]
-        sample.write(other)
-        assert store.revision() != before, "a replacement by another store does not change revision()"
+        other, sample = opener(), make_sample(4)
+        another = make_sample(1, prefix="n")
+        writes: dict[str, Callable[[], object]] = {
+            "an upsert": lambda: sample.write(other),
+            "a replacement": lambda: sample.write(other),
+            "a deletion by id": lambda: other.delete(["r0"]),
+            "one more, as many as before": lambda: another.write(other),
+            "a deletion by filter": lambda: other.delete(where=F("area") == sample.fields["area"][1]),
+        }
+        seen = [reader.revision()]
+        for what, write in writes.items():
+            write()
+            seen.append(reader.revision())
+            assert seen[-1] not in seen[:-1], f"{what} by another store does not change revision(): {seen}"
+        assert reader.revision() == other.revision() == seen[-1], "two stores see two states where nobody writes"
+
+    def test_what_is_kept_with_a_revision(self, opener: Opener) -> None:
+        """Who keeps what was read after a revision, for as long as that stays, has every write acknowledged before."""
+        reader = opener(make_spec())
+        if not reader.capabilities.revision:
+            return
+        writers, done = [opener() for _ in range(2)], [-1, -1]
+
+        def write(number: int) -> None:
+            for i in range(12):
+                row = make_sample(1, prefix=f"w{number}-")
+                row.fields["area"] = [i]
+                row.write(writers[number])
+                done[number] = i
+
+        kept: dict[str, dict[str, int]] = {}
+
+        def look() -> None:
+            before = dict(zip(["w0-0", "w1-0"], done, strict=True))
+            revision = reader.revision()
+            if revision not in kept:
+                read = reader.get(list(before), fields=["area"], with_vectors=False)
+                kept[revision] = dict(zip(read.ids.tolist(), read.fields["area"].tolist(), strict=True))
+            for name, area in before.items():
+                assert kept[revision].get(name, -1) >= area, f"{name} is {area}, and revision() still {revision}"
+
+        with ThreadPoolExecutor(2) as pool:
+            writing = [pool.submit(write, number) for number in range(2)]
+            while not all(future.done() for future in writing):
+                look()
+            for future in writing:
+                future.result()
+        look()
 
     def test_searching_while_writing(self, store: EmbeddingStore) -> None:
         """A hit is always a whole record: its area belongs to its id, whatever is written meanwhile."""

@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnstore.abc import EmbeddingStore
-from knnstore.errors import ConflictError, ContentMismatchError
+from knnstore.errors import (
+    ConflictError,
+    ContentMismatchError,
+    StoreBusyError,
+    StoreConnectionError,
+    StoreFullError,
+    StoreTimeoutError,
+)
 from knnstore.filters import Filter
 from knnstore.transfer.checksum import Digester, Source, Tally, rows_in
 from knnstore.types import Conflict, Records
@@ -62,9 +69,15 @@ class CopyReport:
     kept: bool = True
 
 
+_PASSING = (StoreBusyError, StoreConnectionError, StoreFullError, StoreTimeoutError)
+"""What running it again may mend."""
+
+
 @contextmanager
 def told_when_interrupted(sentence: Callable[[str], str]) -> Iterator[None]:
-    """A Ctrl-C that says what has been done; still a KeyboardInterrupt, for those who handle it.
+    """A Ctrl-C, or the error of a store that is away or full, that says what has been done.
+
+    It is still a KeyboardInterrupt, for those who handle it; to an error the sentence is a note.
 
     Args:
         sentence: given what a step inside has said, "" for nothing, what to say.
@@ -73,6 +86,10 @@ def told_when_interrupted(sentence: Callable[[str], str]) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(sentence(str(stop))) from stop
+    except _PASSING as error:
+        notes = getattr(error, "__notes__", [])
+        error.add_note(sentence(notes.pop() if notes else ""))
+        raise
 
 
 def progress_bar(total: int | None, what: str, *, show: bool) -> tqdm[Any]:

@@ -14,7 +14,7 @@ import pytest
 
 import knnstore
 from knnstore import F
-from knnstore.errors import BackendError, InvalidInputError, StoreBusyError
+from knnstore.errors import InvalidInputError, StoreAuthenticationError, StoreBusyError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 
@@ -409,7 +409,7 @@ def test_a_writer_without_rights_is_refused(shared):
         write(store, 1)
 
         def writer():
-            with pytest.raises(BackendError, match="read_only=True"), knnstore.open_store(url) as other:
+            with pytest.raises(StoreAuthenticationError, match="read_only=True"), knnstore.open_store(url) as other:
                 write(other, 2)
 
         join(as_nobody(writer))

@@ -124,14 +124,52 @@ def test_a_wrong_password_is_told_without_it(url, monkeypatch):
         knnstore.open_store(url(user=""), SPEC)
 
 
-def test_a_token_and_a_user_with_few_rights(url, secured, monkeypatch):
+@pytest.fixture
+def admin(secured):
+    """The official client, with every right."""
     folder = secured.folder
-    admin = MilvusClient(
+    client = MilvusClient(
         f"https://127.0.0.1:{secured.port}", token="root:Milvus", secure=True, ca_pem_path=f"{folder}/ca.pem",
         client_pem_path=f"{folder}/client.pem", client_key_path=f"{folder}/client.key",
     )  # fmt: skip
+    yield client
+    client.close()
+
+
+def test_a_user_who_may_only_read_is_told_so(url, admin, monkeypatch):
+    """And one who may write needs the right to alter collections too, or others would not be told."""
+    reading = ["IndexDetail", "Load", "GetLoadState", "Search", "Query", "GetStatistics"]
+    for name, rights in (("guest", reading), ("author", [*reading, "Insert", "Upsert", "Delete"])):
+        admin.create_user(name, f"{name}pass")
+        admin.create_role(name)
+        admin.grant_role(name, name)
+        for right in rights:
+            admin.grant_privilege(name, "Collection", right, "*")
+        for right in ("DescribeCollection", "ShowCollections"):
+            admin.grant_privilege(name, "Global", right, "*")
+    with knnstore.open_store(url(path="default/rights"), SPEC) as store:
+        store.upsert(["a"], np.ones((1, 4), np.float32))
+    monkeypatch.setenv("MILVUS_PASSWORD", "authorpass")
+    with knnstore.open_store(url("author", path="default/rights")) as store:
+        with pytest.raises(StoreAuthenticationError, match=r"CreateCollection on 2\.3"):
+            store.delete(["a"])
+        assert store.count() == 1, "written by who cannot tell others"
+        admin.grant_privilege("author", "Global", "CreateCollection", "*")
+        before = store.revision()
+        assert store.delete(["a"]) == 1 and store.revision() != before
+        store.upsert(["a"], np.ones((1, 4), np.float32))
+    monkeypatch.setenv("MILVUS_PASSWORD", "guestpass")
+    with knnstore.open_store(url("guest", path="default/rights")) as store:
+        assert store.count() == 1 and store.revision() != before
+        for write in (lambda: store.upsert(["b"], np.ones((1, 4), np.float32)), lambda: store.delete(["b"])):
+            with pytest.raises(StoreAuthenticationError, match="expected a key or a user that may write"):
+                write()
+    with pytest.raises(StoreAuthenticationError, match="expected a key or a user that may write"):
+        knnstore.open_store(url("guest", path="default/not_there"), SPEC)
+
+
+def test_a_token_and_a_user_with_few_rights(url, admin, monkeypatch):
     admin.create_user("reader", "readerpass")
-    admin.close()
     monkeypatch.setenv("MILVUS_TOKEN", "root:Milvus")
     with knnstore.open_store(url(user="", token_env="MILVUS_TOKEN", path="default/other"), SPEC) as store:
         assert store.count() == 0

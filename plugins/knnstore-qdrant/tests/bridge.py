@@ -249,9 +249,10 @@ def grpc_services(service):
             return pb.PointsOperationResponse(result=RestToGrpc.convert_update_result(UPDATED))
 
         def UpdateBatch(self, request, context):
-            operations = [GrpcToRest.convert_points_update_operation(change) for change in request.operations]
-            done = service.run(request.collection_name, "batch_update_points", operations)
-            return pb.UpdateBatchResponse(result=[RestToGrpc.convert_update_result(UPDATED) for _ in done])
+            operations = [GrpcToRest.convert_points_update_operation(operation) for operation in request.operations]
+            service.run(request.collection_name, "batch_update_points", operations)
+            done = RestToGrpc.convert_update_result(UPDATED)
+            return pb.UpdateBatchResponse(result=[done] * len(operations))
 
         def CreateFieldIndex(self, request, context):
             kinds = ("KEYWORD", "INTEGER", "FLOAT", "GEO", "TEXT", "BOOL", "DATETIME", "UUID")
@@ -298,27 +299,38 @@ def grpc_services(service):
     return Qdrant(), Collections(), Points()
 
 
-def limited(method, request):
+def limited(request):
     """What strict mode looks at: the limit, how many points are written, whether the answer must be exact, and how long
     a list of ids is.
     """
-    queries = getattr(request, "query_points", ())
+    queries, operations = getattr(request, "query_points", ()), getattr(request, "operations", ())
     limit = max([getattr(request, "limit", 0), *(query.limit for query in queries)])
     exact = getattr(request, "exact", False) or any(query.params.exact for query in queries)
-    filters = [change.set_payload.points_selector.filter for change in getattr(request, "operations", ())]
-    listed = max((len(part.has_id.has_id) for where in filters for part in where.must), default=0)
-    return limit, len(request.points) if method == "Upsert" else 0, exact, listed
+    points = max((len(operation.upsert.points) for operation in operations), default=0)
+    filters = [operation.set_payload.points_selector.filter for operation in operations]
+    return limit, points, exact, max(map(listed, filters), default=0)
 
 
-def limited_in(handle, body):
+def listed(where):
+    """The longest list of ids in a filter."""
+    return max((listed(part.filter) or len(part.has_id.has_id) for part in where.must), default=0)
+
+
+def limited_in(body):
     """The same for HTTP."""
     queries = body.get("searches", [])
     limit = max([body.get("limit") or 0, *(query.get("limit") or 0 for query in queries)])
     exact = body.get("exact", False) or any((query.get("params") or {}).get("exact") for query in queries)
-    points = len(body.get("points", ())) or len(body.get("batch", {}).get("ids", ()))
-    filters = [change["set_payload"]["filter"] for change in body.get("operations", ())]
-    listed = max((len(part.get("has_id", ())) for where in filters for part in where.get("must", ())), default=0)
-    return limit, points if handle is upsert else 0, exact, listed
+    operations = body.get("operations", ())
+    written = [operation.get("upsert", {}) for operation in operations]
+    points = max((len(w.get("points", ())) or len(w.get("batch", {}).get("ids", ())) for w in written), default=0)
+    filters = [operation.get("set_payload", {}).get("filter", {}) for operation in operations]
+    return limit, points, exact, max(map(listed_in, filters), default=0)
+
+
+def listed_in(where):
+    """The same for HTTP."""
+    return max((len(part.get("has_id", ())) or listed_in(part) for part in where.get("must") or ()), default=0)
 
 
 def consistency_of(request):
@@ -331,22 +343,25 @@ def consistency_of(request):
 class Guard(grpc.ServerInterceptor):
     """Records each request, asks for the key, and gives errors the codes that Qdrant gives them."""
 
-    def __init__(self, service, api_key):
-        self.service, self.api_key = service, api_key
+    def __init__(self, service, api_key, read_only_key):
+        self.service, self.api_key, self.read_only_key = service, api_key, read_only_key
 
     def intercept_service(self, continuation, details):
         handler = continuation(details)
         method = details.method.rpartition("/")[2]
         given = dict(details.invocation_metadata).get("api-key", "")
-        allowed = not self.api_key or given == self.api_key or method == "HealthCheck"
+        allowed = not self.api_key or given in (self.api_key, self.read_only_key) or method == "HealthCheck"
+        refused = given == self.read_only_key and given and method in WRITES
 
         def guarded(request, context):
             self.service.note(method, request.ByteSize(), queries=len(getattr(request, "query_points", ())))
             if not allowed:
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid api-key")
+            if refused:
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, READ_ONLY)
             try:
                 self.service.meet(method)
-                self.service.check_limits(*limited(method, request))
+                self.service.check_limits(*limited(request))
                 if hasattr(request, "read_consistency"):
                     self.service.ask_replicas(request.collection_name, consistency_of(request))
                 return handler.unary_unary(request, context)
@@ -360,9 +375,21 @@ class Guard(grpc.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
 
 
+READ_ONLY = "Forbidden: Global manage access is required"
+WRITES = {"Create", "Delete", "Upsert", "UpdateBatch", "CreateFieldIndex"}
+
+
+def writes(command, path):
+    return command in ("PUT", "DELETE") or path.endswith(("/points/batch", "/points/delete"))
+
+
+def keys(options):
+    return options.get("api_key", ""), options.get("read_only_key", "")
+
+
 def start_grpc(service, options):
     server = grpc.server(
-        futures.ThreadPoolExecutor(8), interceptors=[Guard(service, options.get("api_key", ""))],
+        futures.ThreadPoolExecutor(8), interceptors=[Guard(service, *keys(options))],
         options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1),
                  ("grpc.http2.min_ping_interval_without_data_ms", 5000)],
     )  # fmt: skip
@@ -407,6 +434,12 @@ def upsert(service, name, body):
     return UPDATED
 
 
+def update_batch(service, name, body):
+    operations = models.UpdateOperations(**body).operations
+    service.run(name, "batch_update_points", operations)
+    return [UPDATED] * len(operations)
+
+
 def retrieve(service, name, body):
     wanted = models.PointRequest(**body)
     return service.run(name, "retrieve", wanted.ids, with_payload=wanted.with_payload, with_vectors=wanted.with_vector)
@@ -441,11 +474,6 @@ def delete(service, name, body):
     return UPDATED
 
 
-def update_batch(service, name, body):
-    done = service.run(name, "batch_update_points", models.UpdateOperations(**body).operations)
-    return [UPDATED for _ in done]
-
-
 ROUTES = [
     ("GET", r"/collections", lambda s, n, b: s.run(None, "get_collections")),
     ("GET", r"/collections/([^/]+)/exists", lambda s, n, b: {"exists": s.run(None, "collection_exists", n)}),
@@ -471,7 +499,7 @@ def plain(value):
     return value.model_dump(mode="json", exclude_none=True) if hasattr(value, "model_dump") else value
 
 
-def http_handler(service, api_key):
+def http_handler(service, api_key, read_only_key):
     from urllib.parse import parse_qs, unquote, urlsplit
 
     class Handler(BaseHTTPRequestHandler):
@@ -494,14 +522,19 @@ def http_handler(service, api_key):
         def serve(self):
             length = int(self.headers.get("Content-Length", 0))
             data = self.rfile.read(length)
-            path = urlsplit(self.path).path
+            path, query = urlsplit(self.path).path, urlsplit(self.path).query
             if path == "/bridge":
                 return self.answer(200, service.play(**json.loads(data)))
-            service.note(f"{self.command} {path}", length, **({"body": data.decode()} if service.bodies else {}))
+            service.note(
+                f"{self.command} {path}", length, query=query, **({"body": data.decode()} if service.bodies else {})
+            )
             if path == "/":
                 return self.answer(200, {"title": "qdrant", "version": service.version})
-            if api_key and self.headers.get("api-key") != api_key:
+            given = self.headers.get("api-key")
+            if api_key and given not in (api_key, read_only_key):
                 return self.answer(401, {"status": {"error": "Invalid api-key"}})
+            if given and given == read_only_key and writes(self.command, path):
+                return self.answer(403, {"status": {"error": READ_ONLY}})
             if length > MOST:
                 return self.answer(413, {"status": {"error": "Payload too large"}})
             for method, pattern, handle in ROUTES:
@@ -514,9 +547,9 @@ def http_handler(service, api_key):
         def respond(self, handle, name, body):
             try:
                 service.meet(f"{self.command} {self.path}")
-                service.check_limits(*limited_in(handle, body))
+                service.check_limits(*limited_in(body))
                 asked = parse_qs(urlsplit(self.path).query).get("consistency", [None])[0]
-                if self.command == "POST" and handle not in (delete, update_batch):
+                if self.command == "POST" and handle not in (update_batch, delete):
                     service.ask_replicas(name, asked)
                 self.answer(200, {"result": plain(handle(service, name, body)), "status": "ok", "time": 0.0})
             except RefusalError as error:
@@ -532,9 +565,7 @@ def http_handler(service, api_key):
 
 
 def start_http(service, options):
-    server = ThreadingHTTPServer(
-        ("127.0.0.1", options.get("http", 0)), http_handler(service, options.get("api_key", ""))
-    )
+    server = ThreadingHTTPServer(("127.0.0.1", options.get("http", 0)), http_handler(service, *keys(options)))
     server.daemon_threads = True
     if options.get("cert"):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

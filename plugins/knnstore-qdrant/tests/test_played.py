@@ -116,9 +116,9 @@ CLUSTER = (
 )
 CALLS = {
     "Count|count": lambda store: store.count(),
-    "Upsert|PUT .*/points": lambda store: write(store, 5),
+    "UpdateBatch|points/batch": lambda store: write(store, 5),
     "QueryBatch|query": lambda store: store.search(rows(2), 3),
-    "Delete|delete": lambda store: store.delete(where=F("area") > 2**40),
+    "UpdateBatch|.*points/batch": lambda store: store.delete(where=F("area") > 2**40),
     "Scroll|scroll": lambda store: list(store.scan()),
 }
 

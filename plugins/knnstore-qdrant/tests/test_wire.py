@@ -130,7 +130,7 @@ def test_indexes_come_before_records(make_bridge):
         write(store, 3)
     methods = [request["method"] for request in bridge.requests()]
     assert methods.count("CreateFieldIndex") == 4
-    assert max(i for i, m in enumerate(methods) if m == "CreateFieldIndex") < methods.index("Upsert")
+    assert max(i for i, m in enumerate(methods) if m == "CreateFieldIndex") < methods.index("UpdateBatch")
     knnstore.open_store(bridge.url("indexed")).close()
     assert [r["method"] for r in bridge.requests()].count("CreateFieldIndex") == 4
 

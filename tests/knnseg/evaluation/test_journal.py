@@ -14,6 +14,7 @@ import pytest
 from knnseg.errors import ConfigError
 from knnseg.evaluation import ImageCounts, Journal, evaluate, settings_of
 from knnseg.evaluation.journal import differences
+from knnstore.types import Capabilities
 
 
 def worker(folder, journal):
@@ -145,6 +146,20 @@ def test_the_store_and_its_revision_are_settings(segmenter, examples, scene):
     segmenter.database.add(scene(1))
     changed = differences(before, settings_of(segmenter, examples, examples.vocabulary))
     assert [line.split(":")[0] for line in changed] == ["store.revision", "store.entries"]
+
+
+def test_a_replacement_is_seen_where_the_revision_may_stay(segmenter, examples, monkeypatch):
+    """As on an engine that only counts: a run must not go on over other records of the same number and names."""
+    store = segmenter.database.store
+    monkeypatch.setattr(type(store), "capabilities", Capabilities(conditional=True, revision=False))
+    monkeypatch.setattr(type(store), "_revision", lambda self: str(self._count(None)))
+    before = settings_of(segmenter, examples, examples.vocabulary)
+    assert differences(before, settings_of(segmenter, examples, examples.vocabulary)) == []
+    record = next(store.scan(with_vectors=True, batch_size=1))
+    record.fields["added"] += 1
+    store.upsert(record.ids, -record.vectors, record.fields)
+    changed = differences(before, settings_of(segmenter, examples, examples.vocabulary))
+    assert [line.split(":")[0] for line in changed] == ["store.content"]
 
 
 def test_files_of_the_configuration_are_settings(segmenter, examples, tmp_path):

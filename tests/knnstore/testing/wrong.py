@@ -263,6 +263,41 @@ class RevisionCounts(MemoryStore):
         return f"{self._count(None)}-{self._writes}"
 
 
+@caught_by("test_the_revision_changes_with_the_writes_of_others")
+class RevisionForgetsDeletions(MemoryStore):
+    """Numbers what is written, and nothing else."""
+
+    def _delete_where(self, where: Filter) -> int:
+        gone = super()._delete_where(where)
+        self._data.revision -= 1
+        return gone
+
+
+@caught_by("test_what_is_kept_with_a_revision")
+class RevisionComesFirst(MemoryStore):
+    """Changes the revision and writes a moment later."""
+
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        self._data.revision += 1
+        time.sleep(0.002)
+        before = self._data.revision
+        done = super()._upsert(batch, on_conflict)
+        self._data.revision = before
+        return done
+
+
+@caught_by("test_what_is_kept_with_a_revision")
+class RevisionIsPutBack(MemoryStore):
+    """Reads a number and puts back the next one, as another writer does at the same moment."""
+
+    def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
+        number = self._data.revision + 1
+        time.sleep(0.002)
+        done = super()._upsert(batch, on_conflict)
+        self._data.revision = number
+        return done
+
+
 @caught_by("test_of_two_writers_of_one_new_id_the_first_is_kept")
 class LooksBeforeItWrites(MemoryStore):
     """Looks which ids are stored and writes the others a moment later."""

@@ -6,8 +6,8 @@ import errno
 import sqlite3
 
 from knnstore.errors import (
-    BackendError,
     KnnStoreError,
+    StoreAuthenticationError,
     StoreBusyError,
     StoreCorruptError,
     StoreFullError,
@@ -81,4 +81,8 @@ def _sqlite_error(error: sqlite3.Error, where: str) -> KnnStoreError | None:
 
 
 def _denied(text: str, where: str) -> KnnStoreError:
-    return BackendError(f"{where}: {text}", hint="Check the permissions of the folder, or open it with read_only=True.")
+    return StoreAuthenticationError(
+        f"{where}: {text}",
+        expected="a folder that this user may write to",
+        hint="Check the permissions of the folder, or open it with read_only=True.",
+    )

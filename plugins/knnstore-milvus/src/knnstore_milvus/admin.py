@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +17,11 @@ from knnstore_milvus.names import VECTOR
 from knnstore_milvus.options import Options
 from knnstore_milvus.schema import MARK, METRICS, Found, Meta, collection_schema, description, pairs
 
-__all__ = ["count", "create", "describe", "find", "index_of", "make_ready", "names", "wait_until"]
+__all__ = ["count", "create", "describe", "find", "index_of", "make_ready", "mark", "mark_of", "names", "wait_until"]
 
 _DUPLICATE = "create duplicate collection"
 _NO_INDEX = 700
+_REVISION = "knnstore.revision"
 
 
 def describe(connection: Connection, name: str) -> Any:
@@ -31,6 +33,18 @@ def find(connection: Connection, name: str, where: str) -> Found:
     """The collection as it is described; raises where there is none, or one that is not ours."""
     described = describe(connection, name)
     return Found(Meta.from_text(description(described), where), described.collectionID)
+
+
+def mark(connection: Connection, name: str) -> None:
+    """Leave a text in the properties of a collection that nobody has left there before; see :func:`mark_of`."""
+    properties = pairs({_REVISION: uuid.uuid4().hex})
+    connection.call("AlterCollection", milvus_pb2.AlterCollectionRequest(collection_name=name, properties=properties))
+
+
+def mark_of(connection: Connection, name: str) -> str:
+    """The last text of :func:`mark`; "unmarked" where there never was one."""
+    properties = describe(connection, name).properties
+    return next((str(pair.value) for pair in properties if pair.key == _REVISION), "unmarked")
 
 
 def names(connection: Connection) -> list[str]:

@@ -17,6 +17,7 @@ from knnstore.errors import (
     StoreNotFoundError,
     StoreTimeoutError,
 )
+from knnstore.remote import may_not_write
 
 __all__ = ["is_missing", "is_too_large", "map_error", "retriable"]
 
@@ -34,6 +35,10 @@ _NO_DATABASE = re.compile(r"database:? ?\S* not found")
 _DENIED = {1400, 1401, 1402}
 _PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED}
 _LATE = {grpc.StatusCode.DEADLINE_EXCEEDED}
+_WRITING = re.compile(r"Privilege(Insert|Upsert|Delete|Create\w*|Alter\w*)\b")
+"""What a user lacks, in the server's words, who may read and not write."""
+_RIGHTS = "Upsert, Delete and, for revision(), the right to alter a collection (CreateCollection on 2.3)"
+_WHO = "user and password_env=, or token_env="
 _UNASKED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 _TOO_LARGE = ("larger than max", "exceeds the maximum", "max output size", "maxoutputsize", "exceed the limit size")
 _UNKNOWN = (
@@ -138,6 +143,8 @@ def _milvus_error(error: MilvusException, where: str) -> KnnStoreError:
 
 
 def _denied(text: str) -> KnnStoreError:
+    if lacks := _WRITING.search(text):
+        return may_not_write(text, _WHO, f"one that may not, without {lacks[0]}; writing takes {_RIGHTS}")
     return StoreAuthenticationError(
         f"access denied: {text}", hint="Check user and password or token (?password_env=, ?token_env=) and its rights."
     )

@@ -51,6 +51,7 @@ class MilvusStore(EmbeddingStore):
         self._index = Options.as_created(meta.created).vector_index
         self._session = Session(connection, request.consistency)
         self._turns = updating.Turns()
+        self._mark, self._marks = "", False
         self._reader = Reader(connection, self._session, name, meta.spec, options.batch_bytes)
         self._searcher = Searcher(self._reader, self._index, options)
         self._selective = SelectiveSearch(self._searcher)
@@ -64,6 +65,7 @@ class MilvusStore(EmbeddingStore):
             approximate=not self._index.exact,
             recall_floor=self._index.recall_floor,
             atomic=False,
+            revision=not self._url.variant,
             consistency=("strong", "session", "eventual"),
         )
 
@@ -99,11 +101,19 @@ class MilvusStore(EmbeddingStore):
         return len(part)
 
     def _write(self, method: str, request: object) -> None:
+        if not self._marks:
+            self._leave_mark()  # who may not, and so cannot tell others, finds out before anything is written
         with self._turns.taken():
             try:
                 self._connection.call(method, request)
             finally:
                 self._session.wrote()  # after an error too: it may have been written
+        self._leave_mark()
+
+    def _leave_mark(self) -> None:
+        if not self._connection.lite:  # whose collections lose their schema file to two that change it at once
+            admin.mark(self._connection, self._name)
+        self._marks = True
 
     def _as_ours(self, error: Exception) -> KnnStoreError:
         return mapped_error(error, self._map_error, "upsert", self.url)
@@ -171,7 +181,13 @@ class MilvusStore(EmbeddingStore):
         return self._reader.count(self._language.expression(where))
 
     def _revision(self) -> str:
-        return f"{self._count(None)}-{self._session.writes}"
+        if self._connection.lite:
+            return f"{self._count(None)}-{self._session.writes}"
+        mark = admin.mark_of(self._connection, self._name)
+        if mark != self._mark:
+            self._session.wrote()  # somebody; what is read from now on has it, whatever the consistency
+            self._mark = mark
+        return mark
 
     def _scan(self, where: Filter | None, fields: list[str], with_vectors: bool, batch_size: int) -> Iterator[Records]:
         return self._reader.scan(self._language.expression(where), fields, with_vectors, batch_size)

@@ -76,16 +76,14 @@ class ClientEngine(ABC):
         points = models.Batch(ids=ids, vectors=vectors.tolist(), payloads=payloads)  # type: ignore[arg-type]  # UUIDs
         # Stored points are updated only if they match, and nothing matches. Since 1.16; update_mode came with 1.17.
         update_filter = self.dialect.group(must=[self.dialect.among_ids([])]) if insert_only else None
-        self._call(
-            lambda client: client.upsert(self._name, points, update_filter=update_filter, wait=True, **self._writes)
-        )
+        self._write(models.UpsertOperation(upsert=models.PointsBatch(batch=points, update_filter=update_filter)))
 
     def change(self, changes: Sequence[Change]) -> None:
         operations = [
             models.SetPayloadOperation(set_payload=models.SetPayload(payload=payload, filter=where))
             for where, payload in changes
         ]
-        self._call(lambda client: client.batch_update_points(self._name, operations, wait=True, **self._writes))
+        self._write(*operations)
 
     def retrieve(self, ids: list[str], payload: list[str], *, vectors: bool) -> Sequence[Point]:
         return self._call(
@@ -128,12 +126,16 @@ class ClientEngine(ABC):
         return {hit.value: hit.count for hit in answer.hits}
 
     def delete(self, ids: list[str]) -> None:
-        selector = models.PointIdsList(points=ids)  # type: ignore[arg-type]  # UUIDs
-        self._call(lambda client: client.delete(self._name, selector, wait=True, **self._writes))
+        self._write(models.DeleteOperation(delete=models.PointIdsList(points=ids)))  # type: ignore[arg-type]  # UUIDs
 
     def delete_where(self, where: Any) -> None:
-        selector = models.FilterSelector(filter=where)
-        self._call(lambda client: client.delete(self._name, selector, wait=True, **self._writes))
+        self._write(models.DeleteOperation(delete=models.FilterSelector(filter=where)))
+
+    def _write(self, *operations: models.UpdateOperation) -> None:
+        """Everything that changes points goes through here: one request, whose operations are done in their order."""
+        self._call(
+            lambda client: client.batch_update_points(self._name, list(operations), wait=True, **self._writes)
+        )  # fmt: skip
 
     def flush(self) -> None:  # noqa: B027  # nothing to do, for each of the clients
         """Every write has been waited for."""

@@ -175,8 +175,7 @@ class EdgeEngine:
             yield shard
 
     def _update(self, operation: Any) -> None:
-        with self._shard() as shard:
-            self._held.writes += 1
+        with self._shard() as shard, self._held.written():
             shard.update(operation)
 
     def retrieve(self, ids: list[str], payload: list[str], *, vectors: bool) -> Sequence[Point]:

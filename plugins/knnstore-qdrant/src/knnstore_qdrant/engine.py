@@ -94,8 +94,8 @@ class Engine(Protocol):
     def optimize(self) -> None:
         """Build the index of everything stored."""
 
-    def revision(self) -> str | None:
-        """A text that changes with the content, where the engine can tell."""
+    def revision(self) -> str:
+        """A text that changes with each acknowledged write."""
 
     def details(self) -> dict[str, Detail]:
         """For ``stats()``."""

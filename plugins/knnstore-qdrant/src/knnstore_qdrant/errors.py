@@ -19,6 +19,7 @@ from knnstore.errors import (
     StoreNotFoundError,
     StoreTimeoutError,
 )
+from knnstore.remote import may_not_write
 
 __all__ = ["fewer", "map_error", "refused_by_limits", "replicas_missing", "retriable"]
 
@@ -37,6 +38,7 @@ _AWAY = re.compile(
 _FEWER = re.compile(r"read operations? failed|enough active replicas", re.IGNORECASE)
 _BROKEN = re.compile(r"stream removed|rst_stream|goaway|connection (reset|closed)", re.IGNORECASE)
 """What gRPC says, as an internal or unknown error, where a connection broke in the middle of an answer."""
+_READ_ONLY = re.compile(r"(write|manage) access .*required", re.IGNORECASE)
 _MOST = 400
 
 _NODE = "A node of the cluster is away or starting; try again, or look at its state: GET /cluster on the server."
@@ -76,6 +78,8 @@ def _by_status(status: int | str, what: str) -> KnnStoreError:
         return StoreConnectionError(what, hint=_REACH if status == "connection" else "The server is busy; try later.")
     if status in ("timeout", 408, 504):
         return StoreTimeoutError(what, hint=_SLOW)
+    if status == 403 and _READ_ONLY.search(what):
+        return may_not_write(what, "api_key_env= or api_key_file=")
     if status in (401, 403):
         return StoreAuthenticationError(what, hint=_KEY)
     if status == 404:

@@ -188,6 +188,15 @@ class Held:
                 self.calls -= 1
                 self.idle.notify_all()
 
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """Another revision once a write is done, and not before it: who sees the new one must see what was written."""
+        try:
+            yield
+        finally:
+            with self.idle:
+                self.writes += 1
+
     def check_process(self) -> None:
         """Refuse to work in a forked child: the engine's threads are not there, and its files belong to the parent.
 

@@ -6,7 +6,7 @@ It keeps its points with pickle: open only folders that you trust.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 
 from knnstore.types import StoreSpec
 from knnstore_qdrant.client import DISTANCE, ClientEngine
-from knnstore_qdrant.engine import Change, Detail
+from knnstore_qdrant.engine import Detail
 from knnstore_qdrant.folder import Held
 from knnstore_qdrant.options import Options
 
@@ -84,25 +84,13 @@ class LocalEngine(ClientEngine):
     def upsert(
         self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]], *, insert_only: bool
     ) -> None:
-        self._written()
         super().upsert(ids, vectors, payloads, insert_only=insert_only)
         self._warn(self.count(None))
 
-    def change(self, changes: Sequence[Change]) -> None:
-        self._written()
-        super().change(changes)
-
-    def delete(self, ids: list[str]) -> None:
-        self._written()
-        super().delete(ids)
-
-    def delete_where(self, where: Any) -> None:
-        self._written()
-        super().delete_where(where)
-
-    def _written(self) -> None:
+    def _write(self, *operations: models.UpdateOperation) -> None:
         self._held.check_process()  # a child has a copy of the points, but the connection is its parent's
-        self._held.writes += 1
+        with self._held.written():
+            super()._write(*operations)
 
     def _warn(self, count: int) -> None:
         if count > _MANY:

@@ -7,7 +7,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,10 +23,12 @@ from knnstore.transfer.copying import progress_bar
 from knnstore.types import Consistency
 from knnstore.url import StoreURL
 from knnstore_qdrant.client import ClientEngine
-from knnstore_qdrant.engine import Detail, recall_floor
+from knnstore_qdrant.engine import Change, Detail, Offset, recall_floor
 from knnstore_qdrant.errors import replicas_missing, retriable
+from knnstore_qdrant.mark import MARK, REVISION, mark_anew, unmarked
 from knnstore_qdrant.numbers import whole_bounds
 from knnstore_qdrant.options import PORTS, ServerOptions
+from knnstore_qdrant.points import Point
 from knnstore_qdrant.prompt import PromptTransport
 
 __all__ = ["METADATA", "Connection", "RemoteEngine", "identity_of"]
@@ -177,6 +179,7 @@ _LEVELS: dict[Consistency, tuple[models.ReadConsistencyType | None, models.Write
 }
 
 
+_ORDERINGS = [models.WriteOrdering.WEAK, models.WriteOrdering.MEDIUM, models.WriteOrdering.STRONG]
 METADATA = "knnstore"
 _DONE = (models.CollectionStatus.GREEN, models.CollectionStatus.GREY)
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 1.0
@@ -280,7 +283,7 @@ class RemoteEngine(ClientEngine):
                         f"{self._connection.url}: the optimisers", expected="status green", got=str(info.status.value),
                         hint="They go on by themselves; raise ?build_timeout= to wait longer.",
                     )  # fmt: skip
-                bar.total = info.points_count
+                bar.total = max((info.points_count or 0) - 1, 0)  # without the mark
                 bar.update((info.indexed_vectors_count or 0) - bar.n)
                 time.sleep(pause)
                 pause = min(1.5 * pause, _LAST_PAUSE)
@@ -288,8 +291,32 @@ class RemoteEngine(ClientEngine):
     def _info(self) -> Any:
         return self._call(lambda client: client.get_collection(self._name))
 
-    def revision(self) -> None:
-        """A server does not tell; the number of records must do."""
+    def _write(self, *operations: models.UpdateOperation) -> None:
+        if self._writes["ordering"] == models.WriteOrdering.WEAK:
+            super()._write(*operations)
+            operations = ()
+        # Of two weakly ordered marks each replica may keep another one, so a mark goes through the leader.
+        ordering = max(self._writes["ordering"], models.WriteOrdering.MEDIUM, key=_ORDERINGS.index)
+        marked = [*operations, mark_anew()]
+        self._call(lambda client: client.batch_update_points(self._name, marked, wait=True, ordering=ordering))
+
+    def count(self, where: Any, *, exact: bool = True) -> int:
+        return super().count(unmarked(where), exact=exact)
+
+    def scroll(
+        self, where: Any, payload: list[str], limit: int, offset: Offset, *, vectors: bool
+    ) -> tuple[Sequence[Point], Offset]:
+        return super().scroll(unmarked(where), payload, limit, offset, vectors=vectors)
+
+    def change(self, changes: Sequence[Change]) -> None:
+        super().change([(unmarked(where), payload) for where, payload in changes])
+
+    def delete_where(self, where: Any) -> None:
+        super().delete_where(unmarked(where))
+
+    def revision(self) -> str:
+        marks = self.retrieve([MARK], [REVISION], vectors=False)
+        return str(marks[0].payload[REVISION]) if marks else "unmarked"
 
     def details(self) -> dict[str, Detail]:
         info = self._info()

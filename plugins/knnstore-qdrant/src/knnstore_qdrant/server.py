@@ -25,6 +25,7 @@ from knnstore.url import StoreURL
 from knnstore_qdrant.client import DISTANCE
 from knnstore_qdrant.errors import map_error
 from knnstore_qdrant.floats import key
+from knnstore_qdrant.mark import unmarked
 from knnstore_qdrant.names import CUT, SLASH, collection_name, collection_path
 from knnstore_qdrant.options import ServerOptions, created_with
 from knnstore_qdrant.remote import METADATA, Connection, RemoteEngine, identity_of
@@ -249,7 +250,7 @@ def remove_on_server(url: StoreURL, options: ServerOptions, *, full: bool) -> bo
     with _connected(url, options) as connection:
         if _path_of(connection, name) != path:
             return False
-        if not full and connection.call(lambda client: client.count(name, exact=True)).count:
+        if not full and connection.call(lambda client: client.count(name, unmarked(None), exact=True)).count:
             return False
         if not connection.call(lambda client: client.delete_collection(name)):
             raise BackendError(f"{url}: the server did not remove the collection")

@@ -55,7 +55,7 @@ class QdrantStore(EmbeddingStore):
             atomic=False,
             conditional=True,
             update_in_place=True,
-            revision=not engine.server,
+            revision=True,
             consistency=("strong", "session", "eventual") if engine.server else ("strong",),
         )
 
@@ -212,7 +212,7 @@ class QdrantStore(EmbeddingStore):
     # -- keeping ------------------------------------------------------------------------------------------------------
 
     def _revision(self) -> str:
-        return self._engine.revision() or super()._revision()
+        return self._engine.revision()
 
     def _flush(self) -> None:
         self._engine.flush()
