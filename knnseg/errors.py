@@ -19,7 +19,7 @@ store are in :mod:`knnstore.errors` and pass through unchanged.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "VocabularyError",
     "WeightsError",
     "skipping",
+    "told",
     "warn_left_out",
 ]
 
@@ -76,6 +77,16 @@ class WeightsError(KnnSegError, OSError):
 
 class KnnSegWarning(UserWarning):
     """Something was done, but not as the caller may think: images were left out, a class is known to nobody."""
+
+
+@contextmanager
+def told(done: Callable[[], str]) -> Iterator[None]:
+    """Whatever ends the work inside, Ctrl-C too, says in a note what is done by then, and how to go on."""
+    try:
+        yield
+    except BaseException as stop:
+        stop.add_note(done())
+        raise
 
 
 @contextmanager

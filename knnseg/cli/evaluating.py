@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+from knnseg.errors import told
 
 if TYPE_CHECKING:
     from knnseg.data.vocabulary import Vocabulary
@@ -78,7 +79,7 @@ def run_eval(
         journal = None
         if out is not None:
             journal = stack.enter_context(Journal(out / "progress.jsonl", settings, restart=restart))
-        stack.push(partial(_say_measured, out=out, journal=journal))
+        stack.enter_context(told(partial(_measured, out, journal)))
         report = evaluate(
             segmenter, examples, vocabulary,
             limit=limit, journal=journal, strict=strict, progress=sys.stderr.isatty(),
@@ -92,19 +93,11 @@ def run_eval(
     return result
 
 
-def _say_measured(
-    kind: type[BaseException] | None,  # noqa: ARG001  # as an ExitStack calls it
-    stop: BaseException | None,
-    trace: TracebackType | None,  # noqa: ARG001
-    *,
-    out: Path | None,
-    journal: Journal | None,
-) -> None:
-    """Add to what ends a run how far it has come, and how to go on."""
-    if stop is not None and journal is not None:
-        stop.add_note(f"{len(journal)} images are measured and kept in {out}. Running it again goes on from there.")
-    elif stop is not None:
-        stop.add_note("Nothing of this run is kept; with --out FOLDER a run that was stopped goes on.")
+def _measured(out: Path | None, journal: Journal | None) -> str:
+    """How far a run has come that ends here, and how to go on."""
+    if journal is None:
+        return "Nothing of this run is kept; with --out FOLDER a run that was stopped goes on."
+    return f"{len(journal)} images are measured and kept in {out}. Running it again goes on from there."
 
 
 def print_report(

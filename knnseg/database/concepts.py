@@ -32,7 +32,7 @@ from knnseg.database.inventory import Concept, Inventory, named
 from knnseg.database.naming import Change, Changes, Names, kind, naming, removal, tidied_up
 from knnseg.database.schema import CONTENT, FIELDS, Content, ImageExamples, contents, described, readable
 from knnseg.database.spaces import place_of_changes, space_name, spaces
-from knnseg.errors import ConfigError, MaskError, VocabularyError, warn_left_out
+from knnseg.errors import ConfigError, MaskError, VocabularyError, told, warn_left_out
 from knnseg.stages.protocols import FeatureExtractor
 from knnstore import EmbeddingStore, F, Filter, StoreSpec, StoreURL, open_store
 from knnstore.errors import StoreNotFoundError
@@ -171,20 +171,20 @@ class ConceptDatabase:
         wanted = None if classes is None else frozenset(map(tidy, classes))
         total = len(images) if isinstance(images, Sized) else None
         report, failed = AddReport(), list[str]()
-        try:
-            # disable=None would hide the bar where standard error is no terminal; a caller that asks gets one.
-            with tqdm(total=total, unit="image", disable=not progress, desc="adding") as bar:
-                for group in _batched((image for _, image in readable(images, failed, strict=strict)), batch):
-                    prepared, counted = segments(group, wanted, min_area, self.keys_for)
-                    report += counted + self._write(prepared, keep_masks=keep_masks, writer=writer, strict=strict)
-                    bar.update(len(group))
-                    bar.set_postfix(added=report.added, present=report.present)
-        except BaseException as stop:
-            stop.add_note(
+
+        def done() -> str:
+            return (
                 f"Of {report.images} images that were read, {report.added} examples had been added and "
                 f"{report.present} were there already; they stay. Running it again goes on from there."
             )
-            raise
+
+        # disable=None would hide the bar where standard error is no terminal; a caller that asks gets one.
+        with told(done), tqdm(total=total, unit="image", disable=not progress, desc="adding") as bar:
+            for group in _batched((image for _, image in readable(images, failed, strict=strict)), batch):
+                prepared, counted = segments(group, wanted, min_area, self.keys_for)
+                report += counted + self._write(prepared, keep_masks=keep_masks, writer=writer, strict=strict)
+                bar.update(len(group))
+                bar.set_postfix(added=report.added, present=report.present)
         report = replace(report, failed=(*failed, *report.failed))
         warn_left_out("add", report.failed)
         return report
@@ -387,11 +387,8 @@ class ConceptDatabase:
     def _change(self, change: Callable[[Inventory], Change]) -> int:
         """Make a change that holds for what is there at that moment, and finish what it leaves to do; see there."""
         self._changes.make(lambda names: change(replace(self._look(), names=names)))
-        try:
+        with told(lambda: "The change is made and stays. What is left to delete, the next change or add deletes."):
             return self._tidy_up()
-        except BaseException as stop:
-            stop.add_note("The change is made and stays. What is left to delete, the next change or add deletes.")
-            raise
 
     def _tidy_up(self) -> int:
         """Delete what removed concepts have left, and what merged ones have twice; after others' changes too.

@@ -15,7 +15,7 @@ from knnseg.database.naming import Changes
 from knnseg.database.originals import Originals, StoredImage, stored_images
 from knnseg.database.schema import FIELDS, contents, stored_contents
 from knnseg.database.spaces import place_of_changes
-from knnseg.errors import ConfigError, DatasetError, skipping, warn_left_out
+from knnseg.errors import ConfigError, DatasetError, skipping, told, warn_left_out
 from knnseg.method.pooling import pool
 from knnseg.stages.protocols import FeatureExtractor
 from knnstore import EmbeddingStore, F, StoreSpec
@@ -95,17 +95,15 @@ def reembed(
     finder, report = originals or Originals(), ReembedReport()
     labels = _labels(source, target)
     hashes = sorted(str(value) for value in source.count_by("image_hash"))
-    try:
-        with tqdm(total=len(hashes), unit="image", disable=not progress, desc="embedding again") as bar:
-            for group in stored_images(source, hashes, named=labels, batch=batch):
-                report += _write(target, group, finder, strict)
-                bar.update(len(group))
-    except BaseException as stop:
-        stop.add_note(
-            f"{report.added} examples had been added and {report.present} were there already; they stay. "
-            "Running it again goes on from there."
-        )
-        raise
+
+    def done() -> str:
+        there = f"{report.added} examples had been added and {report.present} were there already"
+        return f"{there}; they stay. Running it again goes on from there."
+
+    with told(done), tqdm(total=len(hashes), unit="image", disable=not progress, desc="embedding again") as bar:
+        for group in stored_images(source, hashes, named=labels, batch=batch):
+            report += _write(target, group, finder, strict)
+            bar.update(len(group))
     warn_left_out("reembed", report.failed)
     return report
 

@@ -32,6 +32,7 @@ from knnstore.errors import (
     InvalidInputError,
     InvalidLimitError,
     SpecMismatchError,
+    StoreConnectionError,
     StoreNotFoundError,
     UnknownFieldError,
 )
@@ -691,6 +692,26 @@ def test_an_interrupted_copy_says_what_was_done_and_how_to_go_on(tmp_path: Path)
     assert json.loads(out)["error"]["type"] == "KeyboardInterrupt"
     [report] = copy_store(source, target)
     assert report.present >= int(found[2]) and everything(target) == everything(source)
+
+
+def test_a_copy_to_a_server_that_restarts_says_the_same(tmp_path: Path) -> None:
+    source, target = fill(f"memory://{tmp_path}/from", 100), f"restarting://{tmp_path}/to"
+
+    class Restarting(MemoryStore):
+        left = 3
+
+        def _upsert(self, batch: Any, on_conflict: Any) -> int:
+            Restarting.left -= 1
+            if Restarting.left < 0:
+                raise StoreConnectionError("the server has restarted")
+            return super()._upsert(batch, on_conflict)
+
+    registered("restarting", Restarting)
+    with pytest.raises(StoreConnectionError, match="restarted") as caught:
+        copy_store(source, target, batch_size=10)
+    [note] = caught.value.__notes__
+    assert re.search(r"interrupted while copying, after \d+ records, 30 of them sent", note)
+    assert "Run it again to go on" in note
 
 
 def test_an_interrupted_export_and_import(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+from knnseg._options import may_write
 
 import knnstore
 from knnstore import F
@@ -440,3 +441,16 @@ def test_a_scan_of_a_file_that_changes_says_so(shared):
         write(store, 2)
     turn.over(1)
     join(child)
+
+
+def test_a_writing_command_asks_before_a_model_is_loaded(shared):
+    """Also where nothing is stored yet."""
+    may_write(f"faiss://{shared}/there")
+
+    def writer():
+        for name in ("there", "not-there"):
+            with pytest.raises(StoreAuthenticationError, match="expected a folder that this user may write to"):
+                may_write(f"faiss://{shared}/{name}")
+
+    join(as_nobody(writer))
+    may_write(f"faiss://{shared}/there")

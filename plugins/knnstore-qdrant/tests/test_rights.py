@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from knnseg.cli.commands import app
 from PIL import Image
 from typer.testing import CliRunner
 
 import knnseg.stages
 import knnstore
+from knnseg.cli.commands import app
 from knnstore import F, StoreSpec
 from knnstore.errors import StoreAuthenticationError
 

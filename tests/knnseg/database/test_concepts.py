@@ -12,7 +12,7 @@ from knnseg.database.schema import FIELDS
 from knnseg.errors import ConfigError, DatasetError, ImageError, KnnSegWarning, MaskError, VocabularyError
 from knnseg.method.pooling import pool
 from knnstore import F
-from knnstore.errors import SpecMismatchError, StoreNotFoundError
+from knnstore.errors import SpecMismatchError, StoreConnectionError, StoreNotFoundError
 
 
 def content(database):
@@ -86,6 +86,22 @@ def test_who_is_interrupted_hears_what_was_done(database, scene, stop):
         f"Of 4 images that were read, {done} examples had been added and 0 were there already; they stay. "
         "Running it again goes on from there."
     ]
+
+
+def test_a_removal_that_is_interrupted_says_that_it_is_made(database, scene, monkeypatch):
+    database.add(scene(1))
+
+    def down(where):
+        raise StoreConnectionError("the server has restarted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database.store, "_delete_where", down)
+        with pytest.raises(StoreConnectionError) as caught:
+            database.remove("ball")
+    assert caught.value.__notes__ == [
+        "The change is made and stays. What is left to delete, the next change or add deletes."
+    ]
+    assert "ball" not in {concept.label for concept in database.concepts()}
 
 
 def test_a_removed_name_begins_anew(database, scene):

@@ -74,9 +74,12 @@ def test_an_interrupted_run_computes_only_what_is_missing(database, other, files
             reached.append(image.image_hash)
             return super().find(image)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         reembed(database.store, other, Failing(), batch=2)
     done, calls = other.store.count(), other.extractor.calls
+    assert caught.value.__notes__ == [
+        f"{done} examples had been added and 0 were there already; they stay. Running it again goes on from there."
+    ]
     assert 0 < done < database.store.count() and calls == 4
     report = reembed(database.store, other, batch=2)
     assert (report.present, report.images) == (done, 2) and other.extractor.calls == 6

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from knnseg._evaluate import run_eval
 
 from knnseg.errors import ConfigError
 from knnseg.evaluation import ImageCounts, Journal, evaluate, settings_of
 from knnseg.evaluation.journal import differences
+from knnstore.errors import StoreConnectionError
 from knnstore.types import Capabilities
 
 
@@ -160,6 +162,25 @@ def test_a_replacement_is_seen_where_the_revision_may_stay(segmenter, examples, 
     store.upsert(record.ids, -record.vectors, record.fields)
     changed = differences(before, settings_of(segmenter, examples, examples.vocabulary))
     assert [line.split(":")[0] for line in changed] == ["store.content"]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_who_is_interrupted_hears_what_is_measured(segmenter, examples, tmp_path, monkeypatch, kept):
+    out, search, asked = tmp_path / "out" if kept else None, segmenter.database.store._search, []
+
+    def down_after_two(*arguments):
+        asked.append(1)
+        if len(asked) > 2:
+            raise StoreConnectionError("the server has restarted")
+        return search(*arguments)
+
+    monkeypatch.setattr(segmenter.database.store, "_search", down_after_two)
+    with pytest.raises(StoreConnectionError) as caught:
+        run_eval(segmenter, examples, examples.vocabulary, {}, out=out)
+    done = f"2 images are measured and kept in {out}. Running it again goes on from there."
+    assert caught.value.__notes__ == [
+        done if kept else "Nothing of this run is kept; with --out FOLDER a run that was stopped goes on."
+    ]
 
 
 def test_files_of_the_configuration_are_settings(segmenter, examples, tmp_path):
