@@ -25,6 +25,7 @@ from pymilvus.grpc_gen import common_pb2, milvus_pb2_grpc
 
 from knnstore.errors import InvalidURLError, StoreClosedError
 from knnstore.remote import Patience
+from knnstore.url import Secret
 from knnstore_milvus.errors import retriable
 from knnstore_milvus.expressions import SERVER
 
@@ -48,7 +49,7 @@ class Credentials:
     """Who we are and whom we trust.
 
     Args:
-        token: ``user:password`` or an API key, "" for none.
+        token: ``user:password`` or an API key; an empty one for none.
         tls: whether the connection is encrypted.
         ca: file of the certificate authorities to trust, "" for those that gRPC brings.
         cert: file of the client's certificate chain, "" for none.
@@ -56,7 +57,7 @@ class Credentials:
         server_name: the name that the server's certificate must have, "" for the host of the URL.
     """
 
-    token: str = field(default="", repr=False)
+    token: Secret = field(default_factory=Secret)
     tls: bool = False
     ca: str = ""
     cert: str = ""
@@ -81,7 +82,8 @@ class Credentials:
 
     def metadata(self) -> list[tuple[str, str]]:
         """What goes with every request."""
-        return [("authorization", base64.b64encode(self.token.encode()).decode())] if self.token else []
+        token = base64.b64encode(self.token.reveal().encode()).decode()
+        return [("authorization", token)] if self.token else []
 
 
 def _content(option: str, file: str) -> bytes | None:
@@ -111,7 +113,6 @@ class Connection:
     def __init__(self, address: str, credentials: Credentials, database: str, patience: Patience) -> None:
         self.address, self.database, self.patience = address, database, patience
         self._credentials = credentials
-        self._metadata = [*credentials.metadata(), ("dbname", database)]
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._stub: Any = None
@@ -139,9 +140,10 @@ class Connection:
         if "db_name" in request.DESCRIPTOR.fields_by_name:
             request.db_name = self.database
         seconds, stub = None if timeout is None else max(timeout, 0.001), self._connected()
+        metadata = [*self._credentials.metadata(), ("dbname", self.database)]
         try:
             return self.patience.call(
-                lambda left: _checked(getattr(stub, method), request, left, self._metadata),
+                lambda left: _checked(getattr(stub, method), request, left, metadata),
                 lambda error: not self._closed and retriable(error),
                 timeout=seconds,
             )

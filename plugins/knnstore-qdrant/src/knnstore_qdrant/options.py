@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from knnstore.errors import InvalidURLError
 from knnstore.options import flag, integer, matching, number, one_of, option, read_options, seconds, secret
-from knnstore.url import StoreURL
+from knnstore.url import Secret, StoreURL
 
 __all__ = [
     "CREATION", "PORTS", "EdgeOptions", "LocalOptions", "Options", "ServerOptions", "created_with", "is_loopback",
@@ -95,7 +95,7 @@ class ServerOptions(EdgeOptions):
     ca: str = option("", matching(r".+", "a file"))
     cert: str = option("", matching(r".+", "a file"))
     cert_key: str = option("", matching(r".+", "a file"))
-    api_key: str = secret()
+    api_key: Secret = secret()
     insecure_key: bool = option(False, flag())
     retries: int = option(1000, integer(0, 1000))
     shards: int | None = option(None, integer(1, 10_000))

@@ -143,7 +143,7 @@ class Connection:
             prefer_grpc=options.transport == "grpc",
             https=options.tls,
             # As a header and not as api_key, which would warn where we have decided already; see options.
-            headers={"api-key": options.api_key} if options.api_key else None,
+            headers={"api-key": options.api_key.reveal()} if options.api_key else None,
             check_compatibility=False,  # a thread of its own, over HTTP, which need not be reachable; we look ourselves
             grpc_options={
                 "grpc.keepalive_time_ms": 20_000,
