@@ -90,6 +90,7 @@ def writer(url, extractor, seed, numbers, anew, out):
             rng.setstate(state)
             print(json.dumps(["begin", time.monotonic(), peek, number]), file=out, flush=True)
             if anew:
+                stack.close()
                 database = stack.enter_context(ConceptDatabase.open(url, extractor))
             asked, seen = perform(url, database, rng, number)
             print(json.dumps(["end", time.monotonic(), asked, seen]), file=out, flush=True)

@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ _CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.enable_retries", 0),  # ours are the only ones
     ("grpc.use_local_subchannel_pool", 1),  # no connection shared with other stores, or with a parent process
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # what one attempt may take, on a busy machine or far away
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -93,6 +94,16 @@ def _content(option: str, file: str) -> bytes | None:
         return Path(file).read_bytes()
     except OSError as error:
         raise InvalidURLError(f"option {option}", expected="a readable file in PEM format", got=str(error)) from error
+
+
+@cache
+def _keep_grpc_up() -> grpc.Channel:
+    """A channel that is never used nor closed.
+
+    After the last one is closed gRPC ends its threads in the background, and a child that is forked at that moment has
+    a lock that nobody opens: it would hang in making its own channel, and no timeout could end that.
+    """
+    return grpc.insecure_channel("localhost:1")
 
 
 class Connection:
@@ -161,6 +172,7 @@ class Connection:
             if self._closed:  # a call that was on its way must not open another channel, which nobody would close
                 raise self._closed_error()
             if self._stub is None or self._process != os.getpid():
+                _keep_grpc_up()
                 self._channel = self._credentials.channel(self.address)
                 self._stub = milvus_pb2_grpc.MilvusServiceStub(self._channel)
                 self._process = os.getpid()

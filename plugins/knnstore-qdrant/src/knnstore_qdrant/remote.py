@@ -9,9 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import grpc
 import httpx
 from qdrant_client import models
 from qdrant_client.qdrant_remote import QdrantRemote
@@ -42,6 +44,16 @@ _deadline: ContextVar[float] = ContextVar("_deadline")
 
 def _seconds_left() -> float:
     return max(_deadline.get(time.monotonic() + 30.0) - time.monotonic(), _LEAST)
+
+
+@cache
+def _keep_grpc_up() -> grpc.Channel:
+    """A channel that is never used nor closed.
+
+    After the last one is closed gRPC ends its threads in the background, and a child that is forked at that moment has
+    a lock that nobody opens: it would hang in making its own channel, and no timeout could end that.
+    """
+    return grpc.insecure_channel("localhost:1")
 
 
 class _Client(QdrantRemote):
@@ -134,6 +146,8 @@ class Connection:
 
     def _connect(self) -> _Client:
         url, options = self.url, self.options
+        if options.transport == "grpc":
+            _keep_grpc_up()
         port = url.port or PORTS[options.transport]
         host = f"[{url.host}]" if ":" in url.host else url.host
         client = _Client(
