@@ -187,7 +187,7 @@ class StoreURL:
 
     def secrets(self) -> list[str]:
         """The secret values, longest first, those in variables and files too; for who must keep them out of a text."""
-        names = [name for name in self.options if _is_secret(_stem(name))]
+        names = [name for name in self.options if _is_secret(_stem(name)) or _may_be_secret(name)]
         values = {self.password.reveal(), *map(self._resolved, names), "" if self._user_is_known else self.user} - {""}
         return sorted(values, key=len, reverse=True)
 
@@ -222,7 +222,7 @@ class StoreURL:
         at = f"{user}{':' if self.password else ''}{self.password}@" if user or self.password else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = f":{self.port}" if self.port is not None else ""
-        options = {name: _HIDDEN if _is_secret(name) else value for name, value in self.options.items()}
+        options = {name: _HIDDEN if _may_be_secret(name) else value for name, value in self.options.items()}
         query = f"?{urlencode(options, safe='*/:,')}" if options else ""
         return f"{scheme}://{at}{host}{port}{quote(self.path)}{query}"
 
@@ -259,6 +259,12 @@ def _stem(name: str) -> str:
 def _is_secret(name: str) -> bool:
     """Options that carry a secret itself; ``api_key_env`` and ``api_key_file`` only say where one is."""
     return _SECRET.fullmatch(name) is not None
+
+
+def _may_be_secret(name: str) -> bool:
+    """The same, and those that are misspelt."""
+    near = difflib.get_close_matches(name.lower(), ("password", "token", "secret", "api_key", "credentials"), 1, 0.8)
+    return _is_secret(name) or (bool(near) and _stem(name) == name)
 
 
 def _escaped_anyhow(letter: str) -> str:

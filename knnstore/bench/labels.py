@@ -28,7 +28,8 @@ def labels(urls: Sequence[StoreURL]) -> list[str]:
 def _parts(url: StoreURL) -> tuple[str, list[str]]:
     """The scheme, and the options without those that are secrets."""
     scheme = f"{url.backend}+{url.variant}" if url.variant else url.backend
-    return scheme, [f"{name}={value}" for name, value in url.options.items() if isinstance(value, str)]
+    shown = StoreURL.parse(str(url)).options
+    return scheme, [f"{name}={value}" for name, value in shown.items() if str(value) != "***"]
 
 
 def _numbered(names: list[str]) -> list[str]:

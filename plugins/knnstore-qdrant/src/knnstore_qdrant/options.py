@@ -151,6 +151,9 @@ def _check_security(options: ServerOptions, url: StoreURL) -> None:
         raise InvalidURLError(f"{url}", expected="tls=1 with ca, cert and cert_key", got="no tls")
     if bool(options.cert) != bool(options.cert_key):
         raise InvalidURLError(f"{url}", expected="cert and cert_key together", got="one of them")
+    key = options.api_key.reveal()
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidURLError(f"{url}: the API key", expected="printable ASCII characters, as in a header of HTTP")
     if options.api_key and not (options.tls or options.insecure_key or is_loopback(url.host)):
         raise InvalidURLError(
             f"{url}: an API key would travel unencrypted to {url.host}",
