@@ -18,7 +18,7 @@ from knnstore.filters import F, Filter
 from knnstore.hookspecs import hookimpl
 from knnstore.transfer import CopyReport, ExportReport, content_checksum, copy_store, export_parquet, import_parquet
 from knnstore.types import Capabilities, EmbeddingSpace, Hits, Records, StoreSpec, StoreStats, VectorRecords
-from knnstore.url import StoreURL
+from knnstore.url import Secret, StoreURL
 
 __all__ = [
     "Backend",
@@ -34,6 +34,7 @@ __all__ = [
     "KnnStoreError",
     "OpenRequest",
     "Records",
+    "Secret",
     "StoreSpec",
     "StoreStats",
     "StoreURL",

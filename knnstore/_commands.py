@@ -10,7 +10,7 @@ import typer
 
 from knnstore._bench_command import bench
 from knnstore._check_command import check
-from knnstore._options import Json, Url, Version, print_json, print_line
+from knnstore._options import Group, Json, Url, Version, print_json, print_line
 from knnstore._plugins import backends as installed_backends
 from knnstore._plugins import collections, get_backend, known_backends, open_store
 from knnstore._transfer_commands import add_transfer_commands
@@ -23,6 +23,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="knnstore",
+    cls=Group,
     help="One embedding store in front of several engines.",
     epilog="Exit codes: 0 all is well, 1 a check failed or the store reported an error, 2 wrong usage, 130 Ctrl-C.",
     no_args_is_help=True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from knnstore.url import StoreURL
 if TYPE_CHECKING:
     from knnstore.abc import EmbeddingStore
 
-__all__ = ["Backend", "Engine", "OpenRequest", "mapped_error"]
+__all__ = ["Backend", "Engine", "OpenRequest", "mapped_error", "mapped_errors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,22 +177,67 @@ class Engine(ABC):
         return None
 
 
-def mapped_error(
-    error: Exception, mapper: Callable[[Exception], KnnStoreError | None], operation: str, url: StoreURL
-) -> KnnStoreError:
-    """What to raise instead of an engine's own exception; no secret of the URL is in its text.
+Mapper = Callable[[Exception], KnnStoreError | None]
+
+
+@contextmanager
+def mapped_errors(mapper: Mapper, operation: str, url: StoreURL) -> Iterator[None]:
+    """Turn whatever an engine raises into one of ours; what leaves shows no secret of the URL, and nor do its causes.
 
     Args:
-        error: the engine's exception.
         mapper: the backend's own translation.
-        operation: what was being done.
+        operation: what is being done.
         url: where.
     """
+    try:
+        yield
+    except KnnStoreError as error:
+        _hide_secrets(error, url)
+        raise
+    except Exception as error:
+        mapped = mapped_error(error, mapper, operation, url)
+        try:
+            raise mapped from error
+        finally:  # raising it has set its context
+            _hide_secrets(mapped, url)
+
+
+def mapped_error(error: Exception, mapper: Mapper, operation: str, url: StoreURL) -> KnnStoreError:
+    """What to raise instead of an engine's own exception; no secret of the URL is in its text."""
     try:
         mapped = mapper(error)
     except Exception:  # a translation that fails must not hide what it was given to translate
         mapped = None
     if mapped is None:
         mapped = BackendError(f"{operation} on {url}: {type(error).__name__}: {error}")
-    mapped.args = tuple(url.redact(str(part)) for part in mapped.args)
+    _hide_secrets(mapped, url)
     return mapped
+
+
+def _hide_secrets(error: KnnStoreError, url: StoreURL) -> None:
+    """Take them out of all that an error says. What an engine has raised cannot be changed: it goes if it has one."""
+    if not url.secrets():
+        return
+    error.args = tuple(url.redact(str(part)) for part in error.args)
+    for name, value in vars(error).items():
+        if name != "__notes__" and value is not None:
+            setattr(error, name, url.redact(str(value)))
+    error.__notes__ = [url.redact(note) for note in getattr(error, "__notes__", ())]
+    if any(url.redact(text) != text for reason in _reasons(error) for text in _texts(reason)):
+        error.__cause__ = error.__context__ = None
+
+
+def _reasons(error: BaseException) -> Iterator[BaseException]:
+    """All that led to an error, on either way and each once."""
+    left, met = [error.__cause__, error.__context__], set[int]()
+    while left:
+        reason = left.pop()
+        if reason is not None and id(reason) not in met:
+            met.add(id(reason))
+            yield reason
+            left += [reason.__cause__, reason.__context__]
+
+
+def _texts(error: BaseException) -> Iterator[str]:
+    """Whatever could be printed of an error."""
+    yield from (str(error), repr(error), repr(error.args), repr(vars(error)))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from knnstore.cli import without_urls
 from knnstore.filter_text import parse_filter
 from knnstore.filters import Filter
 
-__all__ = ["Json", "Url", "Version", "Where", "counted", "filter_from", "print_json", "print_line"]
+__all__ = ["Group", "Json", "Url", "Version", "Where", "counted", "filter_from", "print_json", "print_line"]
 
 Url = Annotated[str, typer.Argument(help="Store URL, such as faiss:///data/concepts or qdrant://host:6334/concepts.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -22,6 +26,30 @@ Where = Annotated[
         help="""Only matching records, such as 'label in ("kettle", "zebra") and area >= 100 and not thing'."""
     ),
 ]
+
+
+class Group(TyperGroup):
+    """All commands of a program. What it says of a mistake in the command line quotes no URL as it was given."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the name of the command, and what stands before it."""
+        with _urls_hidden():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Read the arguments of the command, and run it."""
+        with _urls_hidden():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _urls_hidden() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if callable(getattr(error, "format_message", None)):  # of click: wrong usage
+            error.message = without_urls(error.message)  # type: ignore[attr-defined]
+        raise
 
 
 def _show_version(wanted: bool) -> None:

@@ -6,21 +6,19 @@ import difflib
 import re
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 import pluggy
 
 from knnstore import hookspecs
-from knnstore._engine import Backend, OpenRequest, mapped_error
+from knnstore._engine import Backend, OpenRequest, mapped_errors
 from knnstore.abc import EmbeddingStore
 from knnstore.errors import (
     BackendUnavailableError,
     BrokenPluginError,
     InvalidInputError,
-    KnnStoreError,
     StoreNotFoundError,
     UnknownBackendError,
     UnsupportedOperationError,
@@ -288,17 +286,9 @@ def remove_empty(url: StoreURL) -> bool:
         return backend.remove_empty(url)
 
 
-@contextmanager
-def _mapped(backend: Backend, url: StoreURL, operation: str) -> Iterator[None]:
+def _mapped(backend: Backend, url: StoreURL, operation: str) -> AbstractContextManager[None]:
     """What an engine raises before there is a store to map it."""
-    try:
-        yield
-    except KnnStoreError:
-        raise
-    except Exception as error:
-        raise mapped_error(
-            error, lambda e: backend.map_error(e, url) or _missing(backend, e), operation, url
-        ) from error
+    return mapped_errors(lambda error: backend.map_error(error, url) or _missing(backend, error), operation, url)
 
 
 def _missing(backend: Backend, error: Exception) -> BackendUnavailableError | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Literal, Self, final, overload
 
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnstore import _validation as checks
-from knnstore._engine import Backend, Engine, OpenRequest, mapped_error
+from knnstore._engine import Backend, Engine, OpenRequest, mapped_errors
 from knnstore._filter_forms import for_engine
-from knnstore.errors import BackendError, InvalidFilterError, InvalidInputError, KnnStoreError, StoreClosedError
+from knnstore.errors import BackendError, InvalidFilterError, InvalidInputError, StoreClosedError
 from knnstore.filters import Filter, Scalar, how_to_compare
 from knnstore.types import (
     Capabilities,
@@ -378,14 +378,8 @@ class EmbeddingStore(Engine):
                     yield _with(records, with_vectors)
                 self._usable("scan")
 
-    @contextmanager
-    def _mapped(self, operation: str) -> Iterator[None]:
-        try:
-            yield
-        except KnnStoreError:
-            raise
-        except Exception as error:
-            raise mapped_error(error, self._map_error, operation, self._url) from error
+    def _mapped(self, operation: str) -> AbstractContextManager[None]:
+        return mapped_errors(self._map_error, operation, self._url)
 
 
 def _either(operation: str, ids: object, where: object) -> None:

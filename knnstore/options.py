@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from knnstore.errors import InvalidURLError, SpecMismatchError
 from knnstore.types import ASKED, STORED
-from knnstore.url import SECRET_SOURCES, StoreURL
+from knnstore.url import SECRET_SOURCES, Secret, StoreURL
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -64,12 +64,12 @@ def option(default: Any, reader: Reader) -> Any:
 
 
 def secret() -> Any:
-    """A field for a password, a token or a key; it is no part of the repr.
+    """A field for a password, a token or a key: a :class:`knnstore.Secret`, empty where none is given.
 
     The URL says it as ``name=``, or better, as ``name_env=`` or ``name_file=``: the environment variable or the file
     that holds it. Its name must be one that :meth:`StoreURL.secrets` knows for a secret.
     """
-    return field(default="", repr=False, metadata={"secret": True})
+    return field(default_factory=Secret, metadata={"secret": True})
 
 
 def read_options(kind: type[OptionsT], url: StoreURL) -> OptionsT:
@@ -86,7 +86,7 @@ def read_options(kind: type[OptionsT], url: StoreURL) -> OptionsT:
     readers = {f.name: f.metadata["reader"] for f in fields(kind) if "reader" in f.metadata}
     sources = [f"{name}{suffix}" for name in secrets for suffix in SECRET_SOURCES]
     given = url.check_options([*readers, *sources])
-    values = {name: _read(readers[name], name, text) for name, text in given.items() if name in readers}
+    values = {name: _read(readers[name], name, str(text)) for name, text in given.items() if name in readers}
     return kind(**values, **{name: url.secret(name) for name in secrets})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -12,20 +13,56 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from knnstore.errors import InvalidURLError
 
-__all__ = ["SECRET_SOURCES", "StoreURL"]
+__all__ = ["SECRET_SOURCES", "Secret", "StoreURL", "printable"]
 
 SECRET_SOURCES = ("", "_env", "_file")
 """What a secret option may be called: ``api_key``, or the variable or the file that holds it."""
 
 _WORD = re.compile(r"[A-Za-z0-9+._-]{1,40}")
 _ESCAPE = "Write special characters as %XX: %23 for '#', %2F for '/', %3F for '?', %40 for '@'."
+_HIDDEN = "***"
 _SCHEME = re.compile(r"[a-z][a-z0-9]*(\+[a-z][a-z0-9]*)?")
 _SECRET = re.compile(r"(.*_)?(password|passwd|pwd|token|secret|api_?key|credentials?)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+class Secret:
+    """A text that nothing shows by accident: not ``str``, ``repr``, an f-string, ``vars``, ``asdict`` or JSON.
+
+    >>> key = Secret("hunter2")
+    >>> f"{key}", [key], key.reveal()
+    ('***', [***], 'hunter2')
+
+    A pickle has the text itself, since other processes have to open stores too.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text, for who has to send it."""
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return _HIDDEN if self else "''"
+
+    def __str__(self) -> str:
+        return _HIDDEN if self else ""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class StoreURL:
-    """A parsed store URL. Its text never shows a secret; :attr:`password` and :attr:`options` do hold them.
+    """A parsed store URL. Its text is the only one that is printed, and shows no secret; nor does any of its parts.
 
     Args:
         backend: the scheme before a ``+``; the name of the plugin.
@@ -33,9 +70,9 @@ class StoreURL:
         host: host name, "" for an embedded store.
         port: port, None where not given.
         path: percent-decoded path with its leading slash: a folder, or the name of a collection.
-        options: what follows ``?``, each name once.
+        options: what follows ``?``, each name once; those that are secrets by their name as a :class:`Secret`.
         user: user name, or "".
-        password: password, or "".
+        password: password, or an empty one.
     """
 
     backend: str
@@ -43,9 +80,17 @@ class StoreURL:
     host: str = ""
     port: int | None = None
     path: str = ""
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str | Secret] = field(default_factory=dict)
     user: str = ""
-    password: str = field(default="", repr=False)
+    password: Secret = field(default_factory=Secret)
+
+    def __post_init__(self) -> None:
+        options = {
+            name: Secret(v) if isinstance(v, str) and _is_secret(name) else v for name, v in self.options.items()
+        }
+        object.__setattr__(self, "options", options)
+        if isinstance(self.password, str):
+            object.__setattr__(self, "password", Secret(self.password))
 
     def __hash__(self) -> int:
         options = frozenset(self.options.items())
@@ -93,7 +138,7 @@ class StoreURL:
         backend, _, variant = scheme.partition("+")
         return cls(
             backend, variant, parts.hostname or "", port, unquote(parts.path), options,
-            unquote(parts.username or ""), unquote(parts.password or ""),
+            unquote(parts.username or ""), Secret(unquote(parts.password or "")),
         )  # fmt: skip
 
     def child(self, name: str) -> StoreURL:
@@ -106,7 +151,7 @@ class StoreURL:
             raise InvalidURLError(f"child of {self}", expected="one plain name", got=repr(name))
         return replace(self, path=f"{self.path.rstrip('/')}/{name}")
 
-    def check_options(self, known: Iterable[str]) -> Mapping[str, str]:
+    def check_options(self, known: Iterable[str]) -> Mapping[str, str | Secret]:
         """The options, all of them among ``known``.
 
         Raises:
@@ -123,8 +168,8 @@ class StoreURL:
                 )
         return self.options
 
-    def secret(self, name: str) -> str:
-        """A secret option: itself, or what the variable ``name_env`` or the file ``name_file`` holds; "" if not given.
+    def secret(self, name: str) -> Secret:
+        """A secret option: itself, or what the variable ``name_env`` or the file ``name_file`` holds; or an empty one.
 
         Raises:
             InvalidURLError: it is given twice, or is not where the URL says that it is.
@@ -133,21 +178,23 @@ class StoreURL:
         if len(given) > 1:
             raise InvalidURLError(f"{self}", expected=f"one of {', '.join(given)}", got="both")
         if not given:
-            return ""
+            return Secret()
         value = self._resolved(given[0])
         if not value:
             kind = {"_env": "an environment variable", "_file": "a readable file"}.get(given[0][len(name) :], "a value")
             raise InvalidURLError(f"option {given[0]}", expected=f"{kind} with the secret", got="nothing there")
-        return value
+        return Secret(value)
 
     def secrets(self) -> list[str]:
         """The secret values, longest first, those in variables and files too; for who must keep them out of a text."""
-        values = {self.password, *(self._resolved(name) for name in self.options if _is_secret(_stem(name)))} - {""}
+        names = [name for name in self.options if _is_secret(_stem(name)) or _may_be_secret(name)]
+        values = {self.password.reveal(), *map(self._resolved, names), "" if self._user_is_known else self.user} - {""}
         return sorted(values, key=len, reverse=True)
 
     def _resolved(self, option: str) -> str:
         """What a secret option stands for; "" where its variable or file is not there."""
-        value = self.options[option]
+        given = self.options[option]
+        value = given.reveal() if isinstance(given, Secret) else given
         if option.endswith("_env"):
             return os.environ.get(value, "")
         if option.endswith("_file"):
@@ -157,24 +204,43 @@ class StoreURL:
                 return ""
         return value
 
+    @property
+    def _user_is_known(self) -> bool:
+        """Whether the user is a name, since a password goes with it; by itself it may be a key or a token."""
+        return bool(self.password) or any(_is_secret(_stem(name)) for name in self.options)
+
     def redact(self, text: str) -> str:
-        """A text of unknown origin with every secret of this URL replaced by ``***``."""
+        """A text of unknown origin with every secret of this URL replaced by ``***``, however it is escaped."""
         for secret in self.secrets():
-            text = text.replace(secret, "***").replace(quote(secret, safe=""), "***")
+            text = re.sub("".join(map(_escaped_anyhow, secret)), _HIDDEN, text)
         return text
 
     def __str__(self) -> str:
         """The URL with secrets replaced by ``***``; it parses again, without them."""
         scheme = f"{self.backend}+{self.variant}" if self.variant else self.backend
-        user = f"{quote(self.user)}{':***' if self.password else ''}@" if self.user or self.password else ""
+        user = quote(self.user) if self._user_is_known else _HIDDEN if self.user else ""
+        at = f"{user}{':' if self.password else ''}{self.password}@" if user or self.password else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = f":{self.port}" if self.port is not None else ""
-        options = {k: "***" if _is_secret(k) else v for k, v in self.options.items()}
+        options = {name: _HIDDEN if _may_be_secret(name) else value for name, value in self.options.items()}
         query = f"?{urlencode(options, safe='*/:,')}" if options else ""
-        return f"{scheme}://{user}{host}{port}{quote(self.path)}{query}"
+        return f"{scheme}://{at}{host}{port}{quote(self.path)}{query}"
 
     def __repr__(self) -> str:
         return f"StoreURL({str(self)!r})"
+
+
+def printable(text: str) -> str:
+    """A text that was meant as a store URL, as it may be printed: without secrets, or nothing but its scheme.
+
+    >>> printable("qdrant://db/c?tls=1&api_key=hunter2"), printable("milvus://me:hunter2@[host:port]/c")
+    ('qdrant://db/c?tls=1&api_key=***', 'milvus://…')
+    """
+    try:
+        return str(StoreURL.parse(text))
+    except InvalidURLError:
+        scheme = text.partition(":")[0]
+        return f"{scheme}://…" if _SCHEME.fullmatch(scheme) else "…"
 
 
 def _read_options(query: str, scheme: str) -> dict[str, str]:
@@ -193,3 +259,16 @@ def _stem(name: str) -> str:
 def _is_secret(name: str) -> bool:
     """Options that carry a secret itself; ``api_key_env`` and ``api_key_file`` only say where one is."""
     return _SECRET.fullmatch(name) is not None
+
+
+def _may_be_secret(name: str) -> bool:
+    """The same, and those that are misspelt."""
+    near = difflib.get_close_matches(name.lower(), ("password", "token", "secret", "api_key", "credentials"), 1, 0.8)
+    return _is_secret(name) or (bool(near) and _stem(name) == name)
+
+
+def _escaped_anyhow(letter: str) -> str:
+    """A pattern of a letter as it is, or as URLs, JSON, forms and Python write it."""
+    forms = {letter, json.dumps(letter)[1:-1], repr(letter)[1:-1], f"\\{letter}", "+" if letter == " " else letter}
+    octets = "".join(f"%{octet:02x}" for octet in letter.encode(errors="surrogateescape"))
+    return f"(?:{'|'.join(map(re.escape, sorted(forms)))}|(?i:{octets}))"

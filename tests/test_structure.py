@@ -188,7 +188,7 @@ def test_every_module_says_what_is_public():
 
 PUBLIC = {
     "knnstore": "Backend BackendInfo Capabilities CopyReport EmbeddingSpace EmbeddingStore ExportReport F Filter Hits "
-    "KnnStoreError OpenRequest Records StoreSpec StoreStats StoreURL VectorRecords backends collections content_checksum copy_store drop_store "
+    "KnnStoreError OpenRequest Records Secret StoreSpec StoreStats StoreURL VectorRecords backends collections content_checksum copy_store drop_store "
     "export_parquet get_backend hookimpl import_parquet open_store parse_filter ping register",
     "knnseg": "IGNORE AddReport BasePredictor ClassScores Concept ConceptDatabase Config ConfusionMatrix DenseClip "
     "DerivedFeatures Embeddings EncodedImage Explanation FeatureExtractor Features FusionConfig Instance KeysConfig KnnSegError "

@@ -45,6 +45,7 @@ from knnseg.cli.sources import (
     say_unlabelled,
 )
 from knnseg.errors import VocabularyError
+from knnstore._options import Group
 
 if TYPE_CHECKING:
     from knnseg.database.adding import AddReport
@@ -54,6 +55,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="knnseg",
+    cls=Group,
     epilog="Start with `knnseg demo`. Stores are URLs: faiss:///folder keeps everything in a folder.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -167,6 +167,7 @@ class Changes:
             The names after it.
         """
         while True:
+            self._see_everything()
             names = self.names()
             change = decide(names)
             if change is None:
@@ -181,12 +182,16 @@ class Changes:
         text = json.dumps(change, ensure_ascii=False)
         if len(text.encode()) > _LONGEST:
             raise VocabularyError(f"merge: expected at most {_LONGEST} bytes of names at once. Merge in several steps.")
+        self._see_everything()  # deciding may have taken its time
         store = self._opened(create=True)
         assert store is not None  # it has just been made
         fields: dict[str, list[Any]] = {"change": [text], "token": [token], "time": [time.time()]}
         store.upsert([_id(number)], _VECTOR, fields, on_conflict="skip")
         if not store.capabilities.conditional:
             time.sleep(_SETTLING)
+            self._see_everything()
+            store = self._opened(create=True)
+            assert store is not None  # as above
         return store.get([_id(number)], with_vectors=False).fields["token"].tolist() == [token]
 
     def _opened(self, *, create: bool = False) -> EmbeddingStore | None:
@@ -197,6 +202,12 @@ class Changes:
             except StoreNotFoundError:
                 return None
         return self._store
+
+    def _see_everything(self) -> None:
+        """Open again where that is what makes a store see all that others have been told is written (Milvus)."""
+        if self._store is not None and not self._store.capabilities.conditional:
+            self.close()
+            self._store = None
 
     def close(self) -> None:
         """Close the store."""

@@ -27,9 +27,9 @@ def labels(urls: Sequence[StoreURL]) -> list[str]:
 
 def _parts(url: StoreURL) -> tuple[str, list[str]]:
     """The scheme, and the options without those that are secrets."""
-    plain = StoreURL.parse(str(url))
-    scheme = f"{plain.backend}+{plain.variant}" if plain.variant else plain.backend
-    return scheme, [f"{name}={value}" for name, value in plain.options.items() if value != "***"]
+    scheme = f"{url.backend}+{url.variant}" if url.variant else url.backend
+    shown = StoreURL.parse(str(url)).options
+    return scheme, [f"{name}={value}" for name, value in shown.items() if str(value) != "***"]
 
 
 def _numbered(names: list[str]) -> list[str]:

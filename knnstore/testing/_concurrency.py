@@ -22,6 +22,7 @@ from knnstore.filters import F
 from knnstore.testing._base import KitBase, Opener
 from knnstore.testing._data import make_queries, make_sample, make_spec
 from knnstore.testing._oracle import assert_hits
+from knnstore.url import Secret
 
 __all__ = ["ConcurrencyChecks"]
 
@@ -198,7 +199,8 @@ class ConcurrencyChecks(KitBase):
 def _in_another_process(opener: Opener) -> dict[str, object]:
     """Open the same URL in a fresh interpreter, look, and write one record. The URL goes through the standard input."""
     done = subprocess.run(  # noqa: S603  # our own interpreter and script
-        [sys.executable, "-c", _OTHER], input=json.dumps(asdict(opener.url)), capture_output=True, text=True,
+        [sys.executable, "-c", _OTHER],
+        input=json.dumps(asdict(opener.url), default=Secret.reveal), capture_output=True, text=True,
         timeout=_SECONDS, check=False,
     )  # fmt: skip
     said = opener.url.redact(done.stderr[-1500:])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from knnstore import StoreURL
+from knnstore import Secret, StoreURL
 from knnstore.errors import InvalidURLError, SpecMismatchError
 from knnstore.options import (
     check_created,
@@ -29,7 +29,7 @@ class Options:
     sync: str = option("normal", one_of("normal", "full"))
     index: str = option("Flat", matching(r"[A-Z]\w*", "an index"))
     tls: bool = option(False, flag())
-    api_key: str = secret()
+    api_key: Secret = secret()
 
 
 def read(query: str) -> Options:
@@ -39,7 +39,7 @@ def read(query: str) -> Options:
 def test_defaults_and_values():
     assert read("") == Options()
     assert read("shards=4&timeout=0.5&sync=full&index=HNSW&tls=Yes&api_key=k&share=1&rows=7") == Options(
-        4, 7, 0.5, 1.0, "full", "HNSW", True, "k"
+        4, 7, 0.5, 1.0, "full", "HNSW", True, Secret("k")
     )
 
 
@@ -61,12 +61,12 @@ def test_a_secret_from_the_environment_or_a_file(monkeypatch, tmp_path):
     monkeypatch.setenv("MY_KEY", "hunter2")
     (tmp_path / "key").write_text("swordfish\n")
     url = StoreURL.parse("mine://db/x?api_key_env=MY_KEY")
-    assert read_options(Options, url).api_key == "hunter2"
+    assert read_options(Options, url).api_key == Secret("hunter2")
     assert url.redact("denied: hunter2") == "denied: ***"
     assert "api_key_env=MY_KEY" in str(url)
     assert "hunter2" not in repr(read_options(Options, url))
     filed = StoreURL.parse(f"mine://db/x?api_key_file={tmp_path}/key")
-    assert read_options(Options, filed).api_key == "swordfish"
+    assert read_options(Options, filed).api_key == Secret("swordfish")
     assert filed.secrets() == ["swordfish"]
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 import pathlib
+from urllib.parse import quote, quote_plus
 
 import pytest
 
-from knnstore import KnnStoreError, OpenRequest, StoreURL, open_store
-from knnstore._engine import mapped_error
+from knnstore import KnnStoreError, OpenRequest, Secret, StoreURL, open_store
+from knnstore._engine import mapped_error, mapped_errors
 from knnstore.abc import EmbeddingStore
 from knnstore.errors import InvalidURLError
 
@@ -18,7 +21,7 @@ from knnstore.errors import InvalidURLError
         ("faiss:///data/my%20store?index=HNSW32&device=cpu",
          StoreURL("faiss", path="/data/my store", options={"index": "HNSW32", "device": "cpu"})),
         ("qdrant+grpc://me:p%40ss@db.example:6334/c?tls=1",
-         StoreURL("qdrant", "grpc", "db.example", 6334, "/c", {"tls": "1"}, "me", "p@ss")),
+         StoreURL("qdrant", "grpc", "db.example", 6334, "/c", {"tls": "1"}, "me", Secret("p@ss"))),
         ("milvus://[::1]:19530/c", StoreURL("milvus", host="::1", port=19530, path="/c")),
         ("faiss:////two", StoreURL("faiss", path="//two")),
         ("memory:///x?a=1%262&b=", StoreURL("memory", path="/x", options={"a": "1&2", "b": ""})),
@@ -124,10 +127,67 @@ def test_other_options_are_shown(name: str) -> None:
 
 def test_password_is_kept_for_the_backend_only() -> None:
     url = StoreURL.parse(f"qdrant://me:{SECRET}@h/x")
-    assert url.password == SECRET
+    assert url.password.reveal() == SECRET
     assert str(url) == "qdrant://me:***@h/x"
-    assert url.child("y").password == SECRET
+    assert url.child("y").password.reveal() == SECRET
     assert url.redact(f"cannot log in with {SECRET}!") == "cannot log in with ***!"
+
+
+HARD = "sw+rd/fi=sh%&\"'\\ ä"
+
+
+def test_nothing_of_a_url_shows_a_secret() -> None:
+    url = StoreURL.parse(f"qdrant://me:{quote(HARD, safe='')}@h/x?api_key={quote_plus(HARD)}&m=8")
+    assert url.password.reveal() == HARD and url.secret("api_key") == Secret(HARD)
+    request = OpenRequest(url)
+    for value in (url, request):
+        for shown in (str(value), repr(value), f"{value}", str(dataclasses.asdict(value))):
+            assert "fi" not in shown
+    assert "fi" not in f"{url.options} {list(url.options.items())} {url.password!r}"
+    with pytest.raises(TypeError):
+        json.dumps(dataclasses.asdict(url))
+    with pytest.raises(TypeError):
+        vars(url.password)
+    moved = dataclasses.replace(url.child("y"), host="other")
+    assert moved.secret("api_key").reveal() == HARD and hash(moved) != hash(url)
+
+
+@pytest.mark.parametrize(
+    "form", [str, quote, quote_plus, lambda t: quote(t, safe="").lower(), lambda t: json.dumps(t)[1:-1], repr]
+)
+def test_a_secret_is_found_however_it_is_escaped(form) -> None:
+    url = StoreURL.parse(f"qdrant://h/x?api_key={quote_plus(HARD)}")
+    assert url.redact(f"no {form(HARD)!s} here").strip("'") in ("no *** here", "no '***' here")
+
+
+def test_a_user_without_a_password_may_be_a_key() -> None:
+    assert str(StoreURL.parse(f"qdrant://{SECRET}@h/x")) == "qdrant://***@h/x"
+    assert str(StoreURL.parse("milvus://me@h/x?password_env=NO_SUCH")) == "milvus://me@h/x?password_env=NO_SUCH"
+
+
+def test_an_engine_that_says_a_secret_is_no_cause() -> None:
+    url = StoreURL.parse(f"qdrant://h/x?api_key={SECRET}")
+
+    class Wordy(Exception):  # noqa: N818
+        def __init__(self, text: str) -> None:
+            self.content = text.encode()
+
+    for engine in (OSError(f"I know {SECRET}"), Wordy(f"I know {SECRET}")):
+        with pytest.raises(KnnStoreError) as caught, mapped_errors(lambda _: None, "search", url):
+            try:
+                raise engine
+            except Exception as error:
+                raise ValueError("says nothing") from error
+        assert caught.value.__cause__ is None and caught.value.__context__ is None
+        assert SECRET not in str(vars(caught.value))
+    with pytest.raises(KnnStoreError) as caught, mapped_errors(lambda _: None, "search", url):
+        raise OSError("away")
+    assert isinstance(caught.value.__cause__, OSError)
+    error = KnnStoreError("what", got=SECRET, hint=SECRET)
+    error.add_note(SECRET)
+    with pytest.raises(KnnStoreError) as caught, mapped_errors(lambda _: None, "search", url):
+        raise error
+    assert SECRET not in f"{caught.value} {vars(caught.value)}" and caught.value.got == "***"
 
 
 def test_engine_errors_are_redacted() -> None:

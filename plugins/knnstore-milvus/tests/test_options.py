@@ -88,7 +88,7 @@ def test_secrets_come_from_variables_and_files(monkeypatch, tmp_path):
     (tmp_path / "token").write_text("abc\n")
     url = StoreURL.parse(f"milvus://db/default/x?token_file={tmp_path}/token")
     options = Options.parse(url)
-    assert options.credentials(url).token == "abc"
+    assert options.credentials(url).token.reveal() == "abc"
     for text in (repr(options), repr(options.credentials(url)), str(url), repr(credentials)):
         assert "abc" not in text and "geheim" not in text and "bWU6" not in text
 

@@ -2,7 +2,9 @@
 
 Each operation is one step somewhere between its call and its return, except an addition, which is two: it looks up
 which concept has the name, then it writes the example, and the concept may be called something else by then. An
-operation that was killed has been made or not. ``explain`` looks for an order of all steps in which a simple model says
+operation that was killed has been made or not. Bringing the examples into a second embedding space changes nothing that
+the first one says, and once the last writer is done, one more time makes both say the same: names, numbers, and nothing
+of what was removed. ``explain`` looks for an order of all steps in which a simple model says
 the same as was seen; where there is none, somebody's change was lost, undone or made by half.
 """
 
@@ -14,13 +16,17 @@ import sys
 import time
 import traceback
 from collections import Counter
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
+from knnseg.originals import Originals
+from knnseg.reembedding import reembed
 
 from knnseg import ConceptDatabase
 from knnseg.errors import VocabularyError
 
+KINDS = ["add", "add", "add", "rename", "merge", "remove", "read", "reembed"]
 NAMES = ["kettle", "teapot", "ball", "lava"]
 STEPS = 7
 
@@ -28,15 +34,32 @@ STEPS = 7
 # -- what is done ------------------------------------------------------------------------------------------------------
 
 
-def perform(database, rng, number):
+def picture(number):
+    """An image that no other number has."""
+    image = np.full((16, 16, 3), (number * 37 % 251, number * 91 % 241, number * 53 % 239), np.uint8)
+    image[0, 0] = number // 62_500, number // 250 % 250, number % 250
+    return image
+
+
+class Pictures(Originals):
+    """Finds them by their numbers."""
+
+    def find(self, image):
+        return picture(int(next(iter(image.uris)).rpartition(":")[2]))
+
+
+def second_space(url, extractor):
+    """The database of another encoder at the same place."""
+    return ConceptDatabase.open(url, type(extractor)(name="other"))
+
+
+def perform(url, database, rng, number):
     """One operation and what came of it, as JSON holds it."""
-    kind = rng.choice(["add", "add", "add", "rename", "merge", "remove", "read"])
-    names = rng.sample(NAMES, 3)
+    kind, names = rng.choice(KINDS), rng.sample(NAMES, 3)
     try:
         if kind == "add":
-            image = np.full((16, 16, 3), (number * 37 % 251, number * 91 % 241, number * 53 % 239), np.uint8)
-            image[0, 0] = number // 62_500, number // 250 % 250, number % 250
-            report = database.add_masks(image, np.ones((1, 16, 16), bool), names[:1])
+            mask = np.ones((1, 16, 16), bool)
+            report = database.add_masks(picture(number), mask, names[:1], uri=f"number:{number}")
             return [kind, names[0], number], [report.added]
         if kind == "rename":
             database.rename(names[0], names[1])
@@ -47,21 +70,29 @@ def perform(database, rng, number):
         if kind == "remove":
             database.remove(names[0])
             return [kind, names[0]], "done"
+        if kind == "reembed":
+            with second_space(url, database.extractor) as other:
+                reembed(database.store, other, Pictures())
+            return [kind], "done"
         return [kind], {concept.label: concept.count for concept in database.concepts()}
     except VocabularyError:
         return [kind, *names[: {"rename": 2, "merge": 3, "remove": 1}[kind]]], "no such concept"
 
 
-def writer(url, extractor, seed, first, out):
+def writer(url, extractor, seed, numbers, anew, out):
     """A process: a line before each operation and one after it."""
     rng = random.Random(seed)
-    with ConceptDatabase.open(url, extractor) as database:
-        for number in range(first, first + STEPS):
+    with ExitStack() as stack:
+        database = stack.enter_context(ConceptDatabase.open(url, extractor))
+        for number in numbers:
             state = rng.getstate()
-            peek = [rng.choice(["add", "add", "add", "rename", "merge", "remove", "read"]), rng.sample(NAMES, 3)]
+            peek = [rng.choice(KINDS), rng.sample(NAMES, 3)]
             rng.setstate(state)
             print(json.dumps(["begin", time.monotonic(), peek, number]), file=out, flush=True)
-            asked, seen = perform(database, rng, number)
+            if anew:
+                stack.close()
+                database = stack.enter_context(ConceptDatabase.open(url, extractor))
+            asked, seen = perform(url, database, rng, number)
             print(json.dumps(["end", time.monotonic(), asked, seen]), file=out, flush=True)
             time.sleep(rng.random() * 0.01)
 
@@ -101,7 +132,7 @@ def operations(lines):
     if begun is not None:
         (kind, names), number = begun[1]
         asked = {"add": [kind, names[0], number], "rename": [kind, *names[:2]], "merge": [kind, *names],
-                 "remove": [kind, names[0]], "read": [kind]}[kind]  # fmt: skip
+                 "remove": [kind, names[0]], "read": [kind], "reembed": [kind]}[kind]  # fmt: skip
         found.append((asked, None, begun[0], float("inf")))
     return found
 
@@ -152,6 +183,8 @@ def _step(state, part, asked, seen, n):
     elif part == "read":
         if seen is not None and seen != {name: counts[names[name]] for name in there}:
             return None
+    elif part == "reembed":
+        pass
     else:
         olds = asked[1:-1] if part != "remove" else asked[1:]
         known = set(olds) <= there
@@ -174,14 +207,23 @@ def _step(state, part, asked, seen, n):
 # -- the test ----------------------------------------------------------------------------------------------------------
 
 
-def run(url, extractor, seed):
-    """Three writers at once, one of which is killed; what all of them saw, and what is there in the end."""
+def run(url, extractor, seed, *, steps=STEPS, anew=False):
+    """Three writers at once, one of which is killed; what all of them saw, and what is there in the end.
+
+    Args:
+        url: of the database.
+        extractor: makes the vectors.
+        seed: of what is done.
+        steps: operations of each writer.
+        anew: open the database before each of them, for an engine whose open stores see others' writes a moment later.
+    """
     rng = random.Random(seed)
     children = []
     for w in range(3):
 
         def work(out, w=w):
-            writer(url, extractor, 1000 * seed + w, 10_000 * seed + 100 * w, out)
+            first = 10_000 * seed + 100 * w
+            writer(url, extractor, 1000 * seed + w, range(first, first + steps), anew, out)
 
         children.append(in_child(work))
     if seed % 2:
@@ -198,6 +240,11 @@ def run(url, extractor, seed):
         database._tidy_up()
         seen = {concept.label: concept.count for concept in database.concepts()}
         assert database.store.count() == sum(seen.values())  # nothing of a removed concept is left
+        with second_space(url, extractor) as other:
+            reembed(database.store, other, Pictures())
+            other._tidy_up()
+            assert {concept.label: concept.count for concept in other.concepts()} == seen
+            assert other.store.count() == sum(seen.values())
     return [*made, (["read"], seen, begin, time.monotonic())]
 
 

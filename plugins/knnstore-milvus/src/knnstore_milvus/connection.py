@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pymilvus.grpc_gen import common_pb2, milvus_pb2_grpc
 
 from knnstore.errors import InvalidURLError, StoreClosedError
 from knnstore.remote import Patience
+from knnstore.url import Secret
 from knnstore_milvus.errors import retriable
 from knnstore_milvus.expressions import SERVER
 
@@ -36,7 +38,7 @@ _CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.enable_retries", 0),  # ours are the only ones
     ("grpc.use_local_subchannel_pool", 1),  # no connection shared with other stores, or with a parent process
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # what one attempt may take, on a busy machine or far away
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -48,7 +50,7 @@ class Credentials:
     """Who we are and whom we trust.
 
     Args:
-        token: ``user:password`` or an API key, "" for none.
+        token: ``user:password`` or an API key; an empty one for none.
         tls: whether the connection is encrypted.
         ca: file of the certificate authorities to trust, "" for those that gRPC brings.
         cert: file of the client's certificate chain, "" for none.
@@ -56,7 +58,7 @@ class Credentials:
         server_name: the name that the server's certificate must have, "" for the host of the URL.
     """
 
-    token: str = field(default="", repr=False)
+    token: Secret = field(default_factory=Secret)
     tls: bool = False
     ca: str = ""
     cert: str = ""
@@ -81,7 +83,8 @@ class Credentials:
 
     def metadata(self) -> list[tuple[str, str]]:
         """What goes with every request."""
-        return [("authorization", base64.b64encode(self.token.encode()).decode())] if self.token else []
+        token = base64.b64encode(self.token.reveal().encode()).decode()
+        return [("authorization", token)] if self.token else []
 
 
 def _content(option: str, file: str) -> bytes | None:
@@ -91,6 +94,16 @@ def _content(option: str, file: str) -> bytes | None:
         return Path(file).read_bytes()
     except OSError as error:
         raise InvalidURLError(f"option {option}", expected="a readable file in PEM format", got=str(error)) from error
+
+
+@cache
+def _keep_grpc_up() -> grpc.Channel:
+    """A channel that is never used nor closed.
+
+    After the last one is closed gRPC ends its threads in the background, and a child that is forked at that moment has
+    a lock that nobody opens: it would hang in making its own channel, and no timeout could end that.
+    """
+    return grpc.insecure_channel("localhost:1")
 
 
 class Connection:
@@ -111,7 +124,6 @@ class Connection:
     def __init__(self, address: str, credentials: Credentials, database: str, patience: Patience) -> None:
         self.address, self.database, self.patience = address, database, patience
         self._credentials = credentials
-        self._metadata = [*credentials.metadata(), ("dbname", database)]
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._stub: Any = None
@@ -139,9 +151,10 @@ class Connection:
         if "db_name" in request.DESCRIPTOR.fields_by_name:
             request.db_name = self.database
         seconds, stub = None if timeout is None else max(timeout, 0.001), self._connected()
+        metadata = [*self._credentials.metadata(), ("dbname", self.database)]
         try:
             return self.patience.call(
-                lambda left: _checked(getattr(stub, method), request, left, self._metadata),
+                lambda left: _checked(getattr(stub, method), request, left, metadata),
                 lambda error: not self._closed and retriable(error),
                 timeout=seconds,
             )
@@ -159,6 +172,7 @@ class Connection:
             if self._closed:  # a call that was on its way must not open another channel, which nobody would close
                 raise self._closed_error()
             if self._stub is None or self._process != os.getpid():
+                _keep_grpc_up()
                 self._channel = self._credentials.channel(self.address)
                 self._stub = milvus_pb2_grpc.MilvusServiceStub(self._channel)
                 self._process = os.getpid()

@@ -9,7 +9,7 @@ from typing import Any
 from knnstore.errors import InvalidURLError
 from knnstore.options import flag, integer, matching, number, one_of, option, read_options, seconds, secret
 from knnstore.remote import Patience
-from knnstore.url import StoreURL
+from knnstore.url import Secret, StoreURL
 from knnstore_milvus.connection import Credentials
 from knnstore_milvus.indexes import INDEXES, Index
 
@@ -70,8 +70,8 @@ class Options:
     cert: str = option("", _FILE)
     key: str = option("", _FILE)
     server_name: str = option("", matching(r"[\w.-]+", "a host name"))
-    token: str = secret()
-    password: str = secret()
+    token: Secret = secret()
+    password: Secret = secret()
     index: str = option("AUTOINDEX", one_of(*INDEXES))
     m: int = option(0, integer(0, 2048, expected=_CHOSEN))
     ef_construction: int = option(0, integer(0, 10**6, expected=_CHOSEN))
@@ -132,7 +132,7 @@ class Options:
 
     def credentials(self, url: StoreURL) -> Credentials:
         """Who we are and whom we trust."""
-        user = f"{url.user}:{url.password or self.password}" if url.user else ""
+        user = Secret(f"{url.user}:{(url.password or self.password).reveal()}" if url.user else "")
         tls = self.tls or any((self.ca, self.cert, self.key, self.server_name))
         return Credentials(self.token or user, tls, self.ca, self.cert, self.key, self.server_name)
 

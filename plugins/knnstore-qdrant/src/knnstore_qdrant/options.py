@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from knnstore.errors import InvalidURLError
 from knnstore.options import flag, integer, matching, number, one_of, option, read_options, seconds, secret
-from knnstore.url import StoreURL
+from knnstore.url import Secret, StoreURL
 
 __all__ = [
     "CREATION", "PORTS", "EdgeOptions", "LocalOptions", "Options", "ServerOptions", "created_with", "is_loopback",
@@ -95,7 +95,7 @@ class ServerOptions(EdgeOptions):
     ca: str = option("", matching(r".+", "a file"))
     cert: str = option("", matching(r".+", "a file"))
     cert_key: str = option("", matching(r".+", "a file"))
-    api_key: str = secret()
+    api_key: Secret = secret()
     insecure_key: bool = option(False, flag())
     retries: int = option(1000, integer(0, 1000))
     shards: int | None = option(None, integer(1, 10_000))
@@ -151,6 +151,9 @@ def _check_security(options: ServerOptions, url: StoreURL) -> None:
         raise InvalidURLError(f"{url}", expected="tls=1 with ca, cert and cert_key", got="no tls")
     if bool(options.cert) != bool(options.cert_key):
         raise InvalidURLError(f"{url}", expected="cert and cert_key together", got="one of them")
+    key = options.api_key.reveal()
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidURLError(f"{url}: the API key", expected="printable ASCII characters, as in a header of HTTP")
     if options.api_key and not (options.tls or options.insecure_key or is_loopback(url.host)):
         raise InvalidURLError(
             f"{url}: an API key would travel unencrypted to {url.host}",

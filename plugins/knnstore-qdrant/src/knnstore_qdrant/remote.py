@@ -9,9 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import grpc
 import httpx
 from qdrant_client import models
 from qdrant_client.qdrant_remote import QdrantRemote
@@ -44,6 +46,16 @@ _deadline: ContextVar[float] = ContextVar("_deadline")
 
 def _seconds_left() -> float:
     return max(_deadline.get(time.monotonic() + 30.0) - time.monotonic(), _LEAST)
+
+
+@cache
+def _keep_grpc_up() -> grpc.Channel:
+    """A channel that is never used nor closed.
+
+    After the last one is closed gRPC ends its threads in the background, and a child that is forked at that moment has
+    a lock that nobody opens: it would hang in making its own channel, and no timeout could end that.
+    """
+    return grpc.insecure_channel("localhost:1")
 
 
 class _Client(QdrantRemote):
@@ -136,6 +148,8 @@ class Connection:
 
     def _connect(self) -> _Client:
         url, options = self.url, self.options
+        if options.transport == "grpc":
+            _keep_grpc_up()
         port = url.port or PORTS[options.transport]
         host = f"[{url.host}]" if ":" in url.host else url.host
         client = _Client(
@@ -145,7 +159,7 @@ class Connection:
             prefer_grpc=options.transport == "grpc",
             https=options.tls,
             # As a header and not as api_key, which would warn where we have decided already; see options.
-            headers={"api-key": options.api_key} if options.api_key else None,
+            headers={"api-key": options.api_key.reveal()} if options.api_key else None,
             check_compatibility=False,  # a thread of its own, over HTTP, which need not be reachable; we look ourselves
             grpc_options={
                 "grpc.keepalive_time_ms": 20_000,
