@@ -20,7 +20,7 @@ from knnstore import StoreURL
 TESTS = Path(__file__).parents[1] / "tests" / "knnseg"
 ONE = """
 import json, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/database"]
 import conftest, test_writers
 url, seed, steps, anew = json.loads(sys.stdin.read())
 made = test_writers.run(url, conftest.ColourFeatures(), seed, steps=steps, anew=anew)
