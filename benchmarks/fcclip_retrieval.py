@@ -19,7 +19,7 @@ import torch
 from fcclip import CLASSES, classifier, medians
 from scipy import sparse
 
-from knnseg import ConceptDatabase, FusionConfig, Masks, RetrievalConfig, Vocabulary
+from knnseg import ConceptDatabase, FusionConfig, Image, Masks, RetrievalConfig, Vocabulary
 from knnseg.database.concepts import FIELDS
 from knnseg.method.fusion import fuse
 from knnseg.method.pooling import pool
@@ -63,7 +63,7 @@ def filled(url, extractor, entries):
 
 def steps(database, extractor, masks, base, image):
     """Calls by name, each on the results of those before it."""
-    features = extractor.extract([image])[0]
+    features = extractor.extract([Image(image)])[0]
     embeddings = pool(features, masks)
     found = database.neighbours(embeddings, K, VOCABULARY)
     config, retrieval = FusionConfig(branch="out_vocab"), RetrievalConfig(k=K)
@@ -98,9 +98,9 @@ def measure(arguments, folder):
     session, words = FcClipSession(model), classifier(model.backbone.dim, "cpu")
     image = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
     batch = prepare([image], config, model.device).pixels
-    _, proposals = session.look(image)
+    _, proposals = session.look(Image(image))
     base = ensemble_of(model.classify(proposals, words), NAMES)
-    everything = FcClipProposer(session).propose(image)
+    everything = FcClipProposer(session).propose([Image(image)])[0]
     masks = {"masks of 6 %": discs(config.queries, size, 0.06), "masks over everything": everything}
     print(f"masks over everything: {everything.matrix.nnz / np.prod(everything.matrix.shape):.0%} of the pixels")
     own = FcClipFeatures(session)
@@ -108,8 +108,8 @@ def measure(arguments, folder):
     dino = DinoFeatures("dinov2-b14-reg", vit, device="cpu")
     calls = {
         "forward": lambda: model.classify(model(batch), words),
-        "own keys": lambda: own.extract([image]),
-        "DINOv2-B": lambda: dino.extract([image]),
+        "own keys": lambda: own.extract([Image(image)]),
+        "DINOv2-B": lambda: dino.extract([Image(image)]),
     }
     ways = {}
     for store in ("memory", "faiss"):

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from knnseg import DerivedFeatures, FeatureExtractor, Features, Masks
+from knnseg import DerivedFeatures, FeatureExtractor, Features, Image, Masks
 from knnseg.data.arrays import ImageArray
-from knnseg.data.image import content_hash, resize
+from knnseg.data.reading import resize
 from knnseg.datasets import ImageLabelPairs
 from knnseg.models._torch import fingerprint
 from knnstore import EmbeddingSpace
@@ -47,8 +47,8 @@ class MobileNetFeatures:
         settings = {"long_side": long_side, "layers": [576, 320]}
         self.space = EmbeddingSpace("mobilenet-v2", fingerprint(self._model, settings), note=json.dumps(settings))
 
-    def extract(self, images: Sequence[ImageArray]) -> list[Features]:
-        return [self._one(image) for image in images]
+    def extract(self, images: Sequence[Image]) -> list[Features]:
+        return [self._one(image.pixels) for image in images]
 
     @torch.inference_mode()
     def _one(self, image: ImageArray) -> Features:
@@ -106,11 +106,11 @@ class Remembered:
         self.space, self.dim, self._source = source.space, source.dim, source
         self._seen: dict[str, Features] = {}
 
-    def extract(self, images: Sequence[ImageArray]) -> list[Features]:
+    def extract(self, images: Sequence[Image]) -> list[Features]:
         for image in images:
-            if (key := content_hash(image)) not in self._seen:
+            if (key := image.content_hash) not in self._seen:
                 self._seen[key] = self._source.extract([image])[0]
-        return [self._seen[content_hash(image)] for image in images]
+        return [self._seen[image.content_hash] for image in images]
 
 
 class RememberedProposals:
@@ -119,10 +119,11 @@ class RememberedProposals:
     def __init__(self, source: Any) -> None:
         self._source, self._seen = source, dict[str, Masks]()
 
-    def propose(self, image: ImageArray) -> Masks:
-        if (key := content_hash(image)) not in self._seen:
-            self._seen[key] = self._source.propose(image)
-        return self._seen[key]
+    def propose(self, images: Sequence[Image]) -> list[Masks]:
+        for image in images:
+            if (key := image.content_hash) not in self._seen:
+                (self._seen[key],) = self._source.propose([image])
+        return [self._seen[image.content_hash] for image in images]
 
 
 def photographs(folder: Path, half: str) -> ImageLabelPairs:

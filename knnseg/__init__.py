@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from knnseg.data.annotations import LabelledImage, LabelledSegment
     from knnseg.data.arrays import IGNORE
     from knnseg.data.features import Embeddings, Features
-    from knnseg.data.image import load_image, load_label_map
+    from knnseg.data.image import Image
     from knnseg.data.masks import Masks
+    from knnseg.data.reading import load_image, load_label_map
     from knnseg.data.scores import ClassScores, Neighbours
     from knnseg.data.vocabulary import Vocabulary
     from knnseg.database.concepts import AddReport, Concept, ConceptDatabase
@@ -31,14 +32,13 @@ if TYPE_CHECKING:
     from knnseg.method.painting import Segment
     from knnseg.models.base import DenseClip, NoBase
     from knnseg.models.regions import RegionProposer
-    from knnseg.result import Segmentation
-    from knnseg.segmenter import Explanation, Segmenter, Vote
+    from knnseg.result import Explanation, Segmentation, Vote
+    from knnseg.segmenter import Segmenter
     from knnseg.stages.hookspecs import hookimpl
     from knnseg.stages.keys import Whitened, WithContext
     from knnseg.stages.protocols import (
         BasePredictor,
         DerivedFeatures,
-        EncodedImage,
         FeatureExtractor,
         MaskProposer,
     )
@@ -49,7 +49,8 @@ _HOME = {
     "data.annotations": ["LabelledImage", "LabelledSegment"],
     "data.arrays": ["IGNORE"],
     "data.features": ["Embeddings", "Features"],
-    "data.image": ["load_image", "load_label_map"],
+    "data.reading": ["load_image", "load_label_map"],
+    "data.image": ["Image"],
     "data.masks": ["Masks"],
     "data.scores": ["ClassScores", "Neighbours"],
     "data.vocabulary": ["Vocabulary"],
@@ -60,11 +61,11 @@ _HOME = {
     "method.painting": ["Segment"],
     "models.base": ["DenseClip", "NoBase"],
     "models.regions": ["RegionProposer"],
-    "result": ["Segmentation"],
-    "segmenter": ["Explanation", "Segmenter", "Vote"],
+    "result": ["Explanation", "Segmentation", "Vote"],
+    "segmenter": ["Segmenter"],
     "stages.hookspecs": ["hookimpl"],
     "stages.keys": ["Whitened", "WithContext"],
-    "stages.protocols": ["BasePredictor", "DerivedFeatures", "EncodedImage", "FeatureExtractor", "MaskProposer"],
+    "stages.protocols": ["BasePredictor", "DerivedFeatures", "FeatureExtractor", "MaskProposer"],
     "stages.registry": ["register"],
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
@@ -81,11 +82,11 @@ __all__ = [
     "DenseClip",
     "DerivedFeatures",
     "Embeddings",
-    "EncodedImage",
     "Explanation",
     "FeatureExtractor",
     "Features",
     "FusionConfig",
+    "Image",
     "Instance",
     "KeysConfig",
     "KnnSegError",

@@ -125,15 +125,14 @@ class FusionConfig:
     weight: float = 0.7
     threshold: float = -1.0
     confidence: Literal["similarity", "vote"] = "similarity"
-    branch: Literal["out_vocab", "ensemble", "final"] = "final"
+    branch: str = "final"
 
     def __post_init__(self) -> None:
         _require(self.mode in ("supported", "late"), "fusion.mode", "supported or late", self.mode)
         _require(_real(self.weight, 0, 1), "fusion.weight", "0 to 1", self.weight)
         _require(self.confidence in ("similarity", "vote"), "fusion.confidence", "similarity or vote", self.confidence)
         _require(_real(self.threshold, -math.inf), "fusion.threshold", "a number", self.threshold)
-        places = ("out_vocab", "ensemble", "final")
-        _require(self.branch in places, "fusion.branch", f"one of {places}", self.branch)
+        _require(bool(self.branch), "fusion.branch", "the name of a branch of the base", self.branch)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 __all__ = [
+    "OF_ONE_IMAGE",
     "ConfigError",
     "DatasetError",
     "ImageError",
@@ -34,9 +36,13 @@ __all__ = [
     "VocabularyError",
     "WeightsError",
     "skipping",
+    "those_that_can",
     "told",
     "warn_left_out",
 ]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class KnnSegError(Exception):
@@ -79,6 +85,10 @@ class KnnSegWarning(UserWarning):
     """Something was done, but not as the caller may think: images were left out, a class is known to nobody."""
 
 
+OF_ONE_IMAGE = (ImageError, MaskError, DatasetError, VocabularyError)
+"""What one image can be to blame for."""
+
+
 @contextmanager
 def told(done: Callable[[], str]) -> Iterator[None]:
     """Whatever ends the work inside, Ctrl-C too, says in a note what is done by then, and how to go on."""
@@ -104,7 +114,7 @@ def skipping(
         strict: raise all the same.
         also: further errors that one image can be to blame for here.
     """
-    kinds: tuple[type[Exception], ...] = (ImageError, MaskError, DatasetError, VocabularyError, *also)
+    kinds: tuple[type[Exception], ...] = (*OF_ONE_IMAGE, *also)
     try:
         yield
     except kinds as error:
@@ -112,6 +122,32 @@ def skipping(
             raise
         text = str(error)
         failed.append(text if name in text else f"{name}: {text}")
+
+
+def those_that_can(
+    make: Callable[[list[T]], Sequence[R]], items: list[T], name: Callable[[T], str], failed: list[str], *, strict: bool
+) -> list[R | None]:
+    """Results for a batch; where it fails for one image, for each image by itself, with None for those that cannot.
+
+    Args:
+        make: from a batch to its results, in order.
+        items: the batch.
+        name: of an item.
+        failed: see :func:`skipping`.
+        strict: raise instead.
+    """
+    try:
+        return list(make(items))
+    except OF_ONE_IMAGE:
+        if strict:
+            raise
+    results: list[R | None] = []
+    for item in items:
+        result: list[R | None] = [None]
+        with skipping(failed, name(item)):
+            result = list(make([item]))
+        results += result
+    return results
 
 
 def warn_left_out(

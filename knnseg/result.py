@@ -21,8 +21,9 @@ from knnseg.drawing import overlay
 from knnseg.errors import DatasetError, VocabularyError
 from knnseg.method.instances import MOST, Instance, encode_parts, find_instances
 from knnseg.method.painting import Segment
+from knnstore import EmbeddingStore
 
-__all__ = ["Evidence", "Segmentation", "joined_coco"]
+__all__ = ["Evidence", "Explanation", "Segmentation", "Vote", "explain", "joined_coco"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,6 +219,94 @@ class Segmentation:
             class_id=np.array([self.vocabulary.names.index(s.label) for s in self.segments_info], int),
             data={"class_name": np.array([s.label for s in self.segments_info], str)},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One database entry that voted on a segment.
+
+    Args:
+        id: its id.
+        label: the class that it voted for.
+        weight: its share of all votes on the segment, 0 to 1.
+        similarity: cosine to the mask that it was nearest to.
+        image: where its image is.
+        box: (x0, y0, x1, y1) in that image, pixels.
+    """
+
+    id: str
+    label: str
+    weight: float
+    similarity: float
+    image: str
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a segment has its class.
+
+    Args:
+        label: the class it got.
+        base: mean P_base of the classes over the masks that made the segment, weighted by shared pixels.
+        retrieved: mean P_ret likewise.
+        final: mean P_final likewise.
+        votes: the entries that voted, heaviest first.
+    """
+
+    label: str
+    base: dict[str, float]
+    retrieved: dict[str, float]
+    final: dict[str, float]
+    votes: tuple[Vote, ...]
+
+
+def explain(result: Segmentation, segment: int, store: EmbeddingStore | None, most: int) -> Explanation:
+    """Which database entries voted on a segment; see :meth:`knnseg.Segmenter.explain`.
+
+    Args:
+        result: of a prediction.
+        segment: a number in its panoptic map.
+        store: of the database that was asked; None where there was none.
+        most: how many votes to list.
+    """
+    label = result.segment(segment).label
+    shared = result.masks.inside(result.panoptic == segment) * result.masks.scores
+    shared = (shared / max(float(shared.sum()), 1e-12)).astype(np.float64)
+    evidence = result.evidence
+
+    def mean(scores: ClassScores | None) -> dict[str, float]:
+        if scores is None:
+            return {}
+        shares = (shared @ scores.probabilities).tolist()
+        return {name: p for name, p in zip(scores.classes, shares, strict=True) if p > 0}
+
+    votes = () if store is None else _votes(evidence, shared, store, most)
+    return Explanation(label, mean(evidence.base), mean(evidence.retrieved), mean(result.scores), votes)
+
+
+def _votes(evidence: Evidence, shared: NDArray[np.floating], store: EmbeddingStore, most: int) -> tuple[Vote, ...]:
+    found, weights = evidence.neighbours, evidence.weights
+    if found is None or weights is None:
+        return ()
+    totals: dict[str, float] = {}
+    similarity: dict[str, float] = {}
+    labels = dict(zip(found.ids.ravel().tolist(), found.labels.ravel().tolist(), strict=True))
+    for n in np.flatnonzero(shared).tolist():
+        for j in np.flatnonzero(weights[n]).tolist():
+            identity = found.ids[n, j]
+            totals[identity] = totals.get(identity, 0.0) + float(shared[n] * weights[n, j])
+            similarity[identity] = max(similarity.get(identity, -1.0), float(found.scores[n, j]))
+    heaviest = sorted(totals, key=lambda identity: (-totals[identity], identity))[:most]
+    records = store.get(heaviest, with_vectors=False)
+    columns = records.fields
+    return tuple(
+        Vote(
+            identity, labels[identity], totals[identity], similarity[identity], columns["image"][i],
+            (int(columns["x0"][i]), int(columns["y0"][i]), int(columns["x1"][i]), int(columns["y1"][i])),
+        )
+        for i, identity in enumerate(records.ids.tolist())
+    )  # fmt: skip
 
 
 def joined_coco(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

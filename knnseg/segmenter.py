@@ -6,75 +6,41 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from os import PathLike
-from typing import Literal, overload
+from typing import Literal, NoReturn, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from knnseg.config import Config, presets
-from knnseg.data.image import ImageLike, load_image
+from knnseg.data.features import Embeddings
+from knnseg.data.image import Image
 from knnseg.data.masks import Masks
-from knnseg.data.scores import ClassScores, check_branch
+from knnseg.data.reading import ImageLike
+from knnseg.data.scores import ClassScores, Neighbours, check_branch
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.database.concepts import Concept, ConceptDatabase
-from knnseg.errors import ConfigError, KnnSegWarning, MaskError, VocabularyError
+from knnseg.errors import ConfigError, ImageError, KnnSegWarning, MaskError, VocabularyError, skipping, those_that_can
+from knnseg.later import Later, ahead, batched, each
 from knnseg.method.fusion import fuse
 from knnseg.method.painting import paint
 from knnseg.method.pooling import pool
 from knnseg.method.voting import confidence, vote, vote_weights
 from knnseg.models.base import NoBase
-from knnseg.result import Evidence, Segmentation
+from knnseg.result import Evidence, Explanation, Segmentation, explain
 from knnseg.stages import registry as stages
-from knnseg.stages.protocols import BasePredictor, EncodedImage, FeatureExtractor, MaskProposer
+from knnseg.stages.protocols import BasePredictor, FeatureExtractor, MaskProposer, features_of
 from knnstore import StoreURL
 from knnstore.errors import StoreConnectionError, StoreTimeoutError
 
-__all__ = ["Explanation", "Segmenter", "Vote"]
+__all__ = ["Segmenter"]
 
 MaskInput = Masks | NDArray[np.bool_]
 
-
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """One database entry that voted on a segment.
-
-    Args:
-        id: its id.
-        label: the class that it voted for.
-        weight: its share of all votes on the segment, 0 to 1.
-        similarity: cosine to the mask that it was nearest to.
-        image: where its image is.
-        box: (x0, y0, x1, y1) in that image, pixels.
-    """
-
-    id: str
-    label: str
-    weight: float
-    similarity: float
-    image: str
-    box: tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Why a segment has its class.
-
-    Args:
-        label: the class it got.
-        base: mean P_base of the classes over the masks that made the segment, weighted by shared pixels.
-        retrieved: mean P_ret likewise.
-        final: mean P_final likewise.
-        votes: the entries that voted, heaviest first.
-    """
-
-    label: str
-    base: dict[str, float]
-    retrieved: dict[str, float]
-    final: dict[str, float]
-    votes: tuple[Vote, ...]
+BATCH = 8
+"""Images that go through the stages together: enough for the cores and for one search, little memory."""
 
 
 class Segmenter:
@@ -98,32 +64,31 @@ class Segmenter:
 
     def __init__(
         self,
-        extractor: FeatureExtractor | None,
+        extractor: FeatureExtractor | Later[FeatureExtractor] | None,
         proposer: MaskProposer,
         base: BasePredictor | None = None,
-        database: ConceptDatabase | None = None,
+        database: ConceptDatabase | Later[ConceptDatabase] | None = None,
         *,
         config: Config | None = None,
         on_store_error: Literal["raise", "base"] = "raise",
     ) -> None:
         if on_store_error not in ("raise", "base"):
             raise ConfigError(f"on_store_error: expected raise or base, got {on_store_error!r}")
-        given: dict[str, tuple[object, type, bool]] = {
-            "extractor": (extractor, FeatureExtractor, database is None),
-            "proposer": (proposer, MaskProposer, False),
-            "base": (base, BasePredictor, True),
-        }
-        for name, (stage, kind, may_be_none) in given.items():
-            if not isinstance(stage, kind) and not (stage is None and may_be_none):
+        self.proposer, self.base = proposer, base if base is not None else NoBase()
+        given: list[tuple[str, object, type]] = [
+            ("proposer", self.proposer, MaskProposer), ("base", self.base, BasePredictor)
+        ]  # fmt: skip
+        if not isinstance(extractor, Later) and (extractor is not None or database is not None):
+            given.append(("extractor", extractor, FeatureExtractor))
+        for name, stage, kind in given:
+            if not isinstance(stage, kind):
                 raise ConfigError(f"{name}: expected an object with the methods of {kind.__name__}, got {stage!r}")
-        self._extractor, self.proposer, self.base = extractor, proposer, base if base is not None else NoBase()
-        self._later: Callable[[], FeatureExtractor] | None = None
-        self.database, self._on_store_error = database, on_store_error
+        self._extractor = Later.of(extractor) if isinstance(extractor, FeatureExtractor) else extractor
+        self._database = Later.of(database) if isinstance(database, ConceptDatabase) else database
+        self._on_store_error = on_store_error
         self._known: dict[str, Concept] = {}
-        self._open: Callable[[], ConceptDatabase] | None = None
         self.config = config or Config.preset("tiny")
-        if (branches := getattr(self.base, "branches", None)) is not None:  # else its scores will tell
-            check_branch(self.config.fusion.branch, branches)
+        check_branch(self.config.fusion.branch, self.base.branches)
 
     @classmethod
     def from_config(
@@ -149,18 +114,18 @@ class Segmenter:
         proposer = stages.make("masks", loaded.masks, device=device)
         base = stages.make("base", loaded.base, device=device)
         # Without a store no keys are needed, and so no weights of the model that makes them.
-        segmenter = cls(None, proposer, base, config=loaded, on_store_error=on_store_error)
-        segmenter._later = partial(stages.make_extractor, loaded, device=device)
+        extractor = Later(partial(stages.make_extractor, loaded, device=device))
+        database = None
         if store is not None:
-            segmenter._open = partial(ConceptDatabase.open, store, segmenter.extractor, create=create)
-            segmenter._concepts()  # opens it, or finds out that it cannot be reached
+            database = Later(lambda: ConceptDatabase.open(store, extractor.get(), create=create))
+        segmenter = cls(extractor, proposer, base, database, config=loaded, on_store_error=on_store_error)
+        segmenter._concepts()  # opens the database, or finds out that it cannot be reached
         return segmenter
 
-    def _connected(self) -> ConceptDatabase | None:
-        """The database, opened now if it could not be reached before."""
-        if self.database is None and self._open is not None:
-            self.database = self._open()
-        return self.database
+    @property
+    def database(self) -> ConceptDatabase | None:
+        """The concept database; None where there is none, or where it could not be reached yet."""
+        return None if self._database is None else self._database.made
 
     @property
     def extractor(self) -> FeatureExtractor:
@@ -170,12 +135,8 @@ class Segmenter:
             ConfigError: there is none.
         """
         if self._extractor is None:
-            if self._later is None:
-                raise ConfigError(
-                    "extractor: expected one, to make retrieval keys with; the segmenter was made without"
-                )
-            self._extractor = self._later()
-        return self._extractor
+            raise ConfigError("extractor: expected one, to make retrieval keys with; the segmenter was made without")
+        return self._extractor.get()
 
     def close(self) -> None:
         """Close the database."""
@@ -192,28 +153,30 @@ class Segmenter:
 
     @overload
     def predict(
-        self, images: ImageLike, classes: Vocabulary | Iterable[str] | None = None, *,
+        self, images: Image | ImageLike, classes: Vocabulary | Iterable[str] | None = None, *,
         masks: MaskInput | None = None, exclude_image: str = "",
     ) -> Segmentation: ...  # fmt: skip
 
     @overload
     def predict(
-        self, images: list[ImageLike] | tuple[ImageLike, ...], classes: Vocabulary | Iterable[str] | None = None, *,
+        self, images: list[Image | ImageLike] | tuple[Image | ImageLike, ...],
+        classes: Vocabulary | Iterable[str] | None = None, *,
         masks: Sequence[MaskInput] | None = None, exclude_image: str = "",
     ) -> list[Segmentation]: ...  # fmt: skip
 
     def predict(
         self,
-        images: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
+        images: Image | ImageLike | list[Image | ImageLike] | tuple[Image | ImageLike, ...],
         classes: Vocabulary | Iterable[str] | None = None,
         *,
         masks: MaskInput | Sequence[MaskInput] | None = None,
         exclude_image: str = "",
     ) -> Segmentation | list[Segmentation]:
-        """Segment one image, or several.
+        """Segment one image, or several in batches.
 
         Args:
-            images: a path, bytes, a PIL image or uint8 (H, W, 3); or a list or tuple of them.
+            images: an :class:`~knnseg.data.image.Image`, a path, bytes, a PIL image or uint8 (H, W, 3); or a list or
+                tuple of them.
             classes: the vocabulary, names or a :class:`Vocabulary`; None takes every concept of the database.
             masks: bool (N, H, W) or :class:`Masks` to classify instead of the proposer's; for several images, a list of
                 them. An array is taken as whole instances.
@@ -222,21 +185,71 @@ class Segmenter:
         Raises:
             ImageError: an image that cannot be read.
             MaskError: masks of another size than the image, or an empty one.
-            ConfigError: the configuration fuses at a branch that the base does not have.
             VocabularyError: no classes, or one of them twice.
             KnnStoreError: the store fails and ``on_store_error`` is ``"raise"``.
         """
         # Once for all images: the classes may be a generator, and a store that is down is down for the whole call.
-        vocabulary, trouble = self._active(classes)
+        active = self._active(classes)
         if not isinstance(images, list | tuple):
-            return self._predict(images, vocabulary, masks, exclude_image, trouble)  # type: ignore[arg-type]  # one set
-        given = [None] * len(images) if masks is None else list(masks)  # type: ignore[arg-type]  # one set for each image
-        if len(given) != len(images):
+            one = [Image.read(images)]
+            return self._predict(one, None if masks is None else [masks], active, exclude_image)[0]  # type: ignore[list-item]
+        given = None if masks is None else list(masks)  # type: ignore[arg-type]  # one set for each image
+        if given is not None and len(given) != len(images):
             raise MaskError(f"masks: expected one set for each of {len(images)} images, got {len(given)}")
-        return [
-            self._predict(image, vocabulary, own, exclude_image, trouble)
-            for image, own in zip(images, given, strict=True)
-        ]
+        found: list[Segmentation] = []
+        for start in range(0, len(images), BATCH):
+            part = slice(start, start + BATCH)
+            own = None if given is None else given[part]
+            found += self._predict(each(Image.read, images[part]), own, active, exclude_image)
+        return found
+
+    def stream(
+        self,
+        images: Iterable[Image | ImageLike],
+        classes: Vocabulary | Iterable[str] | None = None,
+        *,
+        batch: int = BATCH,
+        failed: list[str] | None = None,
+    ) -> Iterator[Segmentation]:
+        """Segment any number of images, in order, with the memory of two batches.
+
+        The next batch is read while one is segmented, and all masks of a batch are one search.
+
+        Args:
+            images: as for :meth:`predict`; asked for in another thread.
+            classes: as for :meth:`predict`; of the database as it is now.
+            batch: images at a time.
+            failed: gets a line for each image that cannot be used, which is then left out; it begins with the path, or
+                with the place in the stream, from 1. None raises at the first.
+
+        Raises:
+            ConfigError: a batch below 1.
+            KnnSegError: see :meth:`predict`.
+        """
+        if batch < 1:
+            raise ConfigError(f"stream: expected a batch of at least 1 image, got {batch}")
+        return self._stream(images, self._active(classes), batch, failed)
+
+    def _stream(
+        self, sources: Iterable[Image | ImageLike], active: tuple[Vocabulary, str], batch: int, failed: list[str] | None
+    ) -> Iterator[Segmentation]:
+        kept: list[str] = [] if failed is None else failed
+        strict = failed is None
+
+        def segmented(images: list[tuple[int, Image]]) -> list[Segmentation]:
+            return self._predict([image for _, image in images], None, active, "")
+
+        def name(numbered: tuple[int, Image]) -> str:
+            return numbered[1].uri or f"image {numbered[0]}"
+
+        before = 0
+        for group in ahead(each(_tried, part) for part in batched(sources, batch)):
+            images = []
+            for number, read in enumerate(group, before + 1):
+                with skipping(kept, f"image {number}", strict=strict):
+                    images.append((number, read()))
+            before += len(group)
+            yield from (one for one in those_that_can(segmented, images, name, kept, strict=strict) if one is not None)
 
     def vocabulary(self, classes: Vocabulary | Iterable[str] | None = None) -> Vocabulary:
         """The active vocabulary; what the database knows of things and stuff is filled in for plain names."""
@@ -271,51 +284,73 @@ class Segmenter:
             )  # fmt: skip
 
     def _predict(
-        self, source: ImageLike, vocabulary: Vocabulary, given: MaskInput | None, exclude_image: str, trouble: str
-    ) -> Segmentation:
-        image, clock = EncodedImage(load_image(source)), _Clock()
+        self, images: list[Image], given: Sequence[MaskInput] | None, active: tuple[Vocabulary, str], exclude: str
+    ) -> list[Segmentation]:
+        """One batch."""
+        if not images:
+            return []
+        (vocabulary, trouble), clock = active, _Clock(len(images))
         with clock("proposals"):
-            masks = _given(given, image.size) if given is not None else self.proposer.propose(image.pixels)
+            masks = self.proposer.propose(images) if given is None else list(map(_given, given, images))
         with clock("base"):
-            base = self.base.predict(image, masks, vocabulary)
-        check_branch(self.config.fusion.branch, base.branches)
-        evidence, degraded = Evidence(base), trouble
-        final = base
+            base = self.base.predict(images, masks, vocabulary)
+        evidence, final, degraded = [Evidence(scores) for scores in base], base, trouble
         try:
             database = None if trouble else self._connected()
             if database is not None:
-                final, evidence = self._augment(database, image, masks, base, vocabulary, exclude_image, clock)
+                final, evidence = self._augment(database, images, masks, base, vocabulary, exclude, clock)
         except (StoreConnectionError, StoreTimeoutError) as error:
             if self._on_store_error == "raise":
                 raise
             degraded = str(error)
         with clock("painting"):
-            maps = paint(image.pixels, masks, final, vocabulary, self.config.painting)
-        return Segmentation(
-            image.pixels, vocabulary, maps.semantic, maps.panoptic, maps.segments, masks, final, evidence, degraded,
-            clock.seconds, str(source) if isinstance(source, str | PathLike) else "",
-        )  # fmt: skip
+            maps = each(
+                lambda i: paint(images[i].pixels, masks[i], final[i], vocabulary, self.config.painting),
+                range(len(images)),
+            )
+        return [
+            Segmentation(
+                image.pixels, vocabulary, painted.semantic, painted.panoptic, painted.segments, own, scores, why,
+                degraded, clock.seconds, image.uri,
+            )
+            for image, painted, own, scores, why in zip(images, maps, masks, final, evidence, strict=True)
+        ]  # fmt: skip
 
     def _augment(
-        self, database: ConceptDatabase, image: EncodedImage, masks: Masks, base: ClassScores, vocabulary: Vocabulary,
-        exclude: str, clock: _Clock,
-    ) -> tuple[ClassScores, Evidence]:  # fmt: skip
-        """Equations 1 to 4 for all masks of an image."""
+        self, database: ConceptDatabase, images: list[Image], masks: list[Masks], base: list[ClassScores],
+        vocabulary: Vocabulary, exclude: str, clock: _Clock,
+    ) -> tuple[list[ClassScores], list[Evidence]]:  # fmt: skip
+        """Equations 1 to 4 for all masks of a batch, with one search."""
         config = self.config
         with clock("features"):
-            features = image.features(self.extractor)
+            features = features_of(images, self.extractor)
         with clock("pooling"):
-            embeddings = pool(features, masks)
+            embeddings = each(lambda i: pool(features[i], masks[i]), range(len(images)))
         with clock("search"):
-            found = database.neighbours(embeddings, config.retrieval.k, vocabulary, exclude_image=exclude)
+            found = database.neighbours(
+                Embeddings.concatenate(embeddings), config.retrieval.k, vocabulary, exclude_image=exclude
+            ).split([len(own) for own in masks])
             counts = {concept.label: concept.count for concept in database.concepts()}
+        supported = np.array([counts.get(name, 0) > 0 for name in vocabulary])
         with clock("fusion"):
-            weights = vote_weights(found, config.retrieval, counts)
-            retrieved = vote(found, weights, vocabulary)
-            certainty = confidence(found, retrieved, config.fusion)
-            supported = np.array([counts.get(name, 0) > 0 for name in vocabulary])
-            final = fuse(base, retrieved, certainty, supported, config.fusion)
+            fused = [
+                self._fused(own, scores, counts, supported, vocabulary) for own, scores in zip(found, base, strict=True)
+            ]
+        return [final for final, _ in fused], [evidence for _, evidence in fused]
+
+    def _fused(
+        self, found: Neighbours, base: ClassScores, counts: dict[str, int], supported: NDArray[np.bool_],
+        vocabulary: Vocabulary,
+    ) -> tuple[ClassScores, Evidence]:  # fmt: skip
+        weights = vote_weights(found, self.config.retrieval, counts)
+        retrieved = vote(found, weights, vocabulary)
+        certainty = confidence(found, retrieved, self.config.fusion)
+        final = fuse(base, retrieved, certainty, supported, self.config.fusion)
         return final, Evidence(base, retrieved, found, weights, certainty)
+
+    def _connected(self) -> ConceptDatabase | None:
+        """The database, opened now if it could not be reached before."""
+        return None if self._database is None else self._database.get()
 
     def _concepts(self) -> tuple[dict[str, Concept], str]:
         """The concepts of the database by name, and why it could not be asked."""
@@ -329,8 +364,6 @@ class Segmenter:
                 raise
             return self._known, str(error)  # as it was when it could be asked
 
-    # -- explaining ---------------------------------------------------------------------------------------------------
-
     def explain(self, result: Segmentation, segment: int, *, most: int = 10) -> Explanation:
         """Which database entries voted on a segment, and how base and retrieval compare on it.
 
@@ -339,41 +372,7 @@ class Segmenter:
             segment: a number in ``result.panoptic``.
             most: how many votes to list.
         """
-        label = result.segment(segment).label
-        shared = result.masks.inside(result.panoptic == segment) * result.masks.scores
-        shared = (shared / max(float(shared.sum()), 1e-12)).astype(np.float64)
-        evidence = result.evidence
-
-        def mean(scores: ClassScores | None) -> dict[str, float]:
-            if scores is None:
-                return {}
-            shares = (shared @ scores.probabilities).tolist()
-            return {name: p for name, p in zip(scores.classes, shares, strict=True) if p > 0}
-
-        votes = () if evidence.neighbours is None else self._votes(result, shared, most)
-        return Explanation(label, mean(evidence.base), mean(evidence.retrieved), mean(result.scores), votes)
-
-    def _votes(self, result: Segmentation, shared: NDArray[np.floating], most: int) -> tuple[Vote, ...]:
-        found, weights = result.evidence.neighbours, result.evidence.weights
-        assert found is not None and weights is not None and self.database is not None  # they come together
-        totals: dict[str, float] = {}
-        similarity: dict[str, float] = {}
-        labels = dict(zip(found.ids.ravel().tolist(), found.labels.ravel().tolist(), strict=True))
-        for n in np.flatnonzero(shared).tolist():
-            for j in np.flatnonzero(weights[n]).tolist():
-                identity = found.ids[n, j]
-                totals[identity] = totals.get(identity, 0.0) + float(shared[n] * weights[n, j])
-                similarity[identity] = max(similarity.get(identity, -1.0), float(found.scores[n, j]))
-        heaviest = sorted(totals, key=lambda identity: (-totals[identity], identity))[:most]
-        records = self.database.store.get(heaviest, with_vectors=False)
-        columns = records.fields
-        return tuple(
-            Vote(
-                identity, labels[identity], totals[identity], similarity[identity], columns["image"][i],
-                (int(columns["x0"][i]), int(columns["y0"][i]), int(columns["x1"][i]), int(columns["y1"][i])),
-            )
-            for i, identity in enumerate(records.ids.tolist())
-        )  # fmt: skip
+        return explain(result, segment, None if self.database is None else self.database.store, most)
 
 
 def read_config(source: str | PathLike[str]) -> Config:
@@ -386,10 +385,23 @@ def read_config(source: str | PathLike[str]) -> Config:
     return Config.from_toml(text) if text.endswith(".toml") else Config.preset(text)
 
 
-def _given(masks: MaskInput, size: tuple[int, int]) -> Masks:
+def _tried(source: Image | ImageLike) -> Callable[[], Image]:
+    """The image, or why it cannot be read, when it is asked for."""
+    try:
+        image = Image.read(source)
+    except ImageError as error:
+        return partial(_raise, error)
+    return lambda: image
+
+
+def _raise(error: ImageError) -> NoReturn:
+    raise error
+
+
+def _given(masks: MaskInput, image: Image) -> Masks:
     taken = masks if isinstance(masks, Masks) else replace(Masks.from_dense(masks), instances=True)
-    if taken.size != size:
-        raise MaskError(f"masks: expected {size} like the image, got {taken.size}")
+    if taken.size != image.size:
+        raise MaskError(f"masks: expected {image.size} like the image, got {taken.size}")
     empty = np.flatnonzero(taken.areas == 0)
     if len(empty):
         raise MaskError(f"masks: expected every mask to cover a pixel, got an empty mask at {int(empty[0])}")
@@ -397,9 +409,10 @@ def _given(masks: MaskInput, size: tuple[int, int]) -> Masks:
 
 
 class _Clock:
-    """Wall seconds by stage."""
+    """Wall seconds by stage, an image's share of its batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, images: int) -> None:
+        self._images = images
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -408,4 +421,4 @@ class _Clock:
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            self.seconds[stage] = (time.perf_counter() - start) / self._images

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from knnstore.cli import without_urls
 from knnstore.filter_text import parse_filter
 from knnstore.filters import Filter
+from knnstore.url import without_urls
 
 __all__ = ["Group", "Json", "Url", "Version", "Where", "counted", "filter_from", "print_json", "print_line"]
 
@@ -48,7 +48,7 @@ def _urls_hidden() -> Iterator[None]:
         yield
     except Exception as error:
         if callable(getattr(error, "format_message", None)):  # of click: wrong usage
-            error.message = without_urls(error.message)  # type: ignore[attr-defined]
+            error.message = without_urls(error.message, sys.argv[1:])  # type: ignore[attr-defined]
         raise
 
 

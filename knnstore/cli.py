@@ -11,13 +11,12 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from knnstore.errors import BackendUnavailableError, InvalidInputError, KnnStoreError, UnknownBackendError
-from knnstore.url import printable
+from knnstore.url import without_urls
 
-__all__ = ["main", "run_app", "without_urls"]
+__all__ = ["main", "run_app"]
 
 _INTERRUPTED = 130
 """128 and the number of SIGINT, as shells have it."""
@@ -66,20 +65,10 @@ def run_app(app: Callable[[], object], prefix: str, explained: Callable[[Excepti
         said = explained(error)
         if said is None:
             raise
-        text = without_urls("\n".join([said[0], *_notes(error)]))
+        text = without_urls("\n".join([said[0], *_notes(error)]), sys.argv[1:])
         sys.stderr.write(f"{prefix}: {text}\n")
         _print_json(error, text)
         raise SystemExit(said[1]) from None
-
-
-def without_urls(text: str) -> str:
-    """A text in which no URL of the command line stands as it was given: it may have been meant for another place."""
-    given = {part for word in sys.argv[1:] for part in (word, word.partition("=")[2]) if ":/" in part}
-    for part in sorted(given, key=len, reverse=True):
-        shown = printable(part)
-        for form in (part, repr(part)[1:-1], str(Path(part))):
-            text = text.replace(form, shown)
-    return text
 
 
 def _ended(end: SystemExit) -> object:
@@ -118,7 +107,7 @@ def _print_json(error: BaseException, message: str) -> None:
         parts: dict[str, Any] = {"type": type(error).__name__, "message": message}
         for name in ("expected", "got", "hint"):
             value = getattr(error, name, None)
-            parts[name] = None if value in (None, "") else without_urls(str(value))
+            parts[name] = None if value in (None, "") else without_urls(str(value), sys.argv[1:])
         sys.stdout.write(json.dumps({"error": parts}, indent=2) + "\n")
 
 

@@ -272,3 +272,18 @@ def _escaped_anyhow(letter: str) -> str:
     forms = {letter, json.dumps(letter)[1:-1], repr(letter)[1:-1], f"\\{letter}", "+" if letter == " " else letter}
     octets = "".join(f"%{octet:02x}" for octet in letter.encode(errors="surrogateescape"))
     return f"(?:{'|'.join(map(re.escape, sorted(forms)))}|(?i:{octets}))"
+
+
+def without_urls(text: str, words: Iterable[str]) -> str:
+    """A text in which no URL among some words stands as it was given: it may have been meant for another place.
+
+    Args:
+        text: such as what is said of wrong usage.
+        words: of a command line.
+    """
+    given = {part for word in words for part in (word, word.partition("=")[2]) if ":/" in part}
+    for part in sorted(given, key=len, reverse=True):
+        shown = printable(part)
+        for form in (part, repr(part)[1:-1], str(Path(part))):
+            text = text.replace(form, shown)
+    return text

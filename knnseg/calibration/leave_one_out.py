@@ -13,6 +13,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from knnseg.data.features import Embeddings
+from knnseg.data.image import Image
 from knnseg.data.masks import Masks
 from knnseg.data.scores import ClassScores, Neighbours
 from knnseg.database.concepts import ConceptDatabase
@@ -21,7 +22,7 @@ from knnseg.errors import ConfigError, skipping, warn_left_out
 from knnseg.method.pooling import pool
 from knnseg.models.base import NoBase
 from knnseg.segmenter import Segmenter
-from knnseg.stages.protocols import EncodedImage
+from knnseg.stages.protocols import features_of
 
 __all__ = ["Asker", "Examples", "Proposals", "Queries", "what_is_there"]
 
@@ -118,12 +119,12 @@ class Asker(ABC):
         embeddings = Embeddings(vectors, np.ones(len(vectors), np.float32))
         return self._database.neighbours(embeddings, self._most, exclude_image=image.image_hash)
 
-    def _opinion(self, pixels: EncodedImage | None, masks: Masks | None, rows: NDArray[np.int64]) -> ClassScores:
+    def _opinion(self, image: Image | None, masks: Masks | None, rows: NDArray[np.int64]) -> ClassScores:
         """P_base of some rows of the masks; zeros without a base."""
-        if self._silent or pixels is None or masks is None or not len(rows):
+        if self._silent or image is None or masks is None or not len(rows):
             zeros = np.zeros((len(rows), len(self._vocabulary)), np.float32)
             return ClassScores(zeros, self._vocabulary.names)
-        return self._segmenter.base.predict(pixels, masks, self._vocabulary).select(rows)
+        return self._segmenter.base.predict([image], [masks], self._vocabulary)[0].select(rows)
 
     def _queries(
         self, image: StoredImage, labels: NDArray[np.object_], size: NDArray[np.float64], vectors: NDArray[np.float32],
@@ -139,11 +140,11 @@ class Examples(Asker):
     def _about(self, image: StoredImage, rng: np.random.Generator) -> Queries:
         records, labels = image.records, image.records.fields["label"]
         assert records.vectors is not None  # asked for above
-        pixels = None if self._silent else self._originals.find(image)
-        usable = image.with_mask if pixels is not None else np.arange(len(records) if self._silent else 0)
+        found = None if self._silent else self._originals.find(image)
+        usable = image.with_mask if found is not None else np.arange(len(records) if self._silent else 0)
         rows = usable[self._elsewhere(image, labels[usable])]
-        masks = None if pixels is None else image.masks(rows.tolist(), (int(pixels.shape[0]), int(pixels.shape[1])))
-        base = self._opinion(None if pixels is None else EncodedImage(pixels), masks, np.arange(len(rows)))
+        masks = None if found is None else image.masks(rows.tolist(), found.size)
+        base = self._opinion(found, masks, np.arange(len(rows)))
         left, missing = len(usable) - len(rows), len(records) - len(usable)
         return self._queries(image, labels[rows], np.ones(len(rows)), records.vectors[rows], base, left, missing)
 
@@ -153,19 +154,18 @@ class Proposals(Asker):
 
     def _about(self, image: StoredImage, rng: np.random.Generator) -> Queries:
         found = self._originals.find(image)
-        pixels = None if found is None else EncodedImage(found)
-        if pixels is None or not len(image.with_mask):
+        if found is None or not len(image.with_mask):
             none = np.empty(0, np.int64)
             vectors = np.empty((0, self._database.extractor.dim), np.float32)
             base = self._opinion(None, None, none)
             return self._queries(image, np.empty(0, object), np.empty(0), vectors, base, 0, len(image.records))
-        masks = self._segmenter.proposer.propose(pixels.pixels)
+        masks = self._segmenter.proposer.propose([found])[0]
         labels, areas = what_is_there(image, masks)
-        embedded = pool(pixels.features(self._database.extractor), masks).vectors
+        embedded = pool(features_of([found], self._database.extractor)[0], masks).vectors
         usable = np.flatnonzero((labels != "") & embedded.any(axis=1))
         usable = np.sort(rng.permutation(usable)[:_PROPOSALS])
         rows = usable[self._elsewhere(image, labels[usable])]
-        base = self._opinion(pixels, masks, rows)
+        base = self._opinion(found, masks, rows)
         left, missing = len(usable) - len(rows), len(image.records) - len(image.with_mask)
         return self._queries(image, labels[rows], areas[rows], embedded[rows], base, left, missing)
 

@@ -160,7 +160,7 @@ def _known(names: list[str] | None, labelled: LabelledImages) -> list[str] | Non
 
 def _one(image: Path, mask: Path | None, label: str | None) -> dict[str, Any]:
     """The one image of the command line with its mask, as arguments of ``add_masks``."""
-    from knnseg.data.image import load_annotated, load_label_map
+    from knnseg.data.reading import load_annotated, load_label_map
 
     if mask is None or label is None:
         raise typer.BadParameter("an image needs --mask and --label")

@@ -117,16 +117,13 @@ class _Run:
     ) -> Iterator[tuple[Path, Segmentation, list[str]]]:
         """The images that can be read and whose results can be written, with the files of each."""
         stems, names = _stems(self._images), _relative(self._images)
+        places = {str(path): (number, path) for number, path in enumerate(self._images, 1)}
         try:
-            for number, path in enumerate(self._images, 1):
-                files: list[str] = []
-                with skipping(failed, str(path), strict=self._strict):
-                    result = segmenter.predict(path, vocabulary)
-                    with skipping(
-                        failed, str(path), strict=self._strict, also=(OSError,)
-                    ):  # of writing, not of a store
-                        saved = result.save(self._out, stems[path], image_id=number, image_file=names[path])
-                        files = [str(file) for file in saved]
+            for result in segmenter.stream(self._images, vocabulary, failed=None if self._strict else failed):
+                (number, path), files = places[result.source], list[str]()
+                with skipping(failed, str(path), strict=self._strict, also=(OSError,)):
+                    saved = result.save(self._out, stems[path], image_id=number, image_file=names[path])
+                    files = [str(file) for file in saved]
                 if files:
                     self._keep(number, path, result, files, names[path])
                     yield path, result, files

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from knnseg.cli.options import AsJson, print_json
 from knnseg.errors import DatasetError
-from knnstore.cli import without_urls
+from knnstore.url import without_urls
 
 if TYPE_CHECKING:
     from knnseg.datasets import LabelledImages
@@ -116,7 +116,7 @@ def say_unlabelled(names: Iterable[str] | None, labelled: LabelledImages) -> Non
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            print(without_urls(f"knnseg: {name!r} is no class of these labels.{hint}"), file=sys.stderr)
+            print(without_urls(f"knnseg: {name!r} is no class of these labels.{hint}", sys.argv[1:]), file=sys.stderr)
 
 
 def datasets_command(

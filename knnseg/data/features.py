@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,3 +80,11 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Embeddings]) -> Embeddings:
+        """Those of several images, one after another; at least one part."""
+        vectors, coverage = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("vectors", "coverage")
+        )
+        return cls(vectors, coverage)

@@ -1,341 +1,102 @@
-"""Images and label maps from files, bytes and arrays, in the one form that the rest of the package takes."""
+"""An image as it flows through the stages: its pixels, where it comes from, and what was already computed from it."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from os import PathLike
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from knnseg.data.arrays import ImageArray, plain, whole_numbers
-from knnseg.errors import ImageError
+from knnseg.data.arrays import ImageArray, expect
+from knnseg.data.reading import MAX_PIXELS, ImageLike, load_image
 
-__all__ = [
-    "MASK_SIDE",
-    "MAX_PIXELS",
-    "ImageLike",
-    "content_hash",
-    "fit",
-    "load_annotated",
-    "load_image",
-    "load_label_map",
-    "load_panoptic_png",
-    "resize",
-    "within",
-]
+__all__ = ["Image", "content_hash", "each_once"]
 
-ImageLike: TypeAlias = "str | PathLike[str] | bytes | Image.Image | NDArray[np.uint8]"
+T = TypeVar("T")
 
-MAX_PIXELS = 64_000_000
-"""Images with more pixels are refused before they are decoded: a few kilobytes of PNG can claim gigabytes."""
-
-_ORIENTATION, _SAMPLE_FORMAT = 0x0112, 0x0153
-"""Numbers of tags."""
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What makes an image of each EXIF orientation upright."""
-_BACK = _TURNS | {6: _TURNS[8], 8: _TURNS[6]}
-"""And what undoes that."""
-
-_EXACT = ("PNG", "TIFF", "BMP", "GIF", "PPM")
-"""Formats that keep each sample as it is, unless compressed otherwise, see :data:`_EXACT_TIFF`."""
-_EXACT_TIFF = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "lzma", "zstd")
-_STEPS = dict.fromkeys(("1", "L", "P", "P;1", "P;2", "P;4", "I;16", "I;16B", "I;16N", "I;16S", "I;16BS"), 1)
-_STEPS |= dict.fromkeys(("I;32N", "I;32S", "I;32BS", "RGB", "RGBA"), 1) | {"L;2": 85, "L;4": 17}
-"""By which number Pillow multiplies the samples of what it calls a raw mode, where that is all that it does."""
+_KEPT = 8
+"""Results remembered for an image: a pipeline has three stages, and they share what they can."""
 
 
-MASK_SIDE = 2048
-"""Masks of networks are made on a grid of at most so many cells a side. No published network sees more pixels, and at
-the twelve million of a phone's photograph a hundred soft masks would not fit into memory."""
-
-
-def load_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS, upright: bool = True) -> ImageArray:
-    """Read an image as a person would see it.
-
-    It is turned as its EXIF orientation says; grey, palette, CMYK and 16-bit images are converted to 8-bit RGB;
-    transparency is laid on white; of an animation the first frame is taken.
+class Image:
+    """A picture, immutable, with what has been computed from it, which goes when the image goes.
 
     Args:
-        source: a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3), (H, W) or (H, W, 4).
-        max_pixels: refuse larger images.
-        upright: turn the image; some data sets annotate the pixels as they are stored, see :func:`load_annotated`.
-
-    Returns:
-        uint8 (H, W, 3), RGB, C-contiguous, not shared with ``source``.
+        pixels: uint8 (H, W, 3), RGB; not copied, and read-only from here.
+        uri: where it comes from, "" for an image that was no file.
 
     Raises:
-        ImageError: unreadable, truncated, empty, too large, or an array of another form.
+        ShapeError: an array of another form. :meth:`read` takes files, bytes, PIL images and other arrays.
     """
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
-    with _opened(source, max_pixels) as image:
-        return np.array(_as_rgb(_turned(image, upright)), np.uint8)
+
+    __slots__ = ("_hash", "_results", "pixels", "uri")
+
+    pixels: ImageArray
+    uri: str
+
+    def __init__(self, pixels: ImageArray, uri: str = "") -> None:
+        expect(pixels, "Image.pixels", np.uint8, 3)
+        view = pixels.view()
+        view.flags.writeable = False
+        self.pixels, self.uri = view, uri
+        self._hash = ""
+        self._results: dict[str, object] = {}
+
+    @classmethod
+    def read(cls, source: Image | ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image:
+        """Take an image as it is, or read what :func:`knnseg.load_image` reads.
+
+        Raises:
+            ImageError: see there.
+        """
+        if isinstance(source, Image):
+            return source
+        return cls(load_image(source, max_pixels=max_pixels), str(source) if isinstance(source, str | PathLike) else "")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return int(self.pixels.shape[0]), int(self.pixels.shape[1])
+
+    @property
+    def content_hash(self) -> str:
+        """See :func:`content_hash`; computed once."""
+        self._hash = self._hash or content_hash(self.pixels)
+        return self._hash
+
+    def result(self, key: str) -> object | None:
+        """What was computed from this image before under a key, None for nothing."""
+        return self._results.get(key)
+
+    def keep(self, key: str, result: object) -> None:
+        """Remember what was computed, in place of the oldest result where there are many."""
+        self._results[key] = result
+        for old in list(self._results)[:-_KEPT]:
+            self._results.pop(old, None)
+
+    def __repr__(self) -> str:
+        return f"<Image {self.size[0]}×{self.size[1]}{f' {self.uri}' if self.uri else ''}>"
 
 
-def load_annotated(source: ImageLike, size: tuple[int, ...], *, max_pixels: int = MAX_PIXELS) -> ImageArray:
-    """Read the image that a map of ``size`` (H, W) was drawn on.
-
-    That is the image as a person would see it; but where only the pixels as they are stored have the size of the map,
-    they are taken. Orientations that keep the size, such as half a turn, cannot be told like this: their maps are
-    taken as drawn on what a person sees.
-
-    Args:
-        source: as for :func:`load_image`.
-        size: of the map.
-        max_pixels: refuse larger images.
-
-    Returns:
-        As :func:`load_image`; of another size than the map where neither fits.
-    """
-    image = load_image(source, max_pixels=max_pixels)
-    if image.shape[1::-1] == size != image.shape[:2]:
-        return load_image(source, max_pixels=max_pixels, upright=False)
-    return image
-
-
-def load_label_map(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.int32]:
-    """Read a single-channel label map: int32 (H, W), each pixel the number that is stored for it.
-
-    Args:
-        source: a path or the bytes of a PNG, TIFF, BMP, GIF or PGM: grey of 1, 2, 4, 8 or 16 bits, or palette indices;
-            a PIL image; or an integer array (H, W).
-        max_pixels: refuse larger maps.
-
-    Raises:
-        ImageError: unreadable, an image of several channels or frames, of a format that does not keep numbers as they
-            are, such as JPEG; or an array of another form.
-    """
-    if isinstance(source, np.ndarray):
-        return _narrow(whole_numbers(source, "label map", ImageError))
-    with _opened(source, max_pixels) as image:
-        if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
-            raise ImageError(f"expected a label map of one channel, got mode {image.mode}")
-        step, is_unsigned = _step(image), _sample_format(image) == 1
-        values = np.asarray(_turned(image, True)).astype(np.int32) // step
-        if is_unsigned and values.min() < 0:  # Pillow has no 32 bits without a sign
-            raise ImageError("expected labels below 2³¹, got larger ones")
-        return values
-
-
-def load_panoptic_png(source: str | PathLike[str] | bytes | Image.Image) -> NDArray[np.int32]:
-    """Read a COCO panoptic PNG, where the segment number is R + 256·G + 65536·B: int32 (H, W).
-
-    Raises:
-        ImageError: as for :func:`load_label_map`, but of three channels of 8 bits, or four.
-    """
-    with _opened(source, MAX_PIXELS) as image:
-        if image.mode not in ("RGB", "RGBA"):
-            raise ImageError(f"expected a panoptic PNG in RGB, got mode {image.mode}")
-        _step(image)
-        rgb = np.asarray(_turned(image, True))[..., :3].astype(np.int32)
-    segments: NDArray[np.int32] = rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
-    return segments
-
-
-def resize(image: ImageArray, size: tuple[int, int]) -> ImageArray:
-    """Resample to (height, width) with Pillow's antialiased bicubic filter."""
-    if image.shape[:2] == size:
-        return image
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
-
-
-def fit(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int]:
-    """The size nearest to (H, W) scaled so that its shorter side is ``short_side``, in multiples of ``multiple``.
-
-    Rounding each side by itself changes the aspect ratio by less than one multiple, and keeps the feature grid over the
-    image exactly, with no padding to keep track of.
-
-    Raises:
-        ImageError: an image so long and narrow that it would have more than :data:`MAX_PIXELS`.
-    """
-    scale = short_side / min(size)
-    height, width = (max(1, round(side * scale / multiple)) * multiple for side in size)
-    if height * width > MAX_PIXELS:
-        raise ImageError(
-            f"image of {size[1]}×{size[0]}: expected sides of a more usual ratio, got {width}×{height} pixels once the "
-            f"shorter side is {short_side}. Cut it into parts, or take a smaller short_side."
-        )
-    return height, width
-
-
-def within(size: tuple[int, int], long_side: int) -> tuple[int, int]:
-    """(H, W) scaled down so that the longer side is ``long_side``; as it is where it is no longer."""
-    scale = min(1.0, long_side / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def content_hash(image: ImageArray) -> str:
+def content_hash(pixels: ImageArray) -> str:
     """Hexadecimal SHA-256 of the shape and the pixels; the same for the same picture in another file format."""
-    digest = hashlib.sha256(repr(image.shape).encode())
-    digest.update(np.ascontiguousarray(image).data)
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
 
-def _from_array(array: NDArray[np.generic]) -> ImageArray:
-    array = plain(array, "image array", ImageError)
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or not array.size:
-        raise ImageError(
-            f"image array: expected a non-empty uint8 (H, W, 3), got {array.dtype.name} {array.shape}. "
-            "Scale floats to 0…255 and convert with .astype(numpy.uint8)."
-        )
-    if array.ndim == 3 and array.shape[2] not in (3, 4):
-        raise ImageError(f"image array: expected 3 channels last (H, W, 3), got {array.shape}")
-    if array.ndim == 3 and array.shape[2] == 3:
-        return np.array(array, np.uint8, order="C")
-    return np.array(_as_rgb(Image.fromarray(np.ascontiguousarray(array, np.uint8))), np.uint8)
+def each_once(images: Sequence[Image], key: str, make: Callable[[list[Image]], Sequence[T]]) -> list[T]:
+    """A result for each image, made in one call for those that do not have it yet.
 
-
-def _narrow(numbers: NDArray[np.integer]) -> NDArray[np.int32]:
-    narrow = numbers.astype(np.int32)
-    if not np.array_equal(narrow, numbers):
-        raise ImageError(f"label map: expected numbers that fit int32, got {numbers.min()} to {numbers.max()}")
-    return narrow
-
-
-@contextmanager
-def _opened(source: object, max_pixels: int) -> Iterator[Image.Image]:
-    """The image, not yet decoded; the file is closed afterwards, a caller's own image is left open.
-
-    Raises:
-        ImageError: whatever goes wrong while it is open, since Pillow reports unreadable files in many ways.
+    Args:
+        images: of a batch; the same one may be there twice.
+        key: what the results are remembered under.
+        make: from images to their results, in order.
     """
-    if not isinstance(source, str | PathLike | bytes | Image.Image):
-        raise ImageError(f"image: expected a path, bytes, a PIL image or an array, got {type(source).__name__}")
-    name = _name(source)
-    with _readable(name), ExitStack() as stack:
-        if isinstance(source, Image.Image):
-            image = source
-        else:
-            file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(Path(source).open("rb"))
-            image = Image.open(file)
-        if image.width * image.height > max_pixels:
-            raise ImageError(
-                f"expected at most {max_pixels:,} pixels, got {image.width}×{image.height}. "
-                "Pass max_pixels to load it all the same."
-            )
-        yield image
-
-
-def _turned(image: Image.Image, upright: bool) -> Image.Image:
-    """The image decoded, and upright or as it is stored."""
-    turned_by_pillow = image.format == "TIFF"
-    orientation = _orientation(image) if turned_by_pillow else 1  # Pillow forgets it once it has turned the image
-    image.load()
-    orientation = orientation if turned_by_pillow else _orientation(image)
-    if upright == turned_by_pillow:
-        return image
-    turn = (_TURNS if upright else _BACK).get(orientation)
-    return image if turn is None else image.transpose(turn)
-
-
-def _orientation(image: Image.Image) -> int:
-    """1 to 8; 1 too where the EXIF data are damaged, of which nothing else is read: the picture may be whole."""
-    try:
-        value = image.tag_v2.get(_ORIENTATION) if hasattr(image, "tag_v2") else image.getexif().get(_ORIENTATION)
-    except Exception:  # whatever Pillow makes of bytes that mean nothing
-        return 1
-    return value if isinstance(value, int) and value in _TURNS else 1
-
-
-def _step(image: Image.Image) -> int:
-    """The number that decoding multiplies each sample of an image by, asked before it is decoded.
-
-    Raises:
-        ImageError: decoding does something else to them.
-    """
-    if image.format is None:  # made in memory, not read from a file
-        return 1
-    compression = image.info.get("compression") if image.format == "TIFF" else "raw"
-    if image.format not in _EXACT or compression not in _EXACT_TIFF:
-        raise ImageError(
-            f"expected a format that keeps every number as it is, such as PNG, got {image.format}"
-            f"{f' with compression {compression}' if image.format == 'TIFF' else ''}. Compression that loses a little "
-            "makes other labels of it; export the original again."
-        )
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise ImageError(f"expected one map, got {frames} frames or pages. Save each to a file of its own.")
-    modes = {_raw_mode(image, tile[0], tile[1], tile[3]) for tile in getattr(image, "tile", ())}
-    if not modes:
-        raise ImageError(
-            "expected an image that has not been decoded, since decoding may scale its numbers. Pass its path, or "
-            "numpy.asarray(image) where they are right."
-        )
-    if not modes <= _STEPS.keys():
-        raise ImageError(f"expected labels of 1, 2, 4, 8 or 16 bits, stored as they are, got samples {sorted(modes)}")
-    return max(_STEPS[mode] for mode in modes)
-
-
-def _raw_mode(image: Any, codec: str, box: tuple[int, ...], args: Any) -> str:
-    """How the samples of a tile are stored, in Pillow's words, which the names in :data:`_STEPS` are."""
-    mode = str(args[0] if isinstance(args, tuple) else args)
-    if codec == "gif":
-        return image.mode if tuple(box) == (0, 0, *image.size) else "around a smaller frame"
-    if codec not in ("zip", "raw", "libtiff", "bmp_rle"):
-        return f"of {codec}"
-    if image.format == "BMP" and codec == "raw" and mode in ("1", "L"):  # Pillow takes their number of bits for granted
-        image.fp.seek(14)
-        header = image.fp.read(16)
-        bits = int.from_bytes(header[14:16] if header[0] >= 40 else header[10:12], "little")
-        return mode if bits == {"1": 1, "L": 8}[mode] else f"{mode} of {bits} bits"
-    if mode == "L" and _sample_format(image) != 1:
-        return "L;S"
-    return mode
-
-
-def _sample_format(image: Image.Image) -> int:
-    """1 for unsigned integers; of a TIFF what it says."""
-    found = image.tag_v2.get(_SAMPLE_FORMAT, (1,)) if hasattr(image, "tag_v2") else (1,)
-    return int(found[0])
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a channel, one channel; Pillow itself would clip it to white
-        wide = np.asarray(image).astype(np.float64)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise ImageError("expected 8 or 16 bits a channel, got more. Scale it to 0…255 and pass uint8.")
-        image = Image.fromarray(np.round(wide / 257 if wide.max() > 255 else wide).astype(np.uint8))
-    if image.mode == "F":
-        raise ImageError("expected 8 or 16 bits a channel, got floating point. Scale it to 0…255 and pass uint8.")
-    if image.has_transparency_data:
-        coloured = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
-    return image.convert("RGB")
-
-
-def _name(source: object) -> str:
-    return str(source) if isinstance(source, str | PathLike) else type(source).__name__
-
-
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Everything that goes wrong as an ImageError that begins with the name."""
-    try:
-        with warnings.catch_warnings():
-            # Of sizes, where our own limit is lower; and of metadata, which nothing here depends on.
-            warnings.simplefilter("ignore")
-            yield
-    except FileNotFoundError:
-        raise ImageError(f"{name}: expected an image file, got no such file") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{name}: expected an image that Pillow can read, got: {error}") from error
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from error
-    except Exception as error:  # struct.error, TypeError and more, by format and by what is damaged
-        raise ImageError(f"{name}: unreadable or truncated image: {error or type(error).__name__}") from error
+    missing = list(dict.fromkeys(image for image in images if image.result(key) is None))
+    made = dict(zip(missing, make(missing) if missing else (), strict=True))
+    for image, result in made.items():
+        image.keep(key, result)
+    return [made[image] if image in made else cast(T, image.result(key)) for image in images]

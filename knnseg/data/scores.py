@@ -44,6 +44,12 @@ class Neighbours:
         """Bool (N, K), the slots that hold an entry."""
         return np.isfinite(self.scores)
 
+    def split(self, sizes: Sequence[int]) -> list[Neighbours]:
+        """Those of several images apart, which have so many masks each."""
+        cuts = np.cumsum(sizes)[:-1]
+        columns = (np.split(column, cuts) for column in (self.ids, self.scores, self.labels))
+        return [Neighbours(*parts) for parts in zip(*columns, strict=True)]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassScores:

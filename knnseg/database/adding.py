@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnseg.data.annotations import LabelledImage
+from knnseg.data.features import Embeddings
+from knnseg.data.image import Image
 from knnseg.database.schema import (
     FIELDS,
     Content,
@@ -18,9 +20,10 @@ from knnseg.database.schema import (
     segment_masks,
     stored_contents,
 )
-from knnseg.errors import DatasetError, skipping
+from knnseg.errors import DatasetError, those_that_can
+from knnseg.later import each
 from knnseg.method.pooling import pool
-from knnseg.stages.protocols import FeatureExtractor
+from knnseg.stages.protocols import FeatureExtractor, features_of
 from knnstore import EmbeddingStore, F
 
 __all__ = ["AddReport", "segments", "write"]
@@ -80,9 +83,8 @@ def segments(
         kept = [s for s, ok in zip(info, usable.tolist(), strict=True) if ok]
         report += AddReport(images=1, skipped=int((~usable).sum()))
         keys = keys_for(s.label for s in kept)
-        prepared.append(
-            described(example, masks.select(usable), [s.label for s in kept], [s.thing for s in kept], keys)
-        )
+        image = Image(example.image, example.uri)
+        prepared.append(described(image, masks.select(usable), [s.label for s in kept], [s.thing for s in kept], keys))
     return prepared, report
 
 
@@ -112,28 +114,44 @@ def write(
     stored = store.get(ids, fields=["label"], with_vectors=False)
     there = {own for own, key in zip(stored.ids.tolist(), stored.fields["label"].tolist(), strict=True) if name(key)}
     # A concept that was made of several has examples under the keys of each of them.
-    shown = [examples.image_hash for examples in prepared if not there.issuperset(examples.ids)]
+    shown = [examples.image.content_hash for examples in prepared if not there.issuperset(examples.ids)]
     known = stored_contents(store, F("image_hash").isin(shown), name) if shown else set[Content]()
-    columns: dict[str, list[object]] = {name: [] for name in FIELDS}
-    new_ids: list[str] = []
-    vectors: list[NDArray[np.float32]] = []
+    work: list[tuple[ImageExamples, list[int]]] = []
     for examples in prepared:
         named = zip(examples.ids, examples.first_ids, examples.contents(name), strict=True)
         fresh = [i for i, (*own, same) in enumerate(named) if there.isdisjoint(own) and known.isdisjoint(same)]
         report += AddReport(present=len(examples.ids) - len(fresh))
-        with skipping(failed, examples.example.uri, strict=strict):
-            if not fresh:
-                continue
-            embeddings = pool(extractor.extract([examples.example.image])[0], examples.masks.select(fresh))
+        if fresh:
             there.update(examples.ids)
-            usable = np.flatnonzero(embeddings.vectors.any(axis=1))
-            rows = [fresh[i] for i in usable.tolist()]
-            report += AddReport(skipped=len(fresh) - len(rows))
-            new_ids += [examples.ids[i] for i in rows]
-            vectors.append(embeddings.vectors[usable])
-            append_rows(columns, examples, rows, embeddings.coverage[usable], keep_masks, writer)
-    if new_ids:
+            work.append((examples, fresh))
+    embedded = those_that_can(
+        lambda some: _embedded(extractor, some), work, lambda one: one[0].image.uri, failed, strict=strict
+    )
+    new = [(*one, embeddings) for one, embeddings in zip(work, embedded, strict=True) if embeddings is not None]
+    return report + _upsert(store, new, keep_masks, writer) + AddReport(failed=tuple(failed))
+
+
+def _upsert(
+    store: EmbeddingStore, new: list[tuple[ImageExamples, list[int], Embeddings]], keep_masks: bool, writer: str
+) -> AddReport:
+    """Write some rows of each image."""
+    report, columns = AddReport(), {name: list[object]() for name in FIELDS}
+    ids, vectors = list[str](), list[NDArray[np.float32]]()
+    for examples, fresh, embeddings in new:
+        usable = np.flatnonzero(embeddings.vectors.any(axis=1))
+        rows = [fresh[i] for i in usable.tolist()]
+        report += AddReport(skipped=len(fresh) - len(rows))
+        ids += [examples.ids[i] for i in rows]
+        vectors.append(embeddings.vectors[usable])
+        append_rows(columns, examples, rows, embeddings.coverage[usable], keep_masks, writer)
+    if ids:
         # Someone else may have added the same example since the look-up above; theirs is as good as ours.
-        written = store.upsert(new_ids, np.concatenate(vectors), columns, on_conflict="skip")
-        report += AddReport(added=written, present=len(new_ids) - written)
-    return report + AddReport(failed=tuple(failed))
+        written = store.upsert(ids, np.concatenate(vectors), columns, on_conflict="skip")
+        report += AddReport(added=written, present=len(ids) - written)
+    return report
+
+
+def _embedded(extractor: FeatureExtractor, work: list[tuple[ImageExamples, list[int]]]) -> list[Embeddings]:
+    """The vectors of some rows of each image."""
+    features = features_of([examples.image for examples, _ in work], extractor)
+    return each(lambda i: pool(features[i], work[i][0].masks.select(work[i][1])), range(len(work)))

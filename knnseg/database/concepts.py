@@ -10,8 +10,7 @@ The field ``label`` of an example holds that key. What a key is called stands in
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Container, Iterable, Iterator, Sized
+from collections.abc import Callable, Container, Iterable, Sized
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -23,8 +22,9 @@ from tqdm import tqdm
 
 from knnseg.data.annotations import LabelledImage
 from knnseg.data.features import Embeddings
-from knnseg.data.image import ImageLike, load_image
+from knnseg.data.image import Image
 from knnseg.data.masks import Masks
+from knnseg.data.reading import ImageLike
 from knnseg.data.scores import Neighbours
 from knnseg.data.vocabulary import Vocabulary, tidied, tidy
 from knnseg.database.adding import AddReport, segments, write
@@ -33,6 +33,7 @@ from knnseg.database.naming import Change, Changes, Names, kind, naming, removal
 from knnseg.database.schema import CONTENT, FIELDS, Content, ImageExamples, contents, described, readable
 from knnseg.database.spaces import place_of_changes, space_name, spaces
 from knnseg.errors import ConfigError, MaskError, VocabularyError, told, warn_left_out
+from knnseg.later import ahead, batched
 from knnseg.stages.protocols import FeatureExtractor
 from knnstore import EmbeddingStore, F, Filter, StoreSpec, StoreURL, open_store
 from knnstore.errors import StoreNotFoundError
@@ -180,7 +181,8 @@ class ConceptDatabase:
 
         # disable=None would hide the bar where standard error is no terminal; a caller that asks gets one.
         with told(done), tqdm(total=total, unit="image", disable=not progress, desc="adding") as bar:
-            for group in _batched((image for _, image in readable(images, failed, strict=strict)), batch):
+            read = (image for _, image in readable(images, failed, strict=strict))
+            for group in ahead(batched(read, batch)):
                 prepared, counted = segments(group, wanted, min_area, self.keys_for)
                 report += counted + self._write(prepared, keep_masks=keep_masks, writer=writer, strict=strict)
                 bar.update(len(group))
@@ -191,7 +193,7 @@ class ConceptDatabase:
 
     def add_masks(
         self,
-        image: ImageLike,
+        image: Image | ImageLike,
         masks: NDArray[np.bool_],
         labels: Iterable[str],
         *,
@@ -218,9 +220,9 @@ class ConceptDatabase:
         names = [tidied(label) for label in labels]
         said = [c.label for c in self.concepts() if c.thing and c.label in names] if things is None else things
         countable = Vocabulary.of(dict.fromkeys(names), said).things if names else frozenset[str]()
-        pixels, stack = load_image(image), Masks.from_dense(masks)
-        if stack.size != pixels.shape[:2]:
-            raise MaskError(f"masks: expected {pixels.shape[:2]} like the image, got {stack.size}")
+        picture, stack = Image.read(image), Masks.from_dense(masks)
+        if stack.size != picture.size:
+            raise MaskError(f"masks: expected {picture.size} like the image, got {stack.size}")
         if len(stack) != len(names):
             raise MaskError(f"masks: expected one mask for each of {len(names)} labels, got {len(stack)}")
         empty = np.flatnonzero(stack.areas == 0)
@@ -228,8 +230,8 @@ class ConceptDatabase:
             raise MaskError(f"masks: expected every mask to cover a pixel, got an empty mask at {int(empty[0])}")
         if not uri and isinstance(image, str | PathLike):
             uri = Path(image).absolute().as_uri()
-        example = LabelledImage(pixels, np.zeros(stack.size, np.int32), (), uri)
-        prepared = described(example, stack, names, [name in countable for name in names], self.keys_for(names))
+        things_ = [name in countable for name in names]
+        prepared = described(Image(picture.pixels, uri), stack, names, things_, self.keys_for(names))
         return AddReport(images=1) + self._write([prepared], keep_masks=True, writer=writer, strict=True)
 
     def _write(self, prepared: list[ImageExamples], *, keep_masks: bool, writer: str, strict: bool) -> AddReport:
@@ -440,10 +442,3 @@ def _named_anew(name: str, present: Container[str], names: Names) -> Change | No
 
 def _noted(name: str, names: Names) -> Change | None:
     return tidied_up(name) if name in names.untidied else None
-
-
-def _batched(items: Iterable[LabelledImage], size: int) -> Iterator[tuple[LabelledImage, ...]]:
-    """itertools.batched, which Python 3.11 does not have."""
-    iterator = iter(items)
-    while group := tuple(itertools.islice(iterator, size)):
-        yield group

@@ -16,9 +16,9 @@ from urllib.request import url2pathname
 import numpy as np
 from numpy.typing import NDArray
 
-from knnseg.data.arrays import ImageArray
-from knnseg.data.image import content_hash, load_image
+from knnseg.data.image import Image
 from knnseg.data.masks import Masks
+from knnseg.data.reading import load_image
 from knnseg.errors import DatasetError, ImageError
 from knnstore import EmbeddingStore, F, Records
 
@@ -126,11 +126,11 @@ class Originals:
         self._folder = None if folder is None else Path(folder)
         self._read: dict[str, Path] = {}
 
-    def find(self, image: StoredImage) -> ImageArray | None:
-        """uint8 (H, W, 3), or None where no file of these pixels is found."""
+    def find(self, image: StoredImage) -> Image | None:
+        """The image, or None where no file of these pixels is found."""
         paths = itertools.chain.from_iterable(map(self._candidates, image.uris))
-        found = (_pixels(path).get(image.image_hash) for path in dict.fromkeys(paths))
-        first = next((pixels for pixels in found if pixels is not None), None)
+        found = (_read(path).get(image.image_hash) for path in dict.fromkeys(paths))
+        first = next((image for image in found if image is not None), None)
         return self._by_content(image.image_hash) if first is None else first
 
     def reason(self, image: StoredImage) -> str:
@@ -161,12 +161,12 @@ class Originals:
             yield path
         yield from self._by_name.get(Path(url2pathname(urlsplit(uri).path)).name if path is None else path.name, ())
 
-    def _by_content(self, wanted: str) -> ImageArray | None:
+    def _by_content(self, wanted: str) -> Image | None:
         """Read on in the folder until a file with these pixels comes; what was read is known by its hashes."""
         if wanted in self._read:
-            return _pixels(self._read[wanted]).get(wanted)
+            return _read(self._read[wanted]).get(wanted)
         for path in self._unread:
-            found = _pixels(path)
+            found = _read(path)
             self._read |= dict.fromkeys(found, path)
             if wanted in found:
                 return found[wanted]
@@ -199,11 +199,11 @@ def _path(uri: str) -> Path | None:
     return None if parts.scheme else Path(uri)
 
 
-def _pixels(path: Path) -> dict[str, ImageArray]:
+def _read(path: Path) -> dict[str, Image]:
     """The pixels of a file by their hash, upright and as they are stored, since some are annotated so."""
-    found: dict[str, ImageArray] = {}
+    found: dict[str, Image] = {}
     for upright in (True, False):
         with contextlib.suppress(ImageError):  # another file may be readable
-            pixels = load_image(path, upright=upright)
-            found.setdefault(content_hash(pixels), pixels)
+            image = Image(load_image(path, upright=upright), path.absolute().as_uri())
+            found.setdefault(image.content_hash, image)
     return found

@@ -162,11 +162,11 @@ def _write(target: ConceptDatabase, group: list[StoredImage], originals: Origina
 
 
 def _embed(image: StoredImage, rows: NDArray[np.int64], extractor: FeatureExtractor, originals: Originals) -> _Embedded:
-    pixels = originals.find(image)
-    if pixels is None:
+    found = originals.find(image)
+    if found is None:
         raise DatasetError(originals.reason(image))
-    masks = image.masks(rows.tolist(), (int(pixels.shape[0]), int(pixels.shape[1])))
-    embeddings = pool(extractor.extract([pixels])[0], masks)
+    masks = image.masks(rows.tolist(), found.size)
+    embeddings = pool(extractor.extract([found])[0], masks)
     usable = embeddings.vectors.any(axis=1)
     return _Embedded(image, rows[usable], embeddings.vectors[usable], embeddings.coverage[usable])
 

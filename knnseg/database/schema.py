@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from knnseg.data.annotations import LabelledImage, positions
-from knnseg.data.image import content_hash
+from knnseg.data.image import Image
 from knnseg.data.masks import Masks
 from knnseg.errors import skipping
 from knnstore import EmbeddingStore, Filter
@@ -51,8 +51,7 @@ class ImageExamples:
     """The usable segments of one image, on their way into the store; columns of N.
 
     Args:
-        example: the image.
-        image_hash: SHA-256 of its pixels.
+        image: the image.
         masks: the N masks.
         labels: the keys of their concepts.
         things: whether each is a countable object.
@@ -62,8 +61,7 @@ class ImageExamples:
         boxes: x0, y0, x1, y1 and area of the masks, pixels.
     """
 
-    example: LabelledImage
-    image_hash: str
+    image: Image
     masks: Masks
     labels: list[str]
     things: list[bool]
@@ -74,7 +72,7 @@ class ImageExamples:
 
     def contents(self, name: Callable[[str], str]) -> list[tuple[Content, Content]]:
         """See :func:`contents`."""
-        hashes = [self.image_hash] * len(self.ids)
+        hashes = [self.image.content_hash] * len(self.ids)
         columns = {"image_hash": hashes, "label": self.labels, "rle": self.rles}
         return contents(columns | dict(zip(("x0", "y0", "x1", "y1", "area"), self.boxes, strict=True)), name)
 
@@ -118,19 +116,19 @@ def segment_masks(example: LabelledImage, numbers: list[int]) -> Masks:
 
 
 def described(
-    example: LabelledImage, masks: Masks, names: list[str], things: list[bool], keys: Mapping[str, str]
+    image: Image, masks: Masks, names: list[str], things: list[bool], keys: Mapping[str, str]
 ) -> ImageExamples:
     """Hash the picture, encode the masks, and give each instance its id.
 
     Args:
-        example: the image.
+        image: the image.
         masks: N of them.
         names: the concept of each.
         things: whether each is a countable object.
         keys: of the concepts.
     """
     labels = [keys[name] for name in names]
-    digest = content_hash(example.image)
+    digest = image.content_hash
     rles = masks.to_rle()
     ids, first = (
         [_identity(digest, rle, label) for rle, label in zip(rles, each, strict=True)] for each in (labels, names)
@@ -139,7 +137,7 @@ def described(
     x, y, w, h = np.asarray(coco_mask.toBbox(coded), np.int64).reshape(-1, 4).T
     areas = np.asarray(coco_mask.area(coded), np.int64).reshape(-1)
     boxes = tuple(column.tolist() for column in (x, y, x + w, y + h, areas))
-    return ImageExamples(example, digest, masks, labels, things, rles, ids, first, boxes)
+    return ImageExamples(image, masks, labels, things, rles, ids, first, boxes)
 
 
 def _identity(image_hash: str, rle: str, label: str) -> str:
@@ -191,7 +189,7 @@ def append_rows(
     now = time.time()
     for i, covered in zip(rows, coverage.tolist(), strict=True):
         values = (
-            examples.labels[i], examples.things[i], examples.example.uri, examples.image_hash,
+            examples.labels[i], examples.things[i], examples.image.uri, examples.image.content_hash,
             *(column[i] for column in examples.boxes), covered, examples.rles[i] if keep_masks else "", writer, now,
         )  # fmt: skip
         for name, value in zip(FIELDS, values, strict=True):

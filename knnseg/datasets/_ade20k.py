@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from knnseg.data.image import load_panoptic_png
+from knnseg.data.reading import load_panoptic_png
 from knnseg.datasets._classes import benchmark_classes
 from knnseg.datasets._label_maps import Entry, LabelMaps, Truth, present, read_map, to_positions
 from knnseg.datasets._tree import Benchmark, Tree

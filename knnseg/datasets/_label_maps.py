@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from knnseg.data.annotations import LabelledImage, LabelledSegment, positions
 from knnseg.data.arrays import IGNORE, ImageArray
-from knnseg.data.image import load_annotated, load_label_map
+from knnseg.data.reading import load_annotated, load_label_map
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.datasets.folders import LabelledImages
 from knnseg.errors import DatasetError, ImageError
@@ -131,7 +131,7 @@ def check_size(path: str | None, array: NDArray[np.int32], size: tuple[int, ...]
 def read_image(path: str, size: tuple[int, ...]) -> ImageArray:
     """The picture of a map of ``size`` (H, W); errors are :class:`DatasetError`.
 
-    Which of its two views is :func:`knnseg.data.image.load_annotated`'s to say.
+    Which of its two views is :func:`knnseg.data.reading.load_annotated`'s to say.
     """
     try:
         return load_annotated(path, size)

@@ -13,8 +13,8 @@ import numpy as np
 
 from knnseg.data.annotations import LabelledImage, LabelledSegment, positions
 from knnseg.data.arrays import IGNORE
-from knnseg.data.image import load_annotated, load_label_map, load_panoptic_png
 from knnseg.data.listing import IMAGES, LABEL_MAPS, listed
+from knnseg.data.reading import load_annotated, load_label_map, load_panoptic_png
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.datasets._json import Node, read_json
 from knnseg.errors import DatasetError

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from knnseg.data.arrays import ImageArray
-from knnseg.data.image import resize
 from knnseg.data.masks import nearest
+from knnseg.data.reading import resize
 
 __all__ = ["Enlarger"]
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from knnseg.data.arrays import ImageArray
-from knnseg.data.image import fit, resize
+from knnseg.data.reading import fit, resize
 from knnseg.errors import ConfigError, WeightsError
 
 __all__ = ["fingerprint", "from_hub", "pick_device", "to_batch", "to_numpy", "weights"]

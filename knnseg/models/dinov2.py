@@ -20,6 +20,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 
 from knnseg.data.arrays import ImageArray
 from knnseg.data.features import Features
+from knnseg.data.image import Image
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models._torch import existing, fingerprint, from_hub, pick_device, to_batch, weights
 from knnseg.models.weights import find, how_to_get
@@ -108,9 +109,9 @@ class DinoFeatures:
         return int(self._model.num_features)  # type: ignore[arg-type]
 
     @torch.inference_mode()
-    def extract(self, images: Sequence[ImageArray]) -> list[Features]:
+    def extract(self, images: Sequence[Image]) -> list[Features]:
         """See :meth:`knnseg.FeatureExtractor.extract`."""
-        return [self._extract(image) for image in images]
+        return [self._extract(image.pixels) for image in images]
 
     def _extract(self, image: ImageArray) -> Features:
         batch = to_batch(image, self._side, self._patch, self._mean, self._std, self._device)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from knnseg.data.arrays import ImageArray
 from knnseg.data.features import Features
+from knnseg.data.image import Image
 from knnseg.errors import ConfigError
 from knnseg.models._torch import existing, fingerprint, from_hub, pick_device, to_batch, weights
 from knnseg.models.base import DenseClip
@@ -298,9 +299,9 @@ class OpenClipFeatures:
         return self._dense.dim
 
     @torch.inference_mode()
-    def extract(self, images: Sequence[ImageArray]) -> list[Features]:
+    def extract(self, images: Sequence[Image]) -> list[Features]:
         """See :meth:`knnseg.FeatureExtractor.extract`."""
-        return [self._extract(image) for image in images]
+        return [self._extract(image.pixels) for image in images]
 
     def _extract(self, image: ImageArray) -> Features:
         model = self._model

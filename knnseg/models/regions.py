@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from skimage.segmentation import felzenszwalb, slic
 
 from knnseg.data.arrays import ImageArray
-from knnseg.data.image import resize, within
+from knnseg.data.image import Image
 from knnseg.data.masks import Masks
+from knnseg.data.reading import resize, within
 from knnseg.errors import ConfigError
+from knnseg.later import each
 
 __all__ = ["RegionProposer"]
 
@@ -62,11 +64,14 @@ class RegionProposer:
         self._scales, self._superpixels, self._long_side = tuple(scales), tuple(superpixels), long_side
         self._sigma, self._min_area, self._compactness = sigma, min_area, compactness
 
-    def propose(self, image: ImageArray) -> Masks:
-        """See :meth:`MaskProposer.propose`; Felzenszwalb's partitions first, each in the order given."""
-        size = (int(image.shape[0]), int(image.shape[1]))
-        copy = resize(image, within(size, self._long_side))
-        return Masks.concatenate([Masks.from_partition(regions, size=size) for regions in self._partitions(copy)])
+    def propose(self, images: Sequence[Image]) -> list[Masks]:
+        """See :meth:`knnseg.MaskProposer.propose`; Felzenszwalb's partitions first, each in the order given."""
+        return each(self._propose, images)
+
+    def _propose(self, image: Image) -> Masks:
+        copy = resize(image.pixels, within(image.size, self._long_side))
+        partitions = self._partitions(copy)
+        return Masks.concatenate([Masks.from_partition(regions, size=image.size) for regions in partitions])
 
     def _partitions(self, image: ImageArray) -> Iterator[NDArray[np.int32]]:
         """int32 (h, w), regions from 0, for each scale and then for each number of superpixels."""

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnseg.data.features import Features
-from knnseg.data.image import ImageLike, load_image
+from knnseg.data.image import Image
+from knnseg.data.reading import ImageLike
 from knnseg.errors import ConfigError, ShapeError, WeightsError
 from knnseg.stages.protocols import DerivedFeatures, FeatureExtractor
 from knnstore import EmbeddingSpace
@@ -82,7 +83,7 @@ class Whitened(DerivedFeatures):
             raise ConfigError(f"whitening shrinkage: expected a number of at least 0, got {shrinkage!r}")
         count, total, products = 0.0, np.zeros(source.dim), np.zeros((source.dim, source.dim))
         for image in images:
-            features = source.extract([load_image(image)])[0]
+            features = source.extract([Image.read(image)])[0]
             cells, weights = _cells(features), features.inside.reshape(-1, 1)
             count += float(weights.sum())
             total += (weights * cells).sum(axis=0)

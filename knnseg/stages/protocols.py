@@ -1,4 +1,8 @@
-"""What a stage is: a protocol for each place in the pipeline. Any object with the right methods can be one."""
+"""What a stage is: a protocol for each place in the pipeline. Any object with the right methods can be one.
+
+Stages take the images of a batch, one image being a batch of one, and give a result for each, in order. What an image
+gets must not depend on the others of its batch: the same example has the same key, whoever adds it, and beside what.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from knnseg.data.arrays import ImageArray
 from knnseg.data.features import Features
+from knnseg.data.image import Image, each_once
 from knnseg.data.masks import Masks
 from knnseg.data.scores import ClassScores
 from knnseg.data.vocabulary import Vocabulary
 from knnstore import EmbeddingSpace
 
-__all__ = ["BasePredictor", "DerivedFeatures", "EncodedImage", "FeatureExtractor", "MaskProposer"]
+__all__ = ["BasePredictor", "DerivedFeatures", "FeatureExtractor", "MaskProposer", "features_of"]
 
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """Anything with these two attributes and one method can be one."""
+    """Makes the dense features that the keys of retrieval are pooled from."""
 
     @property
     def space(self) -> EmbeddingSpace:
@@ -28,15 +32,40 @@ class FeatureExtractor(Protocol):
     def dim(self) -> int:
         """Width of the vectors that are pooled from the features: D, and the context's where there is one."""
 
-    def extract(self, images: Sequence[ImageArray]) -> list[Features]:
-        """One grid for each uint8 (H, W, 3) image; images may differ in size."""
+    def extract(self, images: Sequence[Image]) -> list[Features]:
+        """One grid for each image; images may differ in size. Use :func:`features_of` to have each computed once."""
+
+
+@runtime_checkable
+class MaskProposer(Protocol):
+    """Says which parts of an image may be one thing."""
+
+    def propose(self, images: Sequence[Image]) -> list[Masks]:
+        """Masks over each image; they may overlap, and need not cover it."""
+
+
+@runtime_checkable
+class BasePredictor(Protocol):
+    """Says what each mask is, without the database."""
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Where retrieval may come in, as :meth:`knnseg.ClassScores.branch` of its scores knows it; ``("final",)`` for
+        plain scores. A configuration that names another is refused when the segmenter is made.
+        """
+
+    def predict(self, images: Sequence[Image], masks: Sequence[Masks], vocabulary: Vocabulary) -> list[ClassScores]:
+        """P_base of the masks of each image, float32 (N, C).
+
+        Rows as :class:`~knnseg.ClassScores` has them, 0 where there is no opinion.
+        """
 
 
 class DerivedFeatures(ABC):
     """An extractor whose grids are made from the grids of another one, and not from pixels.
 
-    A subclass says where its features live and how one grid becomes another; :class:`EncodedImage` then computes the
-    source once, however many extractors derive from it.
+    A subclass says where its features live and how one grid becomes another; the source's grids are computed once,
+    however many extractors derive from it.
 
     Args:
         source: the other one.
@@ -64,58 +93,14 @@ class DerivedFeatures(ABC):
     def transform(self, features: Features) -> Features:
         """The grid of this extractor, from that of the source."""
 
-    def extract(self, images: Sequence[ImageArray]) -> list[Features]:
+    def extract(self, images: Sequence[Image]) -> list[Features]:
         """See :meth:`FeatureExtractor.extract`."""
-        return [self.transform(features) for features in self._source.extract(images)]
+        return [self.transform(features) for features in features_of(images, self._source)]
 
 
-class EncodedImage:
-    """An image and what has been computed from it: each extractor sees it at most once, whoever asks.
+def features_of(images: Sequence[Image], extractor: FeatureExtractor) -> list[Features]:
+    """The extractor's grid over each image, computed once for an image, whoever asks.
 
-    Args:
-        pixels: uint8 (H, W, 3).
+    Two extractors of one fingerprint share it.
     """
-
-    __slots__ = ("_features", "pixels")
-
-    def __init__(self, pixels: ImageArray) -> None:
-        self.pixels = pixels
-        self._features: dict[str, Features] = {}
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W)."""
-        return int(self.pixels.shape[0]), int(self.pixels.shape[1])
-
-    def features(self, extractor: FeatureExtractor) -> Features:
-        """The extractor's grid over this image.
-
-        Two extractors of one fingerprint share it, and extractors derived from one source share the source's.
-        """
-        key = extractor.space.fingerprint
-        if key not in self._features:
-            if isinstance(extractor, DerivedFeatures):
-                self._features[key] = extractor.transform(self.features(extractor.source))
-            else:
-                self._features[key] = extractor.extract([self.pixels])[0]
-        return self._features[key]
-
-
-@runtime_checkable
-class MaskProposer(Protocol):
-    """Anything with this method can be one."""
-
-    def propose(self, image: ImageArray) -> Masks:
-        """Masks over a uint8 (H, W, 3) image; they may overlap, and need not cover it."""
-
-
-@runtime_checkable
-class BasePredictor(Protocol):
-    """Anything with this method can be one.
-
-    It may also have an attribute ``branches``, the names that :meth:`knnseg.ClassScores.branch` of its scores
-    knows; a configuration that names another is then refused before the first image.
-    """
-
-    def predict(self, image: EncodedImage, masks: Masks, vocabulary: Vocabulary) -> ClassScores:
-        """P_base, float32 (N, C); rows as :class:`~knnseg.ClassScores` has them, 0 where there is no opinion."""
+    return each_once(images, f"features {extractor.space.fingerprint}", extractor.extract)

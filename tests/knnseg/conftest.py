@@ -23,7 +23,7 @@ class ColourFeatures:
         self.space = EmbeddingSpace(name, f"sha256:{name}-{cell}")
 
     def extract(self, images):
-        return [self._one(image) for image in images]
+        return [self._one(image.pixels) for image in images]
 
     def _one(self, image):
         self.calls += 1
@@ -39,7 +39,12 @@ class ColourFeatures:
 class HashBase:
     """Some fixed opinion on every mask, unrelated to the picture, as a base predictor."""
 
-    def predict(self, image, masks, vocabulary):
+    branches = ("final",)
+
+    def predict(self, images, masks, vocabulary):
+        return [self._one(own, vocabulary) for own in masks]
+
+    def _one(self, masks, vocabulary):
         rows = []
         for i in range(len(masks)):
             seeds = [int.from_bytes(hashlib.sha256(f"{i}{n}".encode()).digest()[:4], "big") for n in vocabulary]

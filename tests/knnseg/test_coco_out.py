@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
 from knnseg.cli.commands import app
-from knnseg.data.image import load_label_map
+from knnseg.data.reading import load_label_map
 from knnseg.datasets import CocoPanoptic, RenderedScenes
 
 

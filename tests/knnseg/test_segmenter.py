@@ -1,6 +1,7 @@
 """Segmenter: inputs, outputs in every form, explanations, a store that is down."""
 
 import json
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -9,7 +10,8 @@ from PIL import Image
 
 from knnseg import ClassScores, ConceptDatabase, DenseClip, Masks, NoBase, RegionProposer, Segmenter, Vocabulary
 from knnseg.config import Config, StageConfig
-from knnseg.data.image import load_image, load_label_map, load_panoptic_png
+from knnseg.data.image import Image as Picture
+from knnseg.data.reading import load_image, load_label_map, load_panoptic_png
 from knnseg.errors import (
     ConfigError,
     DatasetError,
@@ -253,7 +255,7 @@ def test_one_extractor_for_base_and_keys_runs_once(taught, scene):
 
 
 def test_the_most_similar_word_speaks_for_its_class(extractor, scene):
-    from knnseg import DenseClip, EncodedImage, Masks, Vocabulary
+    from knnseg import DenseClip, Masks, Vocabulary
 
     class Text:
         """The word "axis 2" is the unit vector along axis 2."""
@@ -264,9 +266,9 @@ def test_the_most_similar_word_speaks_for_its_class(extractor, scene):
     image = scene(51).image
     masks = Masks.from_partition(np.arange(image.shape[0] * image.shape[1]).reshape(image.shape[:2]) // 1000)
     base = DenseClip(extractor, Text(), 10.0, ["{}"])
-    alone = base.predict(EncodedImage(image), masks, Vocabulary.of(["axis 0", "axis 1", "axis 2"])).probabilities
+    alone = base.predict([Picture(image)], [masks], Vocabulary.of(["axis 0", "axis 1", "axis 2"]))[0].probabilities
     joined = Vocabulary(("axis 0", "axis 1"), wording={"axis 1": ("axis 1", "axis 2")})
-    both = base.predict(EncodedImage(image), masks, joined).probabilities
+    both = base.predict([Picture(image)], [masks], joined)[0].probabilities
     logits = np.log(alone)
     expected = np.exp(np.stack([logits[:, 0], logits[:, 1:].max(1)], 1))
     np.testing.assert_allclose(both, expected / expected.sum(1, keepdims=True), rtol=1e-4)
@@ -342,9 +344,12 @@ def test_a_third_party_registers_a_stage(monkeypatch, scene):
         def __init__(self, *, margin=0):
             self.margin = margin
 
-        def propose(self, image):
-            mask = np.zeros((1, *image.shape[:2]), bool)
-            mask[:, self.margin : image.shape[0] - self.margin] = True
+        def propose(self, images):
+            return [self._one(*image.size) for image in images]
+
+        def _one(self, height, width):
+            mask = np.zeros((1, height, width), bool)
+            mask[:, self.margin : height - self.margin] = True
             return Masks.from_dense(mask)
 
     class Plugin:
@@ -355,7 +360,7 @@ def test_a_third_party_registers_a_stage(monkeypatch, scene):
     knnseg.register(Plugin())
     assert "whole" in stages.names("masks")
     proposer = stages.make("masks", StageConfig("whole", {"margin": 2}), device="cpu")
-    assert proposer.propose(scene(1).image).areas[0] == 44 * 64
+    assert proposer.propose([Picture(scene(1).image)])[0].areas[0] == 44 * 64
 
 
 def test_a_misspelt_hook_is_an_error():
@@ -376,15 +381,52 @@ def test_a_branch_that_the_base_does_not_have(extractor, make_segmenter, scene):
     for base in (NoBase(), DenseClip(extractor, None, 100.0)):  # known when the segmenter is made
         with pytest.raises(ConfigError, match=r"expected one of \['final'\].*'ensemble'.*base fcclip"):
             make_segmenter(base=base, branch="ensemble")
-    unknown = make_segmenter(branch="ensemble")  # a base that does not say: at the first image, without a database too
-    with pytest.raises(ConfigError, match="base fcclip"):
-        unknown.predict(scene(50).image, NAMES)
+
+
+@pytest.mark.parametrize("base", [object(), type("NoBranches", (), {"predict": lambda *_: []})()])
+def test_what_is_no_base_is_refused(make_segmenter, base):
+    with pytest.raises(ConfigError, match="base: expected an object with the methods of BasePredictor, got"):
+        make_segmenter(base=base)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Rooted(ClassScores):
+    """Scores of a base of one's own: what it says are the roots of what is said before, at a branch of its own."""
+
+    branches: tuple[str, ...] = ("first", "final")
+
+    def branch(self, name):
+        return ClassScores(self.probabilities**2, self.classes) if name == "first" else self
+
+    def resume(self, name, fused):
+        return ClassScores(np.sqrt(fused.probabilities), self.classes) if name == "first" else fused
+
+
+def test_a_base_brings_branches_of_its_own(database, make_segmenter, scene):
+    class Own(NoBase):
+        branches = ("first", "final")
+
+        def predict(self, images, masks, vocabulary):
+            return [Rooted(np.full((len(own), len(vocabulary)), 0.25, np.float32), vocabulary.names) for own in masks]
+
+    database.add([scene(1)])
+    image, masks = scene(2).image, Masks.from_partition(scene(2).segments)
+    first, final = (
+        make_segmenter(database, Own(), branch=branch).predict(image, NAMES, masks=masks)
+        for branch in ("first", "final")
+    )
+    assert first.evidence.retrieved is not None
+    assert not np.array_equal(first.scores.probabilities, final.scores.probabilities)
+    with pytest.raises(ConfigError, match=r"expected one of \['first', 'final'\].*'ensemble'"):
+        make_segmenter(base=Own(), branch="ensemble")
 
 
 def test_class_scores_of_the_wrong_width_are_noticed(make_segmenter, scene):
     class Wrong:
-        def predict(self, image, masks, vocabulary):
-            return ClassScores(np.zeros((len(masks), 1), np.float32), vocabulary.names)
+        branches = ("final",)
+
+        def predict(self, images, masks, vocabulary):
+            return [ClassScores(np.zeros((len(own), 1), np.float32), vocabulary.names) for own in masks]
 
     with pytest.raises(ValueError, match="3 columns"):
         make_segmenter(base=Wrong()).predict(scene(1).image, NAMES)

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from knnseg.data.arrays import ImageArray
 from knnseg.data.features import Features
+from knnseg.data.image import Image
 from knnseg.models._torch import fingerprint
+from knnseg.models.fcclip.outputs import Batch
 from knnseg.models.fcclip.stage import FcClipSession, features_of, load_session
 from knnstore import EmbeddingSpace
 
@@ -67,12 +69,11 @@ class FcClipFeatures:
         """D, the width of CLIP's joint space."""
         return self._session.model.backbone.dim
 
-    def extract(self, images: Sequence[ImageArray]) -> list[Features]:
+    def extract(self, images: Sequence[Image]) -> list[Features]:
         """See :meth:`knnseg.FeatureExtractor.extract`; the mask decoder does not run."""
-        return [self._extract(image) for image in images]
+        return [self._extract(batch, dense) for batch, dense in self._session.encode(images)]
 
     @torch.inference_mode()
-    def _extract(self, image: ImageArray) -> Features:
-        batch, dense = self._session.encode(image)
+    def _extract(self, batch: Batch, dense: Tensor) -> Features:
         cells = self._session.model.backbone.project(dense.flatten(2).transpose(1, 2))
         return features_of(batch, cells.transpose(1, 2).reshape(1, -1, *dense.shape[2:]))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from threading import RLock
 from uuid import uuid4
 
 import numpy as np
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from knnseg.data.arrays import ImageArray
 from knnseg.data.features import Features
-from knnseg.data.image import MASK_SIDE, content_hash, within
+from knnseg.data.image import Image, each_once
 from knnseg.data.masks import Masks
+from knnseg.data.reading import MASK_SIDE, within
 from knnseg.data.scores import ClassScores
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.errors import ConfigError, WeightsError
@@ -32,7 +32,6 @@ from knnseg.models.fcclip.preprocessing import prepare
 from knnseg.models.fcclip.text import TextClassifier
 from knnseg.models.fcclip.trained import COCO, read_classes
 from knnseg.models.weights import find, how_to_get
-from knnseg.stages.protocols import EncodedImage
 
 __all__ = ["FcClip", "FcClipProposer", "FcClipSession", "ensemble_of", "features_of", "load_session"]
 
@@ -42,9 +41,8 @@ _CHUNK = 16
 
 @dataclass(slots=True, eq=False)
 class _Seen:
-    """One image, and what has been made of it so far."""
+    """What has been made of one image so far."""
 
-    key: str
     batch: Batch
     dense: Tensor
     pyramid: Pyramid | None
@@ -64,7 +62,7 @@ class QueryMasks(Masks):
 
 
 class FcClipSession:
-    """A model, and what it made of the image that it saw last; the stages of one pipeline share it.
+    """A model that the stages of a pipeline share. What it makes of an image stays with the image.
 
     Args:
         model: FC-CLIP.
@@ -72,54 +70,47 @@ class FcClipSession:
 
     def __init__(self, model: FCCLIP) -> None:
         self.model = model
-        self._lock = RLock()
-        self._last: _Seen | None = None
         self._mark = uuid4().hex  # and no reference, since results are kept, and pickled, without the model
 
     @torch.inference_mode()
-    def encode(self, image: ImageArray) -> tuple[Batch, Tensor]:
-        """The batch of this one image and CLIP's dense features; computed once."""
-        seen = self._see(image)
-        return seen.batch, seen.dense
+    def encode(self, images: Sequence[Image]) -> list[tuple[Batch, Tensor]]:
+        """Of each image a batch of its own and CLIP's dense features."""
+        return [(seen.batch, seen.dense) for seen in self._see(images)]
 
     @torch.inference_mode()
-    def look(self, image: ImageArray) -> tuple[Batch, Proposals]:
-        """The batch of this one image and its proposals; computed once, from the features of :meth:`encode`."""
-        seen = self._proposed(image)
-        assert seen.proposals is not None  # made just now
-        return seen.batch, seen.proposals
+    def look(self, image: Image) -> tuple[Batch, Proposals]:
+        """The batch of this one image and its proposals, from the features of :meth:`encode`."""
+        (seen,) = self._see([image])
+        return seen.batch, self._proposals(seen)
 
-    def _proposed(self, image: ImageArray) -> _Seen:
-        with self._lock:
-            seen = self._see(image)
-            if seen.proposals is None:
-                assert seen.pyramid is not None  # it is kept until now
-                seen.proposals, seen.pyramid = self.model.propose(seen.pyramid), None
-            return seen
+    def _proposals(self, seen: _Seen) -> Proposals:
+        if seen.proposals is None:
+            assert seen.pyramid is not None  # it is kept until now
+            seen.proposals, seen.pyramid = self.model.propose(seen.pyramid), None
+        return seen.proposals
 
-    def _see(self, image: ImageArray) -> _Seen:
-        key = content_hash(image)
-        with self._lock:
-            if self._last is None or self._last.key != key:
-                batch = prepare([image], self.model.config, self.model.device)
-                pyramid = self.model.encode(batch.pixels)
-                self._last = _Seen(key, batch, pyramid.dense.float(), pyramid)
-            return self._last
+    def _see(self, images: Sequence[Image]) -> list[_Seen]:
+        # One by one: a batch of several pads to the largest and sums in another order, so that the keys of an example
+        # would depend on its neighbours in the batch.
+        return each_once(images, f"fcclip {self._mark}", lambda missing: [self._first_look(image) for image in missing])
+
+    def _first_look(self, image: Image) -> _Seen:
+        batch = prepare([image.pixels], self.model.config, self.model.device)
+        pyramid = self.model.encode(batch.pixels)
+        return _Seen(batch, pyramid.dense.float(), pyramid)
 
     @torch.inference_mode()
-    def masks(self, image: ImageArray, least: float) -> QueryMasks:
+    def masks(self, image: Image, least: float) -> QueryMasks:
         """Its masks as soft coverage, one for each query in order; less than ``least`` is none."""
-        with self._lock:  # so that two threads do not make them both
-            seen = self._proposed(image)
-            assert seen.proposals is not None  # made just now
-            if least not in seen.masks:
-                origin = f"{self._mark} {seen.key}"
-                seen.masks[least] = _soft_masks(seen.batch, seen.proposals.masks[0], least, origin)
-            return seen.masks[least]
+        (seen,) = self._see([image])
+        if least not in seen.masks:
+            logits, origin = self._proposals(seen).masks[0], f"{self._mark} {image.content_hash}"
+            seen.masks[least] = _soft_masks(seen.batch, logits, least, origin)
+        return seen.masks[least]
 
-    def made(self, masks: Masks, image: ImageArray) -> bool:
+    def made(self, masks: Masks, image: Image) -> bool:
         """Whether these are this session's own masks of the image, however long ago it was seen."""
-        return isinstance(masks, QueryMasks) and masks.origin == f"{self._mark} {content_hash(image)}"
+        return isinstance(masks, QueryMasks) and masks.origin == f"{self._mark} {image.content_hash}"
 
 
 def load_session(checkpoint: str, sizes: str, precision: str, device: str) -> FcClipSession:
@@ -181,9 +172,9 @@ class FcClipProposer:
         """
         return cls(load_session(checkpoint, sizes, precision, device), min_coverage=min_coverage)
 
-    def propose(self, image: ImageArray) -> Masks:
+    def propose(self, images: Sequence[Image]) -> list[Masks]:
         """See :meth:`knnseg.MaskProposer.propose`; one mask for each query, which may be empty."""
-        return self._session.masks(image, self._least)
+        return [self._session.masks(image, self._least) for image in images]
 
 
 class FcClip:
@@ -220,14 +211,17 @@ class FcClip:
         return cls(load_session(checkpoint, sizes, precision, device), known)
 
     @torch.inference_mode()
-    def predict(self, image: EncodedImage, masks: Masks, vocabulary: Vocabulary) -> ClassScores:
-        """(N, C); the words for each class are those of :meth:`knnseg.Vocabulary.words`."""
-        batch, dense = self._session.encode(image.pixels)
+    def predict(self, images: Sequence[Image], masks: Sequence[Masks], vocabulary: Vocabulary) -> list[ClassScores]:
+        """(N, C) for each image; the words for each class are those of :meth:`knnseg.Vocabulary.words`."""
         words = self._classifier(tuple(", ".join(vocabulary.words(name)) for name in vocabulary))
-        if self._session.made(masks, image.pixels):
-            _, proposals = self._session.look(image.pixels)
-            return ensemble_of(self._session.model.classify(proposals, words), vocabulary.names)
-        return ClassScores(self._by_clip(features_of(batch, dense), masks, words), vocabulary.names, self.branches)
+        return [self._predict(image, own, words, vocabulary.names) for image, own in zip(images, masks, strict=True)]
+
+    def _predict(self, image: Image, masks: Masks, words: TextClassifier, names: tuple[str, ...]) -> ClassScores:
+        if self._session.made(masks, image):
+            _, proposals = self._session.look(image)
+            return ensemble_of(self._session.model.classify(proposals, words), names)
+        ((batch, dense),) = self._session.encode([image])
+        return ClassScores(self._by_clip(features_of(batch, dense), masks, words), names, self.branches)
 
     def _by_clip(self, features: Features, masks: Masks, words: TextClassifier) -> NDArray[np.float32]:
         pooled = pool(features, masks).vectors

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 
 from knnseg.errors import ConfigError, ImageError, WeightsError
 from knnseg.models._torch import from_hub, weights
@@ -130,7 +131,8 @@ def prepared(processor: Any, image: Any, size: tuple[int, int], **options: Any) 
         ImageError: an image so narrow that resizing leaves nothing of it.
     """
     try:
-        return processor(images=image, return_tensors="pt", **options)
+        own = image.copy() if isinstance(image, np.ndarray) else image  # which torch may write to
+        return processor(images=own, return_tensors="pt", **options)
     except (ValueError, RuntimeError) as error:
         raise ImageError(
             f"image of {size[1]}×{size[0]}: expected one that {type(processor).__name__} takes, such as one of a more "

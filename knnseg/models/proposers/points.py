@@ -6,7 +6,7 @@ al., ICCV 2023, arXiv 2304.02643, appendix B).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -18,8 +18,9 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from knnseg.data.arrays import ImageArray
-from knnseg.data.image import MASK_SIDE, resize, within
+from knnseg.data.image import Image
 from knnseg.data.masks import Masks, add_remainder, resolve_overlaps
+from knnseg.data.reading import MASK_SIDE, resize, within
 from knnseg.models._torch import pick_device
 from knnseg.models.proposers.hub import check, load, prepared, share, whole
 
@@ -108,18 +109,20 @@ class PointProposer:
         self._resolve, self._remainder = overlaps == "resolve", remainder
 
     @torch.inference_mode()
-    def propose(self, image: ImageArray) -> Masks:
+    def propose(self, images: Sequence[Image]) -> list[Masks]:
         """See :meth:`knnseg.MaskProposer.propose`."""
-        size = (int(image.shape[0]), int(image.shape[1]))
-        grid = within(size, MASK_SIDE)
-        parts = [found for crop in self._crops(resize(image, grid)) for found in self._look(crop, grid)]
-        masks = replace(self._select(parts, grid), size=size)
+        return [self._propose(image) for image in images]
+
+    def _propose(self, image: Image) -> Masks:
+        grid = within(image.size, MASK_SIDE)
+        parts = [found for crop in self._crops(resize(image.pixels, grid)) for found in self._look(crop, grid)]
+        masks = replace(self._select(parts, grid), size=image.size)
         masks = resolve_overlaps(masks) if self._resolve else masks
         return add_remainder(masks) if self._remainder else masks
 
     def _crops(self, image: ImageArray) -> list[_Crop]:
         # The points that come along assume that the longest edge is all that is scaled, which is wrong for SAM 2.
-        first = np.ascontiguousarray(image.transpose(2, 0, 1))  # at a height of 3, channels last is guessed wrongly
+        first = np.array(image.transpose(2, 0, 1), order="C")  # at a height of 3, channels last is guessed wrongly
         boxes, _, crops, _ = self._processor.generate_crop_boxes(first, 1, crop_n_layers=self._layers)
         return [_Crop(pixels, box) for pixels, box in zip(crops, boxes, strict=True)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ from scipy import sparse
 from torch import Tensor
 
 from knnseg.data.arrays import ImageArray
-from knnseg.data.image import MASK_SIDE, within
+from knnseg.data.image import Image
 from knnseg.data.masks import Masks
+from knnseg.data.reading import MASK_SIDE, within
 from knnseg.errors import ConfigError
 from knnseg.models._torch import pick_device, to_numpy
 from knnseg.models.fcclip.pooling import resize
@@ -90,11 +91,13 @@ class QueryProposer:
         self._view = _eomt_view if model.config.model_type.startswith("eomt") else _mask2former_view
 
     @torch.inference_mode()
-    def propose(self, image: ImageArray) -> Masks:
+    def propose(self, images: Sequence[Image]) -> list[Masks]:
         """See :meth:`knnseg.MaskProposer.propose`; the highest score first."""
-        size = (int(image.shape[0]), int(image.shape[1]))
-        grid = within(size, MASK_SIDE)
-        view = self._view(self._processor, image)
+        return [self._propose(image) for image in images]
+
+    def _propose(self, image: Image) -> Masks:
+        grid = within(image.size, MASK_SIDE)
+        view = self._view(self._processor, image.pixels)
         outputs = self._model(pixel_values=view.pixels.to(self._device))
         certain = 1 - outputs.class_queries_logits.float().softmax(-1)[..., -1]  # (B, Q)
         rows, scores = [sparse.csr_array((0, grid[0] * grid[1]), dtype=np.float32)], [np.empty(0, np.float32)]
@@ -109,7 +112,7 @@ class QueryProposer:
         matrix, quality = sparse.csr_array(sparse.vstack(rows, format="csr")), np.concatenate(scores)
         best = np.argsort(-quality, kind="stable")[: self._most]
         # Masks of windows may end where the window ends, so that they are no whole objects.
-        return Masks(matrix[best], size, quality[best], instances=len(view.windows) == 1, grid=grid)
+        return Masks(matrix[best], image.size, quality[best], instances=len(view.windows) == 1, grid=grid)
 
 
 def _chunks(logits: Tensor, sure: Tensor, view: _View, size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -10,6 +10,7 @@ from PIL import Image
 from knnseg import ConceptDatabase, NoBase, Vocabulary
 from knnseg.calibration.fitting import calibrate
 from knnseg.calibration.leave_one_out import what_is_there
+from knnseg.data.image import Image as Picture
 from knnseg.data.image import content_hash
 from knnseg.data.masks import Masks
 from knnseg.data.scores import ClassScores
@@ -29,7 +30,12 @@ class Knows:
     def __init__(self, right=True):
         self.right, self.colours = right, {"sky": 90, "grass": 60, "ball": 220, "coal": 30}
 
-    def predict(self, image, masks, vocabulary):
+    branches = ("final",)
+
+    def predict(self, images, masks, vocabulary):
+        return [self._one(image, own, vocabulary) for image, own in zip(images, masks, strict=True)]
+
+    def _one(self, image, masks, vocabulary):
         red = np.array([image.pixels[masks[i]][:, 0].mean() for i in range(len(masks))])
         apart = np.abs(red[:, None] - np.array([self.colours[name] for name in vocabulary]))
         best = apart.argmin(1) if self.right else (apart.argmin(1) + 1) % len(vocabulary)
@@ -70,8 +76,11 @@ def test_a_base_that_is_wrong_gives_way_and_the_fit_is_no_worse_than_the_start(d
 def test_features_without_sense_leave_it_to_the_base(files, make_segmenter, colour_features, store_url):
     class Noise(colour_features):
         def extract(self, images):
-            rng = np.random.default_rng([int(image.sum()) for image in images])
-            return [replace(f, data=rng.normal(size=f.data.shape).astype(np.float32)) for f in super().extract(images)]
+            noise = [np.random.default_rng(int(image.pixels.sum())) for image in images]
+            return [
+                replace(f, data=rng.normal(size=f.data.shape).astype(np.float32))
+                for f, rng in zip(super().extract(images), noise, strict=True)
+            ]
 
     with ConceptDatabase.open(store_url, Noise(name="noise")) as database:
         database.add(files)
@@ -157,9 +166,9 @@ def test_the_vocabulary_is_every_concept(database, files, make_segmenter):
     seen = []
 
     class Watching(Knows):
-        def predict(self, image, masks, vocabulary):
+        def predict(self, images, masks, vocabulary):
             seen.append(vocabulary)
-            return super().predict(image, masks, vocabulary)
+            return super().predict(images, masks, vocabulary)
 
     on_examples(make_segmenter(database, Watching()))
     assert set(seen) == {Vocabulary(tuple(sorted(NAMES)), frozenset({"ball"}))}
@@ -171,8 +180,11 @@ class Given:
     def __init__(self, side):
         self.side = side
 
-    def propose(self, image):
-        y, x = np.mgrid[: image.shape[0], : image.shape[1]] // self.side
+    def propose(self, images):
+        return [self._one(*image.size) for image in images]
+
+    def _one(self, height, width):
+        y, x = np.mgrid[:height, :width] // self.side
         return Masks.from_partition(y * 100 + x)
 
 
@@ -181,7 +193,7 @@ def test_proposals_are_what_the_stored_masks_say(scene):
     stored = segment_masks(example, [s.id for s in example.info])
     fields = {"label": np.array([s.label for s in example.info], object), "rle": np.array(stored.to_rle(), object)}
     image = StoredImage("", Records(np.array(["a", "b", "c"], object), None, fields))
-    masks = Given(5).propose(example.image)
+    masks = Given(5).propose([Picture(example.image)])[0]
     labels, areas = what_is_there(image, masks)
     for i in range(len(masks)):
         ids, counts = np.unique(example.segments[masks[i]], return_counts=True)
@@ -233,10 +245,10 @@ def test_an_image_that_a_stage_refuses_is_left_out(database, files, make_segment
     propose = segmenter.proposer.propose
 
     class Refusing:
-        def propose(self, image):
-            if np.array_equal(image, files[2].image):
+        def propose(self, images):
+            if any(np.array_equal(image.pixels, files[2].image) for image in images):
                 raise ImageError("sides of a more usual ratio")
-            return propose(image)
+            return propose(images)
 
     segmenter.proposer = Refusing()
     with pytest.warns(KnnSegWarning, match="left out: 1, .*usual ratio"):

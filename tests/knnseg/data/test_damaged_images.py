@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from knnseg.data.image import load_annotated, load_image, load_label_map, load_panoptic_png
+from knnseg.data.reading import load_annotated, load_image, load_label_map, load_panoptic_png
 from knnseg.errors import ImageError
 
 RNG = np.random.default_rng(0)

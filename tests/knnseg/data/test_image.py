@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knnseg.data.image import content_hash, fit, load_image, load_label_map, load_panoptic_png, resize
+from knnseg.data.image import content_hash
+from knnseg.data.reading import fit, load_image, load_label_map, load_panoptic_png, resize
 from knnseg.errors import ImageError
 
 RNG = np.random.default_rng(0)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from knnseg.data.image import load_image, load_label_map, load_panoptic_png
 from knnseg.data.masks import Masks
+from knnseg.data.reading import load_image, load_label_map, load_panoptic_png
 from knnseg.errors import ImageError, MaskError, ShapeError
 from knnseg.evaluation.metrics import ConfusionMatrix, PanopticQuality
 

@@ -9,6 +9,7 @@ from PIL import Image
 from knnseg import ClassScores, Masks, PaintingConfig, RegionProposer, Vocabulary
 from knnseg.config import StageConfig
 from knnseg.data.features import Features
+from knnseg.data.image import Image as Picture
 from knnseg.data.masks import nearest
 from knnseg.errors import ConfigError, MaskError
 from knnseg.method.instances import mask_instances
@@ -40,17 +41,22 @@ def coarse(masks, size):
 
 
 def test_regions_are_cut_on_a_copy_of_bounded_size(photo):
-    masks = RegionProposer(long_side=160).propose(photo)
+    masks = RegionProposer(long_side=160).propose([Picture(photo)])[0]
     assert masks.size == (960, 1280) and masks.grid == (120, 160)
     assert masks.areas.sum() == pytest.approx(5 * 960 * 1280)
-    whole = stages.make("masks", StageConfig("regions", {"long_side": 160}), device="cpu").propose(photo)
+    whole = stages.make("masks", StageConfig("regions", {"long_side": 160}), device="cpu").propose([Picture(photo)])[0]
     assert (whole.matrix != masks.matrix).nnz == 0
-    assert len(RegionProposer().propose(enlarged(photo, 2))) < 2 * len(RegionProposer().propose(photo))
+    assert len(RegionProposer().propose([Picture(enlarged(photo, 2))])[0]) < 2 * len(
+        RegionProposer().propose([Picture(photo)])[0]
+    )
 
 
 def test_an_image_within_the_bound_is_cut_as_it_is(scene):
     image = scene(2).image
-    masks, larger = RegionProposer().propose(image), RegionProposer(long_side=5000).propose(image)
+    masks, larger = (
+        RegionProposer().propose([Picture(image)])[0],
+        RegionProposer(long_side=5000).propose([Picture(image)])[0],
+    )
     assert masks.grid == masks.size and (masks.matrix != larger.matrix).nnz == 0
 
 
@@ -130,7 +136,7 @@ def test_a_few_pixels_of_a_large_image_pool_the_same_and_cost_little(monkeypatch
 
 @pytest.mark.parametrize("instances", [False, True])
 def test_both_maps_of_a_large_image_agree(photo, instances):
-    masks = RegionProposer(scales=[100], superpixels=[], long_side=160).propose(photo)
+    masks = RegionProposer(scales=[100], superpixels=[], long_side=160).propose([Picture(photo)])[0]
     masks = Masks(masks.matrix, masks.size, masks.scores, instances, masks.grid)
     scores = ClassScores(np.random.default_rng(5).dirichlet(np.ones(4), len(masks)).astype(np.float32), NAMES)
     maps = paint(photo, masks, scores, Vocabulary(NAMES, frozenset({"ball", "kettle"})), PaintingConfig(min_area=1))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from knnseg import Masks, RegionProposer
+from knnseg import Image, Masks, RegionProposer
 from knnseg.config import StageConfig
 from knnseg.data.masks import add_remainder, resolve_overlaps
 from knnseg.errors import ConfigError
@@ -15,29 +15,29 @@ from knnseg.stages import registry as stages
 )
 def test_each_partition_covers_every_pixel_once(scene, scales, superpixels):
     image = scene(1, ("sky", "sand", "ball", "kettle")).image
-    masks = RegionProposer(scales=scales, superpixels=superpixels).propose(image)
+    masks = RegionProposer(scales=scales, superpixels=superpixels).propose([Image(image)])[0]
     covered = np.asarray(masks.matrix.sum(axis=0)).reshape(-1)
     assert (covered == len(scales) + len(superpixels)).all() and (masks.scores == 1).all() and not masks.instances
-    parts = [RegionProposer(scales=[s], superpixels=[]).propose(image) for s in scales]
-    parts += [RegionProposer(scales=[], superpixels=[n]).propose(image) for n in superpixels]
+    parts = [RegionProposer(scales=[s], superpixels=[]).propose([Image(image)])[0] for s in scales]
+    parts += [RegionProposer(scales=[], superpixels=[n]).propose([Image(image)])[0] for n in superpixels]
     assert len(masks) == sum(map(len, parts))
     assert all((part.matrix.sum(axis=0) == 1).all() for part in parts)
 
 
 def test_min_area_holds_for_regions(scene):
-    masks = RegionProposer(scales=[10], min_area=40, superpixels=[]).propose(scene(2).image)
+    masks = RegionProposer(scales=[10], min_area=40, superpixels=[]).propose([Image(scene(2).image)])[0]
     assert masks.areas.min() >= 40
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 3), (64, 64)])
 def test_small_and_flat_images(size):
-    masks = RegionProposer().propose(np.full((*size, 3), 128, np.uint8))
+    masks = RegionProposer().propose([Image(np.full((*size, 3), 128, np.uint8))])[0]
     assert masks.size == size and (masks.matrix.sum(axis=0) == 5).all()
 
 
 def test_proposals_repeat(scene):
     image = scene(3).image
-    one, other = (RegionProposer().propose(image).matrix for _ in range(2))
+    one, other = (RegionProposer().propose([Image(image)])[0].matrix for _ in range(2))
     assert (one != other).nnz == 0
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import knnstore
-from knnseg import ConceptDatabase, LabelledImage, LabelledSegment, Vocabulary
+from knnseg import ConceptDatabase, Image, LabelledImage, LabelledSegment, Vocabulary
 from knnseg.data.masks import Masks
 from knnseg.database.concepts import Concept, space_name
 from knnseg.database.schema import FIELDS
@@ -42,7 +42,7 @@ def test_adding_keeps_everything_about_a_segment(database, scene, extractor):
         assert records.fields["thing"][i] == segment.thing and records.fields["writer"][i] == "ann"
         assert records.fields["image"][i] == "scene:1"
         assert np.array_equal(Masks.from_rle([records.fields["rle"][i]], mask.shape)[0], mask)
-        expected = pool(extractor.extract([example.image])[0], Masks.from_dense(mask[None])).vectors[0]
+        expected = pool(extractor.extract([Image(example.image)])[0], Masks.from_dense(mask[None])).vectors[0]
         np.testing.assert_allclose(records.vectors[i], expected, atol=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_a_removed_name_begins_anew(database, scene):
     report = database.add_masks(scene(1).image, masks, ["lava"], things=["lava"])
     assert report.added == 1 and database.concepts() == (Concept("lava", 1, 1),), "what was said of the other is gone"
     assert database.neighbours(
-        pool(database.extractor.extract([scene(1).image])[0], Masks.from_dense(masks)), 3, Vocabulary(("lava",))
+        pool(database.extractor.extract([Image(scene(1).image)])[0], Masks.from_dense(masks)), 3, Vocabulary(("lava",))
     ).labels[0].tolist() == ["lava", "", ""]
 
 
@@ -139,7 +139,7 @@ def test_what_a_killed_removal_left_is_finished_by_who_comes_next(store_url, ext
         database.remove("ball")
         assert "ball" not in {concept.label for concept in database.concepts()}
         assert database.store.count() == count
-        pooled = pool(extractor.extract([scene(1).image])[0], Masks.from_dense(np.ones((1, 48, 64), bool)))
+        pooled = pool(extractor.extract([Image(scene(1).image)])[0], Masks.from_dense(np.ones((1, 48, 64), bool)))
         assert "ball" not in database.neighbours(pooled, 9).labels
         monkeypatch.undo()
         database.add(scene(1), classes=["sky"])
@@ -161,7 +161,7 @@ def test_no_filter_where_it_would_exclude_nothing(database, scene, monkeypatch):
     asked = []
     search = database.store._search
     monkeypatch.setattr(database.store, "_search", lambda q, k, where, f: asked.append(where) or search(q, k, where, f))
-    pooled = pool(database.extractor.extract([scene(1).image])[0], Masks.from_dense(np.ones((1, 48, 64), bool)))
+    pooled = pool(database.extractor.extract([Image(scene(1).image)])[0], Masks.from_dense(np.ones((1, 48, 64), bool)))
     names = [concept.label for concept in database.concepts()]
     for vocabulary in (None, names, [*names, "lava"], names[1:], names[:1]):
         found = database.neighbours(pooled, 9, vocabulary and Vocabulary(tuple(vocabulary)))
@@ -263,7 +263,7 @@ def test_any_label_is_data(database, scene, label):
     database.add(LabelledImage(example.image, example.segments, info))
     assert {c.label for c in database.concepts()} == {label, info[1].label}
     found = database.neighbours(
-        pool(database.extractor.extract([example.image])[0], Masks.from_partition(example.segments)),
+        pool(database.extractor.extract([Image(example.image)])[0], Masks.from_partition(example.segments)),
         5,
         Vocabulary((label,)),
     )
@@ -276,7 +276,7 @@ def test_neighbours_obey_vocabulary_and_excluded_image(database, scene):
     examples = [scene(i) for i in range(4)]
     database.add(examples)
     masks = Masks.from_partition(examples[0].segments)
-    embeddings = pool(database.extractor.extract([examples[0].image])[0], masks)
+    embeddings = pool(database.extractor.extract([Image(examples[0].image)])[0], masks)
     everything = database.neighbours(embeddings, 3)
     np.testing.assert_allclose(everything.scores[:, 0], 1, atol=1e-5)
     from knnseg.data.image import content_hash
@@ -465,7 +465,7 @@ def test_labels_of_older_databases_are_found_as_they_are_spelt(database, scene):
     database.add_masks(scene(2).image, masks, ["Käse"], things=[])
     assert set(database.store.count_by("label")) == {" Ka\u0308se ", "Käse"}
     assert database.concepts() == (Concept("Käse", 2, 1),)
-    pooled = pool(database.extractor.extract([scene(1).image])[0], Masks.from_dense(masks))
+    pooled = pool(database.extractor.extract([Image(scene(1).image)])[0], Masks.from_dense(masks))
     found = database.neighbours(pooled, 5, Vocabulary(("Käse",)))
     assert found.found.sum() == 2 and set(found.labels[found.found]) == {"Käse"}
     assert database.rename("Käse", "cheese") == 2

@@ -68,7 +68,7 @@ def test_an_image_that_the_extractor_refuses_costs_only_itself(database, scene, 
     plain = extractor.extract
 
     def refusing(images):
-        if np.array_equal(images[0], examples[2].image):
+        if any(np.array_equal(image.pixels, examples[2].image) for image in images):
             raise ImageError("sides of a more usual ratio")
         return plain(images)
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from knnseg import ConceptDatabase
+from knnseg.data.image import Image as Picture
 from knnseg.data.image import content_hash
 from knnseg.data.masks import Masks
 from knnseg.database.originals import Originals, stored_images
@@ -172,7 +173,7 @@ def test_stored_images_come_whole_whatever_the_batches_of_the_store(database, fi
         example = by_hash[image.image_hash]
         assert image.uris == (example.uri,) and len(image.records) == len(example.info)
         masks = image.masks(image.with_mask.tolist(), example.segments.shape)
-        expected = pool(extractor.extract([example.image])[0], Masks.from_dense(masks.dense())).vectors
+        expected = pool(extractor.extract([Picture(example.image)])[0], Masks.from_dense(masks.dense())).vectors
         np.testing.assert_allclose(image.records.vectors, expected, atol=1e-6)
     assert [i.image_hash for group in groups for i in group] == hashes
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from knnseg import Vocabulary
 from knnseg.cli.sources import examples
-from knnseg.data.image import load_image, load_label_map
+from knnseg.data.reading import load_image, load_label_map
 from knnseg.datasets import CocoPanoptic, ImageLabelPairs, read_classes
 from knnseg.errors import DatasetError, ImageError
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knnseg.data.image import within
 from knnseg.data.masks import nearest
+from knnseg.data.reading import within
 from knnseg.method.edges import Enlarger
 
 

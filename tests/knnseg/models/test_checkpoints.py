@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import knnseg.models.weights
+from knnseg import Image
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models.dinov2 import VARIANTS, DinoFeatures
 from knnseg.models.open_clip import OpenClipFeatures, OpenClipText, load_model
@@ -134,7 +135,7 @@ def test_dense_value_features_are_maskclips(vit):
         value = block.ln_1(seen["x"]) @ block.attn.in_proj_weight[64:].T + block.attn.in_proj_bias[64:]
         tokens = clip.visual.ln_post(block.attn.out_proj(value)) @ clip.visual.proj
     expected = tokens[0, 1:].T.reshape(16, 4, 4).numpy()
-    features = extractor.extract([image])[0]
+    features = extractor.extract([Image(image)])[0]
     assert features.grid == (4, 4) and extractor.dim == 16
     np.testing.assert_allclose(features.data, expected, atol=1e-5)
 
@@ -142,9 +143,9 @@ def test_dense_value_features_are_maskclips(vit):
 def test_naclip_attends_to_neighbours_by_keys_and_distance(vit):
     """A neighbourhood that shrinks to nothing or grows to everything has a limit that can be computed."""
     _, model = vit
-    value = OpenClipFeatures(model, short_side=32).extract([IMAGE])[0].data
-    wide = OpenClipFeatures(model, short_side=32, attention="naclip", sigma=1e6).extract([IMAGE])[0].data
-    near = OpenClipFeatures(model, short_side=32, attention="naclip", sigma=2.0).extract([IMAGE])[0].data
+    value = OpenClipFeatures(model, short_side=32).extract([Image(IMAGE)])[0].data
+    wide = OpenClipFeatures(model, short_side=32, attention="naclip", sigma=1e6).extract([Image(IMAGE)])[0].data
+    near = OpenClipFeatures(model, short_side=32, attention="naclip", sigma=2.0).extract([Image(IMAGE)])[0].data
     assert value.shape == wide.shape == near.shape == (16, 4, 6)
     assert not np.allclose(value, near) and not np.allclose(near, wide)
     # mixing over space makes the grid smoother than each token's own value
@@ -153,17 +154,17 @@ def test_naclip_attends_to_neighbours_by_keys_and_distance(vit):
 
 def test_other_sizes_interpolate_positions(vit):
     _, model = vit
-    assert OpenClipFeatures(model, short_side=48).extract([IMAGE])[0].grid == (6, 8)
+    assert OpenClipFeatures(model, short_side=48).extract([Image(IMAGE)])[0].grid == (6, 8)
 
 
 def test_convnext_is_dense_at_stride_32_and_pools_to_the_same_place(folder):
     clip, config, path = written(folder, "convnext", CONVNEXT)
     model = load_model(config, path, "cpu")
-    features = OpenClipFeatures(model, short_side=64).extract([IMAGE])[0]
+    features = OpenClipFeatures(model, short_side=64).extract([Image(IMAGE)])[0]
     assert features.grid == (2, 3) and features.dim == 16
     # over a single cell the head sees exactly what it sees after global pooling
     pixel = np.ascontiguousarray(IMAGE[:32, :32])
-    one = OpenClipFeatures(model, short_side=32).extract([pixel])[0].data[:, 0, 0]
+    one = OpenClipFeatures(model, short_side=32).extract([Image(pixel)])[0].data[:, 0, 0]
     normal = (pixel / 255 - np.array(model.mean)) / np.array(model.std)
     with torch.no_grad():
         whole = clip.encode_image(torch.from_numpy(normal.transpose(2, 0, 1)[None]).float())[0]
@@ -208,7 +209,7 @@ def test_dinov2_from_a_file_in_timms_layout(folder, name):
     path = folder / f"{name}.safetensors"
     save_file({key: value.contiguous() for key, value in reference.state_dict().items()}, path)
     extractor = DinoFeatures.load(name, str(path), short_side=28, device="cpu")
-    features = extractor.extract([np.ascontiguousarray(IMAGE[:28, :42])])[0]
+    features = extractor.extract([Image(np.ascontiguousarray(IMAGE[:28, :42]))])[0]
     assert features.data.shape == (384, 2, 3) and extractor.dim == 384
     pixels = (IMAGE[:28, :42] / 255 - np.array(reference.pretrained_cfg["mean"])) / np.array(
         reference.pretrained_cfg["std"]

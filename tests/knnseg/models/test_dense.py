@@ -5,6 +5,7 @@ import open_clip
 import pytest
 import torch
 
+from knnseg import Image
 from knnseg.errors import ConfigError
 from knnseg.models.dense import VARIANTS, gaussian, make_dense, slide
 from knnseg.models.open_clip import OpenClipFeatures, OpenClipModel, load_model
@@ -256,11 +257,11 @@ def model_of(clip):
 def test_a_square_that_moves_moves_the_features_with_it():
     extractor = OpenClipFeatures(model_of(built()), short_side=96, window=32, stride=16)
     empty = np.full((96, 160, 3), 90, np.uint8)
-    background = extractor.extract([empty])[0].data
+    background = extractor.extract([Image(empty)])[0].data
     for row, column in ((1, 2), (6, 14), (10, 9)):
         image = empty.copy()
         image[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 250
-        features = extractor.extract([image])[0]
+        features = extractor.extract([Image(image)])[0]
         assert features.grid == (12, 20)
         changed = np.abs(features.data - background).sum(0)
         assert np.unravel_index(changed.argmax(), changed.shape) == (row, column)

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from knnseg.data.features import Features
+from knnseg.data.image import Image as Picture
 from knnseg.data.masks import Masks
 from knnseg.method.pooling import pool
 from knnseg.models.dinov2 import DinoFeatures
@@ -40,7 +41,7 @@ def seen(model, image, short_side):
         model.blocks.register_forward_pre_hook(lambda _, given: found.update(tokens=given[0][0])),
         model.patch_embed.register_forward_hook(lambda *parts: found.update(patches=parts[2][0])),
     ]
-    features = DinoFeatures("test", model, short_side=short_side, device="cpu").extract([image])[0]
+    features = DinoFeatures("test", model, short_side=short_side, device="cpu").extract([Picture(image)])[0]
     for hook in hooks:
         hook.remove()
     return features, found["tokens"].numpy(), found["patches"].numpy()
@@ -96,7 +97,7 @@ def test_class_and_register_tokens_are_dropped(model):
     assert model.num_prefix_tokens == (5 if model.reg_token is not None else 1)
     found = {}
     hook = model.norm.register_forward_hook(lambda *parts: found.update(tokens=parts[2][0]))
-    features = DinoFeatures("test", model, short_side=70, device="cpu").extract([photograph((70, 98))])[0]
+    features = DinoFeatures("test", model, short_side=70, device="cpu").extract([Picture(photograph((70, 98)))])[0]
     hook.remove()
     assert len(found["tokens"]) == model.num_prefix_tokens + 35
     for row, column in ((0, 0), (2, 3), (4, 6)):
@@ -149,12 +150,12 @@ def test_image_and_mask_stay_aligned_at_odd_sizes(model):
     def change(index, prepare, without):
         bright = grey.copy()
         bright[masks[index]] = 250
-        with_square = extractor.extract([prepare(bright)])[0]
+        with_square = extractor.extract([Picture(prepare(bright))])[0]
         assert with_square.data.shape[1] == 7  # a cell is about 6 pixels of the image
         return np.linalg.norm(with_square.data - without.data, axis=0), with_square.extent
 
     some = range(0, len(masks), 3)
-    without = extractor.extract([grey])[0]
+    without = extractor.extract([Picture(grey)])[0]
     ours = [offset(*change(i, lambda image: image, without), masks, i) for i in some]
     assert np.max(ours) <= 5.1 and np.mean(ours) < 1, "a step of the lattice at most, and as good as never"
 
@@ -162,7 +163,7 @@ def test_image_and_mask_stay_aligned_at_odd_sizes(model):
     def cropped(image):
         return np.ascontiguousarray(image[:28, :56])
 
-    naive, without = [], extractor.extract([cropped(grey)])[0]
+    naive, without = [], extractor.extract([Picture(cropped(grey))])[0]
     for i in some:
         response, _ = change(i, cropped, without)
         naive.append(offset(response, (0.0, 0.0), masks, i))
@@ -171,7 +172,7 @@ def test_image_and_mask_stay_aligned_at_odd_sizes(model):
 
 def test_a_mask_smaller_than_a_patch_has_the_features_around_it(model):
     image = photograph((70, 98))
-    features = DinoFeatures("test", model, short_side=70, device="cpu").extract([image])[0]
+    features = DinoFeatures("test", model, short_side=70, device="cpu").extract([Picture(image)])[0]
     cells = features.data / np.linalg.norm(features.data, axis=0)
     tiny = np.zeros((4, 70, 98), bool)
     tiny[0, 34:37, 48:51], tiny[1, 6, 6], tiny[2, 62:64, 90:92], tiny[3, 35, 55] = True, True, True, True

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from knnseg import ConceptDatabase, Config, EncodedImage, Features, Masks, Whitened, WithContext
+from knnseg import ConceptDatabase, Config, Features, Image, Masks, Whitened, WithContext
 from knnseg.config import KeysConfig, StageConfig
 from knnseg.errors import ConfigError, ShapeError, WeightsError
 from knnseg.method.pooling import pool
 from knnseg.stages import registry as stages
+from knnseg.stages.protocols import features_of
 from knnstore import EmbeddingSpace
 from knnstore.errors import StoreNotFoundError
 
@@ -20,11 +21,11 @@ class Given:
         self.space = EmbeddingSpace(name, f"sha256:{name}")
 
     def extract(self, images):
-        return [Features(self.grids[image[0, 0, 0]], image.shape[:2], self.extent) for image in images]
+        return [Features(self.grids[image.pixels[0, 0, 0]], image.size, self.extent) for image in images]
 
 
 def images(count, size=(12, 16)):
-    return [np.full((*size, 3), i, np.uint8) for i in range(count)]
+    return [Image(np.full((*size, 3), i, np.uint8)) for i in range(count)]
 
 
 @pytest.fixture
@@ -186,10 +187,12 @@ def test_the_source_is_computed_once(extractor, scene):
     examples = [scene(i) for i in range(4)]
     keys = WithContext(Whitened.fit(extractor, [e.image for e in examples]), 0.5)
     extractor.calls = 0
-    image = EncodedImage(examples[0].image)
-    base, shared = image.features(extractor), image.features(keys)
-    assert extractor.calls == 1 and image.features(keys) is shared and image.features(extractor) is base
-    assert np.array_equal(shared.data, keys.extract([examples[0].image])[0].data)
+    image = Image(examples[0].image)
+    (base,), (shared,) = features_of([image], extractor), features_of([image], keys)
+    assert extractor.calls == 1
+    assert features_of([image, image], keys) == [shared, shared] and features_of([image], extractor) == [base]
+    assert extractor.calls == 1
+    assert np.array_equal(shared.data, keys.extract([Image(examples[0].image)])[0].data)
 
 
 def test_keys_from_the_configuration(tmp_path, colour_features, scene, monkeypatch):

@@ -5,7 +5,7 @@ import open_clip
 import pytest
 import torch
 
-from knnseg import DenseClip, EncodedImage, Masks, Vocabulary
+from knnseg import DenseClip, Image, Masks, Vocabulary
 from knnseg.errors import ConfigError
 from knnseg.models.open_clip import OpenClipModel, OpenClipText, dense_clip, load_model
 from knnseg.stages.text import ENSEMBLES, VILD, ensemble, word_embeddings
@@ -85,7 +85,7 @@ class Grid:
         from knnseg.data.features import Features
 
         return [
-            Features(np.random.default_rng(0).normal(size=(60, 4, 4)).astype(np.float32), image.shape[:2])
+            Features(np.random.default_rng(0).normal(size=(60, 4, 4)).astype(np.float32), image.size)
             for image in images
         ]
 
@@ -93,22 +93,22 @@ class Grid:
 def test_only_words_that_are_new_are_encoded(extractor):
     encoder = Letters()
     base = DenseClip(Grid(extractor.space), encoder, 10.0, ["a {}."])
-    image = EncodedImage(np.zeros((16, 16, 3), np.uint8))
+    image = Image(np.zeros((16, 16, 3), np.uint8))
     masks = Masks.from_dense(np.ones((1, 16, 16), bool))
     first = base.predict(
-        image, masks, Vocabulary(("car, automobile", "sky"), wording={"sky": ("sky", "heaven", "automobile")})
-    )
-    again = base.predict(image, masks, Vocabulary.of(["sky", "lava", "car"]))
+        [image], [masks], Vocabulary(("car, automobile", "sky"), wording={"sky": ("sky", "heaven", "automobile")})
+    )[0]
+    again = base.predict([image], [masks], Vocabulary.of(["sky", "lava", "car"]))[0]
     assert encoder.batches == [["a car.", "a automobile.", "a sky.", "a heaven."], ["a lava."]]
     assert first.probabilities.shape == (1, 2) and again.probabilities.shape == (1, 3)
 
 
 def test_a_configuration_names_an_ensemble(scene):
-    image = EncodedImage(scene(0).image)
+    image = Image(scene(0).image)
     masks = Masks.from_dense(np.ones((1, *image.size), bool))
     options = {"model": "bundled:tiny", "short_side": 64, "device": "cpu"}
     named, listed, default = (
-        dense_clip(**options, **extra).predict(image, masks, Vocabulary.of(["kettle", "grass"])).probabilities
+        dense_clip(**options, **extra).predict([image], [masks], Vocabulary.of(["kettle", "grass"]))[0].probabilities
         for extra in ({"templates": "vild"}, {"templates": list(VILD)}, {})
     )
     assert np.array_equal(named, listed) and not np.array_equal(named, default)

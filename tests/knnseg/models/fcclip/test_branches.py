@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from knnseg import ClassScores, ConceptDatabase, Config, EncodedImage, FusionConfig, Segmenter, StageConfig, Vocabulary
+from knnseg import ClassScores, ConceptDatabase, Config, FusionConfig, Segmenter, StageConfig, Vocabulary
 from knnseg.calibration.fitting import calibrate
 from knnseg.calibration.leave_one_out import what_is_there
+from knnseg.data.image import Image as Picture
 from knnseg.database.originals import Originals, stored_images
 from knnseg.errors import ConfigError
 from knnseg.models.fcclip.branches import BRANCHES, EnsembleScores
@@ -192,9 +193,9 @@ def test_on_masks_of_others_all_branches_are_clips(database, session, extractor,
 @pytest.fixture(scope="module")
 def parts(network, session, image):
     """The scores as torch has them, and as the pipeline has them."""
-    _, proposals = session.look(image)
+    _, proposals = session.look(Picture(image))
     words = network.classifier(CLASSES.names, TRAINED)
-    base = FcClip(session, TRAINED).predict(EncodedImage(image), session.masks(image, 0.05), CLASSES)
+    base = FcClip(session, TRAINED).predict([Picture(image)], [session.masks(Picture(image), 0.05)], CLASSES)[0]
     return network.classify(proposals, words), base
 
 
@@ -253,7 +254,7 @@ def test_a_row_does_not_depend_on_the_others(parts, other):
 
 def test_where_clip_does_not_count_its_replacement_does_not_either(network, session, image, other):
     """Masks over no cell of CLIP's grid, with ``valid_masks_only``."""
-    _, proposals = session.look(image)
+    _, proposals = session.look(Picture(image))
     valid = torch.arange(proposals.valid.shape[1])[None] % 4 != 0
     config = network.config
     try:
@@ -341,13 +342,13 @@ def test_calibration_fuses_where_the_pipeline_does(database, segmenter, scene, t
 
 
 def test_the_wording_of_the_vocabulary_is_as_good_as_commas(session, image):
-    base, masks = FcClip(session, TRAINED), session.masks(image, 0.05)
+    base, masks = FcClip(session, TRAINED), session.masks(Picture(image), 0.05)
     apart = Vocabulary(("person", "bear"), wording={"person": ("person", "man", "sky")})
-    joined = base.predict(EncodedImage(image), masks, Vocabulary(("person, man, sky", "bear")))
-    found = base.predict(EncodedImage(image), masks, apart)
+    joined = base.predict([Picture(image)], [masks], Vocabulary(("person, man, sky", "bear")))[0]
+    found = base.predict([Picture(image)], [masks], apart)[0]
     assert found.classes == ("person", "bear") and np.array_equal(found.probabilities, joined.probabilities)
     assert np.array_equal(found.weight, joined.weight) and found.weight[0, 0] == np.float32(0.4)  # sky was trained on
-    plain = base.predict(EncodedImage(image), masks, Vocabulary(("person", "bear")))
+    plain = base.predict([Picture(image)], [masks], Vocabulary(("person", "bear")))[0]
     assert not np.array_equal(plain.probabilities, found.probabilities)
 
 

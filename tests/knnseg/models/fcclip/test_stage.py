@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 import knnseg
-from knnseg import Config, EncodedImage, Masks, PaintingConfig, Segmenter, StageConfig, Vocabulary
+from knnseg import Config, Masks, PaintingConfig, Segmenter, StageConfig, Vocabulary
 from knnseg.cli import main
+from knnseg.data.image import Image as Picture
 from knnseg.datasets import benchmarks
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models.fcclip import FcClipConfig
@@ -38,8 +39,8 @@ def stages(session):
 
 def test_masks_and_scores_are_the_models_own(stages, network, image):
     proposer, base = stages
-    masks = proposer.propose(image)
-    scores = base.predict(EncodedImage(image), masks, CLASSES)
+    masks = proposer.propose([Picture(image)])[0]
+    scores = base.predict([Picture(image)], [masks], CLASSES)[0]
     expected = network.predict([image], network.classifier(CLASSES.names, ("sky", "person")))[0]
     assert masks.size == (70, 90) and masks.instances and len(masks) == 20
     np.testing.assert_allclose(masks.matrix.toarray().reshape(20, 70, 90), expected.masks.sigmoid(), atol=1e-5)
@@ -49,13 +50,13 @@ def test_masks_and_scores_are_the_models_own(stages, network, image):
 
 
 def test_masks_of_a_large_photograph_are_made_on_a_bounded_grid(network, image, monkeypatch):
-    fine = FcClipProposer(FcClipSession(network), min_coverage=1e-6).propose(image)
+    fine = FcClipProposer(FcClipSession(network), min_coverage=1e-6).propose([Picture(image)])[0]
     monkeypatch.setattr("knnseg.models.fcclip.stage.MASK_SIDE", 45)
     proposer, base = FcClipProposer(session := FcClipSession(network), min_coverage=1e-6), FcClip(session, ("sky",))
-    masks = proposer.propose(image)
+    masks = proposer.propose([Picture(image)])[0]
     assert masks.size == fine.size == (70, 90) and masks.grid == (35, 45)
     np.testing.assert_allclose(masks.areas.sum(), fine.areas.sum(), rtol=0.05)
-    assert isinstance(base.predict(EncodedImage(image), masks, CLASSES), EnsembleScores)
+    assert isinstance(base.predict([Picture(image)], [masks], CLASSES)[0], EnsembleScores)
     result = Segmenter(None, proposer, base, config=Config.preset("fcclip")).predict(image, CLASSES)
     assert result.semantic.shape == result.panoptic.shape == (70, 90)
 
@@ -63,16 +64,16 @@ def test_masks_of_a_large_photograph_are_made_on_a_bounded_grid(network, image, 
 def test_own_masks_are_known_after_another_image_was_seen(stages, network, image):
     """As when several threads share a model; and masks of another image or model are not taken for own ones."""
     proposer, base = stages
-    masks, other = proposer.propose(image), np.ascontiguousarray(image[::-1])
-    expected = base.predict(EncodedImage(image), masks, CLASSES)
-    others = proposer.propose(other)
-    again = base.predict(EncodedImage(image), masks, CLASSES)
+    masks, other = proposer.propose([Picture(image)])[0], np.ascontiguousarray(image[::-1])
+    expected = base.predict([Picture(image)], [masks], CLASSES)[0]
+    others = proposer.propose([Picture(other)])[0]
+    again = base.predict([Picture(image)], [masks], CLASSES)[0]
     assert isinstance(again, EnsembleScores) and np.array_equal(again.probabilities, expected.probabilities)
-    assert not isinstance(base.predict(EncodedImage(image), others, CLASSES), EnsembleScores)
-    second = FcClipProposer(FcClipSession(network), min_coverage=1e-6).propose(image)
-    assert not isinstance(base.predict(EncodedImage(image), second, CLASSES), EnsembleScores)
+    assert not isinstance(base.predict([Picture(image)], [others], CLASSES)[0], EnsembleScores)
+    second = FcClipProposer(FcClipSession(network), min_coverage=1e-6).propose([Picture(image)])[0]
+    assert not isinstance(base.predict([Picture(image)], [second], CLASSES)[0], EnsembleScores)
     some = masks.select(np.arange(3))
-    assert type(some) is Masks and not isinstance(base.predict(EncodedImage(image), some, CLASSES), EnsembleScores)
+    assert type(some) is Masks and not isinstance(base.predict([Picture(image)], [some], CLASSES)[0], EnsembleScores)
 
 
 def test_threads_share_a_model(session, image):
@@ -131,11 +132,12 @@ def test_one_pass_for_both_stages(stages, network, image):
     passes = []
     handle = network.backbone.register_forward_hook(lambda *_: passes.append(1))
     proposer, base = stages
-    masks = proposer.propose(image)
-    base.predict(EncodedImage(image), masks, CLASSES)
-    base.predict(EncodedImage(image), masks, Vocabulary(("rock",)))
+    picture = Picture(image)
+    masks = proposer.propose([picture])
+    base.predict([picture], masks, CLASSES)
+    base.predict([picture], masks, Vocabulary(("rock",)))
     assert len(passes) == 1
-    proposer.propose(image[:, ::-1].copy())
+    proposer.propose([Picture(image[:, ::-1].copy())])[0]
     assert len(passes) == 2
     handle.remove()
 
@@ -144,7 +146,7 @@ def test_masks_of_others_are_classified_by_clip(stages, network, image):
     _, base = stages
     left = np.zeros((2, 70, 90), bool)
     left[0, 5:60, :45] = True
-    scores = base.predict(EncodedImage(image), Masks.from_dense(left), CLASSES).probabilities
+    scores = base.predict([Picture(image)], [Masks.from_dense(left)], CLASSES)[0].probabilities
     dense = network.encode(prepare([image], network.config, network.device).pixels).dense  # of 96×96 pixels
     pixels = torch.nn.functional.interpolate(dense, (96, 96), mode="bilinear")[0, :, :70, :90]
     words = network.classifier(CLASSES.names)
@@ -156,14 +158,14 @@ def test_masks_of_others_are_classified_by_clip(stages, network, image):
 
 def test_own_masks_of_another_image_are_not_taken_for_this_one(stages, image):
     proposer, base = stages
-    masks = proposer.propose(image)
+    masks = proposer.propose([Picture(image)])[0]
     other = image[::-1].copy()
-    scores = base.predict(EncodedImage(other), masks, CLASSES).probabilities
+    scores = base.predict([Picture(other)], [masks], CLASSES)[0].probabilities
     assert scores.sum(1)[scores.any(1)] == pytest.approx(1, abs=1e-5)  # by CLIP alone: no void
 
 
 def test_coverage_below_the_least_is_none(session, image):
-    some = FcClipProposer(session, min_coverage=0.3).propose(image)
+    some = FcClipProposer(session, min_coverage=0.3).propose([Picture(image)])[0]
     assert some.matrix.data.min() >= 0.3
     with pytest.raises(ConfigError, match="min_coverage"):
         FcClipProposer(session, min_coverage=0.6)

@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from knnseg import Config, Segmenter
+from knnseg import Config, Image, Segmenter
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models.proposers import detectron2
 from knnseg.models.proposers.queries import load_mask2former
@@ -217,7 +217,9 @@ def test_sizes_of_the_released_models_are_read_right():
 
 
 def test_as_a_stage(state, tmp_path, image):
-    masks = load_mask2former(checkpoint=write(tmp_path / "a.pth", state), min_score=0.0, device="cpu").propose(image)
+    masks = load_mask2former(checkpoint=write(tmp_path / "a.pth", state), min_score=0.0, device="cpu").propose(
+        [Image(image)]
+    )[0]
     assert masks.size == (45, 71) and len(masks) > 0 and masks.instances
 
 
@@ -235,7 +237,7 @@ def test_a_folder_gives_sizes_and_preprocessing(m2f_folder, network, state, tmp_
     folder = saved("sizes", network, processor)
     (folder / "model.safetensors").unlink()  # sizes and preprocessing are all that is read
     one = load_mask2former(str(folder), path, min_score=0.0, device="cpu")
-    assert one._processor.size["shortest_edge"] == 40 and len(one.propose(image)) > 0
+    assert one._processor.size["shortest_edge"] == 40 and len(one.propose([Image(image)])[0]) > 0
     with pytest.raises(WeightsError, match=r"class_predictor|mismatch"):
         load_mask2former(str(m2f_folder), path)  # of three classes
     with pytest.raises(ConfigError, match="expected a checkpoint of type mask2former, got bert"):

@@ -8,6 +8,7 @@ import huggingface_hub.constants
 import pytest
 from safetensors.torch import load_file, save_file
 
+from knnseg import Image
 from knnseg.config import StageConfig
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models.proposers.points import load_sam, load_sam2
@@ -47,7 +48,9 @@ def test_preprocessing_as_published_loads(eomt_folder, image, tmp_path):
     published = dict.fromkeys(empty) | own | {"image_processor_type": "EomtImageProcessorFast"}
     published |= {"data_format": "channels_first", "default_to_square": False}
     (folder / "preprocessor_config.json").write_text(json.dumps(published))
-    one, other = (load_eomt(str(f), min_score=0.0, device="cpu").propose(image) for f in (eomt_folder, folder))
+    one, other = (
+        load_eomt(str(f), min_score=0.0, device="cpu").propose([Image(image)])[0] for f in (eomt_folder, folder)
+    )
     assert len(one) > 0 and (one.matrix != other.matrix).nnz == 0
 
 
@@ -59,7 +62,7 @@ def test_a_type_of_no_stage_is_named(copied):
 
 def test_loading_and_proposing_is_silent(folders, image, capfd, recwarn):
     for stage, folder in folders.items():
-        LOADERS[stage](str(folder), device="cpu").propose(image)
+        LOADERS[stage](str(folder), device="cpu").propose([Image(image)])[0]
     assert capfd.readouterr() == ("", "") and not list(recwarn)
 
 
@@ -92,7 +95,7 @@ def test_what_was_fetched_before_is_found_without_a_network(monkeypatch, tmp_pat
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     one, other = (load_mask2former(model, device="cpu") for model in ("some/where", str(m2f_folder)))
-    assert (one.propose(image).matrix != other.propose(image).matrix).nnz == 0
+    assert (one.propose([Image(image)])[0].matrix != other.propose([Image(image)])[0].matrix).nnz == 0
 
 
 def test_a_path_that_does_not_exist_is_no_id(tmp_path):

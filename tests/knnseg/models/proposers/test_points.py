@@ -5,8 +5,9 @@ import pytest
 import transformers
 from PIL import Image
 
-from knnseg.data.image import resize, within
+from knnseg.data.image import Image as Picture
 from knnseg.data.masks import resolve_overlaps
+from knnseg.data.reading import resize, within
 from knnseg.errors import ConfigError
 from knnseg.models.proposers import points
 from knnseg.models.proposers.points import PointProposer, _without_specks, load_sam, load_sam2
@@ -48,9 +49,9 @@ def generated(folder, image, **options):
 def test_a_large_photograph_is_cut_on_a_bounded_copy(load, folder, image, request, monkeypatch):
     proposer = made(load, request.getfixturevalue(folder), **EVERYTHING | {"remainder": True})
     monkeypatch.setattr(points, "MASK_SIDE", 40)
-    masks, height = proposer.propose(image), image.shape[0]
+    masks, height = proposer.propose([Picture(image)])[0], image.shape[0]
     assert masks.size == image.shape[:2] and masks.grid == within(masks.size, 40) and height > masks.grid[0]
-    copy = proposer.propose(resize(image, masks.grid))
+    copy = proposer.propose([Picture(resize(image, masks.grid))])[0]
     assert (copy.matrix != masks.matrix).nnz == 0
 
 
@@ -65,7 +66,7 @@ def test_a_large_photograph_is_cut_on_a_bounded_copy(load, folder, image, reques
     ids=["everything", "near duplicates", "thresholds", "crops"],
 )
 def test_sam_agrees_with_transformers_own_generator(sam_folder, image, ours, theirs):
-    masks = made(load_sam, sam_folder, **EVERYTHING | ours).propose(image)
+    masks = made(load_sam, sam_folder, **EVERYTHING | ours).propose([Picture(image)])[0]
     expected, scores = generated(sam_folder, image, **theirs)
     assert len(masks) == len(expected) > 0 and not masks.instances
     np.testing.assert_allclose(masks.scores, scores, atol=1e-4)
@@ -75,7 +76,7 @@ def test_sam_agrees_with_transformers_own_generator(sam_folder, image, ours, the
 
 def test_sam2_agrees_with_it_on_a_square(sam2_folder, image):
     square = np.ascontiguousarray(image[:, :45])
-    masks = made(load_sam2, sam2_folder, **EVERYTHING).propose(square)
+    masks = made(load_sam2, sam2_folder, **EVERYTHING).propose([Picture(square)])[0]
     expected, scores = generated(sam2_folder, square)
     assert len(masks) == len(expected) > 1
     np.testing.assert_allclose(masks.scores, scores, atol=1e-4)
@@ -90,7 +91,7 @@ def test_points_reach_all_of_an_image_that_is_no_square(sam_folder, sam2_folder,
     hook = proposer._model.prompt_encoder.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs.get("input_points", args[0] if args else None)), with_kwargs=True
     )
-    proposer.propose(image)
+    proposer.propose([Picture(image)])[0]
     hook.remove()
     places = np.concatenate([batch.reshape(-1, 2).numpy() for batch in seen])
     assert isinstance(proposer, MaskProposer) and places.shape == (36, 2)
@@ -101,31 +102,35 @@ def test_points_reach_all_of_an_image_that_is_no_square(sam_folder, sam2_folder,
 
 def test_memory_is_bounded_without_a_trace_in_the_result(sam_folder, image, monkeypatch):
     proposer = made(load_sam, sam_folder, **EVERYTHING)
-    together = proposer.propose(image)
+    together = proposer.propose([Picture(image)])[0]
     monkeypatch.setattr(points, "_VALUES", 2 * 64 * 64)
-    apart = proposer.propose(image)
+    apart = proposer.propose([Picture(image)])[0]
     assert (together.matrix != apart.matrix).nnz == 0 and (together.scores == apart.scores).all()
 
 
 @pytest.mark.parametrize("load", [load_sam, load_sam2])
 def test_overlaps_and_remainder(sam_folder, sam2_folder, image, load):
     folder = sam_folder if load is load_sam else sam2_folder
-    kept = made(load, folder, **EVERYTHING).propose(image)
+    kept = made(load, folder, **EVERYTHING).propose([Picture(image)])[0]
     assert (dense(kept).sum(0) > 1).any()  # there is something to resolve
-    resolved = made(load, folder, **EVERYTHING | {"overlaps": "resolve"}).propose(image)
+    resolved = made(load, folder, **EVERYTHING | {"overlaps": "resolve"}).propose([Picture(image)])[0]
     assert (dense(resolved).sum(0) == (dense(kept).max(0) > 0)).all()
     assert (resolved.matrix != resolve_overlaps(kept).matrix).nnz == 0
     for overlaps in ("keep", "resolve"):
-        whole = made(load, folder, **EVERYTHING | {"overlaps": overlaps, "remainder": True}).propose(image)
+        whole = made(load, folder, **EVERYTHING | {"overlaps": overlaps, "remainder": True}).propose([Picture(image)])[
+            0
+        ]
         assert (dense(whole).sum(0) >= 1).all()
     uncovered = bool((dense(kept).max(0) == 0).any())
     assert (dense(whole).sum(0) == 1).all() and len(whole) == len(resolved) + uncovered
 
 
 def test_nothing_found(sam_folder, image):
-    none = made(load_sam, sam_folder, **EVERYTHING | {"stability_score_thresh": 1.0}).propose(image)
+    none = made(load_sam, sam_folder, **EVERYTHING | {"stability_score_thresh": 1.0}).propose([Picture(image)])[0]
     assert len(none) == 0 and none.size == (45, 71)
-    rest = made(load_sam, sam_folder, **EVERYTHING | {"stability_score_thresh": 1.0, "remainder": True}).propose(image)
+    rest = made(load_sam, sam_folder, **EVERYTHING | {"stability_score_thresh": 1.0, "remainder": True}).propose(
+        [Picture(image)]
+    )[0]
     assert len(rest) == 1 and rest.areas[0] == 45 * 71 and rest.scores[0] == 1
 
 
@@ -133,12 +138,14 @@ def test_nothing_found(sam_folder, image):
 def test_any_size(sam_folder, sam2_folder, size):
     picture = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
     for load, folder in ((load_sam, sam_folder), (load_sam2, sam2_folder)):
-        masks = made(load, folder, **EVERYTHING | {"overlaps": "resolve", "remainder": True}).propose(picture)
+        masks = made(load, folder, **EVERYTHING | {"overlaps": "resolve", "remainder": True}).propose(
+            [Picture(picture)]
+        )[0]
         assert masks.size == size and (dense(masks).sum(0) == 1).all()
 
 
 def test_proposals_repeat(sam2_folder, image):
-    one, other = (made(load_sam2, sam2_folder, **EVERYTHING).propose(image) for _ in range(2))
+    one, other = (made(load_sam2, sam2_folder, **EVERYTHING).propose([Picture(image)])[0] for _ in range(2))
     assert (one.matrix != other.matrix).nnz == 0 and (one.scores == other.scores).all()
 
 
@@ -163,8 +170,8 @@ def test_specks_and_holes():
 
 
 def test_small_regions_are_removed_from_proposals(sam2_folder, image):
-    before = made(load_sam2, sam2_folder, **EVERYTHING).propose(image)
-    after = made(load_sam2, sam2_folder, **EVERYTHING | {"min_mask_region_area": 20}).propose(image)
+    before = made(load_sam2, sam2_folder, **EVERYTHING).propose([Picture(image)])[0]
+    after = made(load_sam2, sam2_folder, **EVERYTHING | {"min_mask_region_area": 20}).propose([Picture(image)])[0]
     cleaned = np.stack([_without_specks(mask > 0, 20) for mask in dense(before)])
     assert (cleaned == (dense(after) > 0)).all() and (cleaned != (dense(before) > 0)).any()
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 import transformers
 from scipy.special import expit
 
+from knnseg import Image
 from knnseg.errors import ConfigError
 from knnseg.models.proposers import queries
 from knnseg.models.proposers.queries import QueryProposer, load_eomt, load_mask2former
@@ -42,16 +43,16 @@ def raw(folder, image, kind="AutoModelForUniversalSegmentation"):
 @pytest.mark.parametrize(("load", "folder"), [(load_mask2former, "m2f_folder"), (load_eomt, "eomt_folder")])
 def test_masks_of_a_large_photograph_are_made_on_a_bounded_grid(load, folder, image, request, monkeypatch):
     proposer = load(str(request.getfixturevalue(folder)), **ALL)
-    fine = proposer.propose(image)
+    fine = proposer.propose([Image(image)])[0]
     monkeypatch.setattr(queries, "MASK_SIDE", 40)
-    masks = proposer.propose(image)
+    masks = proposer.propose([Image(image)])[0]
     assert masks.size == fine.size == (45, 71) and masks.grid == (25, 40) and len(masks) == len(fine)
     np.testing.assert_allclose(masks.areas.sum(), fine.areas.sum(), rtol=0.02)
 
 
 def test_mask2former_masks_and_scores(m2f_folder, image):
     proposer = load_mask2former(str(m2f_folder), **ALL)
-    masks = proposer.propose(image)
+    masks = proposer.propose([Image(image)])[0]
     inputs, outputs, _ = raw(m2f_folder, image)
     assert isinstance(proposer, MaskProposer) and masks.size == (45, 71) and masks.instances
     logits = F.interpolate(outputs.masks_queries_logits, inputs["pixel_values"].shape[2:], mode="bilinear")
@@ -69,7 +70,7 @@ def test_padding_of_mask2former_is_taken_off(saved, m2f_folder, image):
     processor = transformers.Mask2FormerImageProcessor(
         size={"shortest_edge": 60, "longest_edge": 100}, size_divisor=0, pad_size={"height": 110, "width": 130}
     )
-    masks = QueryProposer(network, processor, **ALL).propose(image)
+    masks = QueryProposer(network, processor, **ALL).propose([Image(image)])[0]
     inputs = processor(images=image, return_tensors="pt")
     height, width = 60, 94  # 45×71 to a shortest edge of 60
     assert inputs["pixel_values"].shape[2:] == (110, 130) and int(inputs["pixel_mask"].sum()) == height * width
@@ -86,7 +87,7 @@ def test_padding_of_mask2former_is_taken_off(saved, m2f_folder, image):
 @pytest.mark.parametrize("turned", [False, True])
 def test_eomt_agrees_with_transformers_own_unpadding(eomt_folder, image, turned):
     picture = np.ascontiguousarray(image.transpose(1, 0, 2)) if turned else image
-    masks = load_eomt(str(eomt_folder), **ALL).propose(picture)
+    masks = load_eomt(str(eomt_folder), **ALL).propose([Image(picture)])[0]
     _, outputs, processor = raw(eomt_folder, picture)
     logits = F.interpolate(outputs.masks_queries_logits, (64, 64), mode="bilinear")
     placed = processor.unpad_image(logits, [picture.shape[:2]], processor.size)[0]
@@ -103,7 +104,7 @@ def test_windows_of_eomt_lie_where_transformers_merges_them(eomt_windows_folder,
     wide = np.concatenate([image, image[:, ::-1]], 1)  # 45×142: four windows
     picture = np.ascontiguousarray(wide.transpose(1, 0, 2)) if turned else wide
     size = picture.shape[:2]
-    masks = load_eomt(str(eomt_windows_folder), **ALL).propose(picture)
+    masks = load_eomt(str(eomt_windows_folder), **ALL).propose([Image(picture)])[0]
     inputs, outputs, processor = raw(eomt_windows_folder, picture)
     logits = F.interpolate(outputs.masks_queries_logits, (64, 64), mode="bilinear")
     found = dense(masks)
@@ -131,14 +132,14 @@ def test_eomt_on_dinov3_and_mask2former_on_resnet(saved, tiny, image):
     )
     size = {"shortest_edge": 64, "longest_edge": 64}
     folder = saved("dinov3", eomt, transformers.EomtImageProcessor(size=size, do_pad=True))
-    masks = load_eomt(str(folder), **ALL).propose(image)
+    masks = load_eomt(str(folder), **ALL).propose([Image(image)])[0]
     assert masks.size == (45, 71) and len(masks) > 0
     backbone = transformers.ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16, 32, 64], depths=[1, 1, 1, 1], out_features=tiny.STAGES
     )
     processor = transformers.Mask2FormerImageProcessor(size={"shortest_edge": 60, "longest_edge": 100})
     folder = saved("resnet", tiny.mask2former(backbone), processor)
-    masks = load_mask2former(str(folder), **ALL).propose(image)
+    masks = load_mask2former(str(folder), **ALL).propose([Image(image)])[0]
     assert masks.size == (45, 71) and len(masks) > 0
 
 
@@ -154,15 +155,15 @@ def test_any_size(m2f_folder, eomt_folder, eomt_windows_folder, size):
         load_eomt(str(eomt_folder), **ALL),
         load_eomt(str(eomt_windows_folder), **ALL),
     ):
-        masks = proposer.propose(picture)
+        masks = proposer.propose([Image(picture)])[0]
         assert masks.size == size and masks.matrix.data.max(initial=0) <= 1
 
 
 def test_memory_is_bounded_without_a_trace_in_the_result(m2f_folder, image, monkeypatch):
     proposer = load_mask2former(str(m2f_folder), **ALL)
-    together = proposer.propose(image)
+    together = proposer.propose([Image(image)])[0]
     monkeypatch.setattr(queries, "_VALUES", 2 * 64 * 96)
-    apart = proposer.propose(image)
+    apart = proposer.propose([Image(image)])[0]
     np.testing.assert_allclose(dense(together), dense(apart), atol=1e-6)
     np.testing.assert_allclose(together.scores, apart.scores, rtol=1e-6)
 
@@ -173,20 +174,20 @@ def test_options_choose_among_the_masks(m2f_folder, image):
     def again(**options):
         return QueryProposer(first._model, first._processor, **options)
 
-    every = again(**ALL).propose(image)
+    every = again(**ALL).propose([Image(image)])[0]
     middle = float(np.sort(every.scores)[4])
-    some = again(**ALL | {"min_score": middle}).propose(image)
+    some = again(**ALL | {"min_score": middle}).propose([Image(image)])[0]
     assert (some.scores == every.scores[every.scores >= middle]).all() and len(some) < len(every)
-    best = again(max_masks=2, **ALL).propose(image)
+    best = again(max_masks=2, **ALL).propose([Image(image)])[0]
     assert (best.matrix != every.matrix[:2]).nnz == 0
-    cut = again(**ALL | {"min_coverage": 0.3}).propose(image)
+    cut = again(**ALL | {"min_coverage": 0.3}).propose([Image(image)])[0]
     np.testing.assert_array_equal(dense(cut), np.where(dense(every) >= 0.3, dense(every), 0))
-    none = again(**ALL | {"min_score": 1.0}).propose(image)
+    none = again(**ALL | {"min_score": 1.0}).propose([Image(image)])[0]
     assert len(none) == 0 and none.size == (45, 71) and none.instances
 
 
 def test_proposals_repeat(m2f_folder, image):
-    one, other = (load_mask2former(str(m2f_folder), **ALL).propose(image) for _ in range(2))
+    one, other = (load_mask2former(str(m2f_folder), **ALL).propose([Image(image)])[0] for _ in range(2))
     assert (one.matrix != other.matrix).nnz == 0 and (one.scores == other.scores).all()
 
 
