@@ -4,19 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PLUGINS := faiss milvus qdrant
+PROJECTS := knnstore knnseg $(PLUGINS:%=plugins/knnstore-%)
 
-.PHONY: demo test test-fast test-slow test-elsewhere test-servers test-servers-failed lint types docs bench clean
+.PHONY: demo test test-fast test-slow test-elsewhere test-servers test-servers-failed lint types docs bench dist clean
 
 # Two steps, so that a demo does not wait for the tools of development. A changed requirement installs again.
-$(VENV)/.base: pyproject.toml constraints.txt plugins/knnstore-faiss/pyproject.toml
+$(VENV)/.base: constraints.txt $(PROJECTS:%=%/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "knnseg needs python3 >= 3.11, got " + sys.version.split()[0])'
 	@echo "installing into $(VENV): the first time takes a few minutes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install -c constraints.txt -e '.[torch,cli]' -e 'plugins/knnstore-faiss[cpu]'
+	@$(PIP) install -c constraints.txt -e knnstore -e 'knnseg[torch,cli]' -e 'plugins/knnstore-faiss[cpu]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.base $(PLUGINS:%=plugins/knnstore-%/pyproject.toml)
-	@$(PIP) install -c constraints.txt -e '.[dev]' -e 'plugins/knnstore-milvus[lite]' -e 'plugins/knnstore-qdrant[edge]'
+# The pip that a new environment brings may be too old for the groups of pyproject.toml.
+$(VENV)/.dev: $(VENV)/.base pyproject.toml
+	@$(PIP) install -c constraints.txt pip
+	@$(PIP) install -c constraints.txt --group dev -e 'knnstore[cli,parquet,bench,testing,servers]' \
+	  -e 'knnseg[torch,transformers,cli,supervision]' -e 'plugins/knnstore-milvus[lite]' -e 'plugins/knnstore-qdrant[edge]'
 	@touch $@
 
 demo: $(VENV)/.base

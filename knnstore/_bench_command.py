@@ -51,7 +51,7 @@ def bench(
         if error.name not in _EXTRA:
             raise
         raise BackendUnavailableError(
-            f"bench needs {error.name}", hint="Install it with: pip install 'knnseg[bench]'"
+            f"bench needs {error.name}", hint="Install it with: pip install 'knnstore[bench]'"
         ) from error
     plan = Plan(k, rounds, batch, fresh)
     with _Bar() as bar:

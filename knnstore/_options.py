@@ -26,7 +26,7 @@ Where = Annotated[
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print_line(f"knnstore {version('knnseg')}")
+        print_line(f"knnstore {version('knnstore')}")
         raise typer.Exit
 
 

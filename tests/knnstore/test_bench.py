@@ -269,7 +269,7 @@ def test_json_round_trip(finished: Any, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["again.json"]
     raw = json.loads((folder / "bench.json").read_text())
     assert raw["work"]["records"] == 600
-    assert {version["name"] for version in raw["machine"]["versions"]} >= {"python", "numpy", "knnseg", "faiss-cpu"}
+    assert {version["name"] for version in raw["machine"]["versions"]} >= {"python", "numpy", "knnstore", "faiss-cpu"}
 
 
 def test_secrets_are_nowhere(finished: Any) -> None:

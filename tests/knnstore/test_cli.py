@@ -172,7 +172,7 @@ def test_check(run: Any) -> None:
 
 
 def test_check_has_a_short_form(run: Any) -> None:
-    assert "35 checks, 35 passed" in run("check", "memory:///quick", "--quick").out
+    assert "38 checks, 38 passed" in run("check", "memory:///quick", "--quick").out
 
 
 def test_check_says_in_a_pipe_how_far_it_has_come(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,9 +201,9 @@ def test_a_failed_check_is_exit_code_one(run: Any, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("module", "arguments", "said"),
     [
-        ("typer", ["backends"], "knnseg[cli]"),
-        ("hypothesis", ["check", "memory:///x"], "knnseg[testing]"),
-        ("matplotlib", ["bench", "memory:///x"], "knnseg[bench]"),
+        ("typer", ["backends"], "knnstore[cli]"),
+        ("hypothesis", ["check", "memory:///x"], "knnstore[testing]"),
+        ("matplotlib", ["bench", "memory:///x"], "knnstore[bench]"),
     ],
 )
 def test_missing_extras(
@@ -403,7 +403,6 @@ def test_ping(run: Any, scenes: str) -> None:
 
 @pytest.mark.parametrize("command", ["knnstore", "knnseg"])
 def test_version(command: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", f"{command}.cli", "--version"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == f"{command} {importlib.metadata.version('knnseg')}\n"
+    program = f"import sys; from {command}.cli import main; sys.argv = [{command!r}, '--version']; main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{command} {importlib.metadata.version(command)}\n"
