@@ -66,6 +66,13 @@ types: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
 
+# Every distribution, from the sources to a clean environment that it is installed into; the files stay in dist/.
+dist: $(VENV)/.dev
+	@rm -rf dist
+	@$(BIN)/python scripts/distributions.py build dist
+	@$(BIN)/python scripts/distributions.py check dist
+	@$(BIN)/python scripts/distributions.py install dist
+
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/transfer.py
