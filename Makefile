@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PLUGINS := faiss milvus qdrant
+PLUGINS := bench faiss milvus qdrant
 PROJECTS := knnstore knnseg $(PLUGINS:%=plugins/knnstore-%)
 
 .PHONY: demo test test-fast test-slow test-elsewhere test-servers test-servers-failed lint types docs bench dist clean
@@ -19,8 +19,8 @@ $(VENV)/.base: constraints.txt $(PROJECTS:%=%/pyproject.toml)
 # The pip that a new environment brings may be too old for the groups of pyproject.toml.
 $(VENV)/.dev: $(VENV)/.base pyproject.toml
 	@$(PIP) install -c constraints.txt pip
-	@$(PIP) install -c constraints.txt --group dev -e 'knnstore[cli,parquet,bench,testing,servers]' \
-	  -e 'knnseg[torch,transformers,cli,supervision]' -e 'plugins/knnstore-milvus[lite]' -e 'plugins/knnstore-qdrant[edge]'
+	@$(PIP) install -c constraints.txt --group dev -e 'knnstore[cli,parquet,testing,servers]' \
+	  -e 'knnseg[torch,transformers,cli,supervision]' -e plugins/knnstore-bench -e 'plugins/knnstore-milvus[lite]' -e 'plugins/knnstore-qdrant[edge]'
 	@touch $@
 
 demo: $(VENV)/.base
@@ -39,7 +39,7 @@ test-slow: $(VENV)/.dev
 # The numbers once more, as another processor would make them: the oldest kernels of OpenBLAS, NumPy and torch without the
 # instructions that they choose among at run time, and more threads. Sums come in another order then, so a test whose verdict
 # hangs on the last bits of a float fails here.
-ELSEWHERE := tests/knnseg tests/knnstore plugins/knnstore-faiss/tests
+ELSEWHERE := tests/knnseg tests/knnstore plugins/knnstore-faiss/tests plugins/knnstore-bench/tests
 test-elsewhere: $(VENV)/.dev
 	OPENBLAS_CORETYPE=Nehalem ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=2 \
 	NPY_DISABLE_CPU_FEATURES="$$($(BIN)/python -c 'from numpy._core import _multiarray_umath as m; print(*[f for f in m.__cpu_dispatch__ if m.__cpu_features__.get(f)])')" \

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -203,14 +204,13 @@ def test_a_failed_check_is_exit_code_one(run: Any, monkeypatch: pytest.MonkeyPat
     [
         ("typer", ["backends"], "knnstore[cli]"),
         ("hypothesis", ["check", "memory:///x"], "knnstore[testing]"),
-        ("matplotlib", ["bench", "memory:///x"], "knnstore[bench]"),
     ],
 )
 def test_missing_extras(
     run: Any, monkeypatch: pytest.MonkeyPatch, module: str, arguments: list[str], said: str
 ) -> None:
     for name in list(sys.modules):
-        if name.startswith(("knnstore._commands", "knnstore.testing", "knnstore.bench", module)):
+        if name.startswith(("knnstore._commands", "knnstore.testing", module)):
             monkeypatch.delitem(sys.modules, name)
     real = builtins.__import__
 
@@ -223,6 +223,23 @@ def test_missing_extras(
     result = run(*arguments)
     assert result.code == 2
     assert f"pip install '{said}'" in result.err
+
+
+@pytest.mark.parametrize(
+    ("entries", "code", "said"),
+    [
+        ([], 2, "the command 'bench' is not installed. Install it with: pip install knnstore-bench"),
+        ([EntryPoint("bench", "no_such_module:add", "knnstore.commands")], 1, "no_such_module:add) failed to load"),
+    ],
+)
+def test_a_command_of_another_distribution_that_is_not_there(
+    run: Any, monkeypatch: pytest.MonkeyPatch, entries: list[EntryPoint], code: int, said: str
+) -> None:
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: entries)
+    monkeypatch.delitem(sys.modules, "knnstore._commands")
+    result = run("bench", "memory:///x", "--rounds", "3")
+    assert result.code == code and said in result.err
+    assert "bench" in run("--help").out
 
 
 def test_help_has_examples(run: Any) -> None:
