@@ -3,20 +3,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PLUGINS := faiss milvus qdrant
+PLUGINS := bench faiss milvus qdrant
+PROJECTS := knnstore knnseg $(PLUGINS:%=plugins/knnstore-%)
 
-.PHONY: demo test test-fast test-slow test-elsewhere test-servers test-servers-failed lint types docs bench clean
+.PHONY: demo test test-fast test-slow test-elsewhere test-servers test-servers-failed lint types docs bench dist clean
 
 # Two steps, so that a demo does not wait for the tools of development. A changed requirement installs again.
-$(VENV)/.base: pyproject.toml constraints.txt plugins/knnstore-faiss/pyproject.toml
+$(VENV)/.base: constraints.txt $(PROJECTS:%=%/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "knnseg needs python3 >= 3.11, got " + sys.version.split()[0])'
 	@echo "installing into $(VENV): the first time takes a few minutes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install -c constraints.txt -e '.[torch,cli]' -e 'plugins/knnstore-faiss[cpu]'
+	@$(PIP) install -c constraints.txt -e knnstore -e 'knnseg[torch,cli]' -e 'plugins/knnstore-faiss[cpu]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.base $(PLUGINS:%=plugins/knnstore-%/pyproject.toml)
-	@$(PIP) install -c constraints.txt -e '.[dev]' -e 'plugins/knnstore-milvus[lite]' -e 'plugins/knnstore-qdrant[edge]'
+# The pip that a new environment brings may be too old for the groups of pyproject.toml.
+$(VENV)/.dev: $(VENV)/.base pyproject.toml
+	@$(PIP) install -c constraints.txt pip
+	@$(PIP) install -c constraints.txt --group dev -e 'knnstore[cli,parquet,testing,servers]' \
+	  -e 'knnseg[torch,transformers,cli,supervision]' -e plugins/knnstore-bench -e 'plugins/knnstore-milvus[lite]' -e 'plugins/knnstore-qdrant[edge]'
 	@touch $@
 
 demo: $(VENV)/.base
@@ -35,7 +39,7 @@ test-slow: $(VENV)/.dev
 # The numbers once more, as another processor would make them: the oldest kernels of OpenBLAS, NumPy and torch without the
 # instructions that they choose among at run time, and more threads. Sums come in another order then, so a test whose verdict
 # hangs on the last bits of a float fails here.
-ELSEWHERE := tests/knnseg tests/knnstore plugins/knnstore-faiss/tests
+ELSEWHERE := tests/knnseg tests/knnstore plugins/knnstore-faiss/tests plugins/knnstore-bench/tests
 test-elsewhere: $(VENV)/.dev
 	OPENBLAS_CORETYPE=Nehalem ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=2 \
 	NPY_DISABLE_CPU_FEATURES="$$($(BIN)/python -c 'from numpy._core import _multiarray_umath as m; print(*[f for f in m.__cpu_dispatch__ if m.__cpu_features__.get(f)])')" \
@@ -61,6 +65,13 @@ types: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
+
+# Every distribution, from the sources to a clean environment that it is installed into; the files stay in dist/.
+dist: $(VENV)/.dev
+	@rm -rf dist
+	@$(BIN)/python scripts/distributions.py build dist
+	@$(BIN)/python scripts/distributions.py check dist
+	@$(BIN)/python scripts/distributions.py install dist
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/store.py

@@ -22,11 +22,12 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from knnstore_bench import journal
+from knnstore_bench.columns import columns, verdicts
+from knnstore_bench.results import Report
+from knnstore_bench.summary import rows
+
 import knnstore
-from knnstore.bench import journal
-from knnstore.bench.columns import columns, verdicts
-from knnstore.bench.results import Report
-from knnstore.bench.summary import rows
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "benchmarks/results/backends"

@@ -43,7 +43,7 @@ def check(
         if error.name not in ("pytest", "hypothesis"):
             raise
         raise BackendUnavailableError(
-            f"check needs {error.name}", hint="Install it with: pip install 'knnseg[testing]'"
+            f"check needs {error.name}", hint="Install it with: pip install 'knnstore[testing]'"
         ) from error
     with _Progress() as progress:
         report = check_store(url, tests=test or (), quick=quick, on_start=progress.at, on_result=progress.done)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from importlib.metadata import entry_points
 from typing import Any
 
 import typer
 
-from knnstore._bench_command import bench
 from knnstore._check_command import check
 from knnstore._options import Group, Json, Url, Version, print_json, print_line
 from knnstore._plugins import backends as installed_backends
 from knnstore._plugins import collections, get_backend, known_backends, open_store
 from knnstore._transfer_commands import add_transfer_commands
 from knnstore._upkeep_commands import add_upkeep_commands
-from knnstore.errors import BrokenPluginError, StoreNotFoundError
+from knnstore.errors import BackendUnavailableError, BrokenPluginError, KnnStoreError, StoreNotFoundError
 from knnstore.types import StoreSpec
 from knnstore.url import StoreURL
 
@@ -127,4 +127,39 @@ def _one_line(entry: dict[str, Any]) -> str:
 app.command(epilog="Example: knnstore check 'qdrant://db.example:6334/scratch?tls=1' --test test_delete_by_id")(check)
 add_transfer_commands(app)
 add_upkeep_commands(app)
-app.command(epilog="Example: knnstore bench memory:///a 'faiss:///tmp/b?index=HNSW32' qdrant://localhost:6334/c")(bench)
+
+
+# -- commands of other distributions -----------------------------------------------------------------------------------
+
+_GROUP = "knnstore.commands"
+_KNOWN = {"bench": "knnstore-bench"}
+
+
+def add_others(app: typer.Typer) -> None:
+    """Let each distribution of the group ``knnstore.commands`` add its own, which its entry point names.
+
+    One that is not installed, or does not load, says so when it is called, and is in nobody's way before.
+    """
+    found = {entry.name: entry for entry in entry_points(group=_GROUP)}
+    for name in sorted({*found, *_KNOWN}):
+        if name not in found:
+            hint = f"Install it with: pip install {_KNOWN[name]}"
+            _add_missing(app, name, BackendUnavailableError(f"the command {name!r} is not installed", hint=hint))
+            continue
+        try:
+            found[name].load()(app)
+        except Exception as error:  # any exception at all: the module is not ours
+            reason = f"the command {name!r} ({found[name].value}) failed to load: {type(error).__name__}: {error}"
+            _add_missing(app, name, BrokenPluginError(reason, hint="Reinstall or remove its distribution."))
+
+
+def _add_missing(app: typer.Typer, name: str, error: KnnStoreError) -> None:
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+
+    @app.command(name, epilog=str(error), context_settings=anything, add_help_option=False)
+    def missing() -> None:
+        """Not installed, or broken; call it to read what to do."""
+        raise error
+
+
+add_others(app)

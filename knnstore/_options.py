@@ -54,7 +54,7 @@ def _urls_hidden() -> Iterator[None]:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print_line(f"knnstore {version('knnseg')}")
+        print_line(f"knnstore {version('knnstore')}")
         raise typer.Exit
 
 

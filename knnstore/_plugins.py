@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _GROUP = "knnstore"
-_OURS = "knnseg"
+_OURS = "knnstore"
 _NAME = re.compile(r"[a-z][a-z0-9]*")
 _LEVELS = ("eventual", "session", "strong")  # from weak to strong
 _KNOWN = {"faiss": "knnstore-faiss", "milvus": "knnstore-milvus", "qdrant": "knnstore-qdrant"}

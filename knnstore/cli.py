@@ -35,7 +35,7 @@ def _app() -> None:
 
 def _explained(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, ModuleNotFoundError) and error.name in ("typer", "click", "rich"):
-        return f"the command line needs {error.name}. Install it with: pip install 'knnseg[cli]'", 2
+        return f"the command line needs {error.name}. Install it with: pip install 'knnstore[cli]'", 2
     if isinstance(error, InvalidInputError | UnknownBackendError | BackendUnavailableError):
         return str(error), 2
     return (str(error), 1) if isinstance(error, KnnStoreError | OSError) else None  # a file that cannot be written

@@ -28,7 +28,9 @@ from knnseg.stages import registry as stages
 from knnstore._commands import app as knnstore_app
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")])
+PAGES = sorted(
+    page for of in ("*.md", "docs/**/*.md", "kn*/README.md", "plugins/*/README.md") for page in ROOT.glob(of)
+)
 FENCE = re.compile(
     r"(?P<note><!--(?P<reason>[^>]*)-->\n+)?^(?P<indent> *)```(?P<language>[\w-]*)[^\n]*\n(?P<code>.*?)^(?P=indent)```",
     re.MULTILINE | re.DOTALL,

@@ -59,8 +59,6 @@ KNNSTORE = [
     "_options",
     "_transfer_commands",
     "_upkeep_commands",
-    "bench",
-    "_bench_command",
     "_check_command",
     "_commands",
     "cli",

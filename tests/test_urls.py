@@ -15,7 +15,7 @@ from knnstore.errors import InvalidURLError
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/deploy/*"), *ROOT.glob("plugins/*/README.md"),
+    *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/deploy/*"), *ROOT.glob("kn*/README.md"), *ROOT.glob("plugins/*/README.md"),
     *ROOT.glob("knnstore/**/*.py"), *ROOT.glob("knnseg/**/*.py"), *ROOT.glob("plugins/*/src/**/*.py"),
 ]  # fmt: skip
 FOUND = re.compile(r"\b(?:memory|faiss|milvus|qdrant)(?:\+\w+)?://[^\s`'\"<>)|\\]+")

@@ -17,6 +17,7 @@ __all__ = ["digest", "settings_of", "versions"]
 
 _PACKAGES = (
     "knnseg",
+    "knnstore",
     "numpy",
     "scipy",
     "scikit-image",

@@ -1,4 +1,4 @@
-"""The conformance kit: one class that holds a backend to the whole contract. Needs ``pip install 'knnseg[testing]'``.
+"""The conformance kit: one class that holds a backend to the whole contract. Needs ``pip install 'knnstore[testing]'``.
 
 An author of a backend writes a subclass with one fixture, and pytest does the rest::
 

@@ -58,7 +58,7 @@ def load_pyarrow() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise BackendUnavailableError(
-            f"Parquet needs pyarrow: {error}", hint="Install it with: pip install 'knnseg[parquet]'"
+            f"Parquet needs pyarrow: {error}", hint="Install it with: pip install 'knnstore[parquet]'"
         ) from error
     return pyarrow
 
@@ -187,7 +187,7 @@ def _described(folder: Path) -> dict[str, Any]:
         raise StoreCorruptError(f"{path}", expected=f'"format": "{FORMAT}"', got="a description of something else")
     if raw.get("version") not in (_UNSIGNED, VERSION):
         raise StoreCorruptError(
-            f"{path}", expected=f"version {VERSION}", got=f"version {raw.get('version')!r}", hint="Update knnseg."
+            f"{path}", expected=f"version {VERSION}", got=f"version {raw.get('version')!r}", hint="Update knnstore."
         )
     noted = raw.pop("metadata_checksum", None)
     if noted != described_checksum(raw) and not (noted is None and raw["version"] == _UNSIGNED):

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def test_check(run: Any) -> None:
 
 
 def test_check_has_a_short_form(run: Any) -> None:
-    assert "35 checks, 35 passed" in run("check", "memory:///quick", "--quick").out
+    assert "38 checks, 38 passed" in run("check", "memory:///quick", "--quick").out
 
 
 def test_check_says_in_a_pipe_how_far_it_has_come(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,16 +202,15 @@ def test_a_failed_check_is_exit_code_one(run: Any, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("module", "arguments", "said"),
     [
-        ("typer", ["backends"], "knnseg[cli]"),
-        ("hypothesis", ["check", "memory:///x"], "knnseg[testing]"),
-        ("matplotlib", ["bench", "memory:///x"], "knnseg[bench]"),
+        ("typer", ["backends"], "knnstore[cli]"),
+        ("hypothesis", ["check", "memory:///x"], "knnstore[testing]"),
     ],
 )
 def test_missing_extras(
     run: Any, monkeypatch: pytest.MonkeyPatch, module: str, arguments: list[str], said: str
 ) -> None:
     for name in list(sys.modules):
-        if name.startswith(("knnstore._commands", "knnstore.testing", "knnstore.bench", module)):
+        if name.startswith(("knnstore._commands", "knnstore.testing", module)):
             monkeypatch.delitem(sys.modules, name)
     real = builtins.__import__
 
@@ -223,6 +223,23 @@ def test_missing_extras(
     result = run(*arguments)
     assert result.code == 2
     assert f"pip install '{said}'" in result.err
+
+
+@pytest.mark.parametrize(
+    ("entries", "code", "said"),
+    [
+        ([], 2, "the command 'bench' is not installed. Install it with: pip install knnstore-bench"),
+        ([EntryPoint("bench", "no_such_module:add", "knnstore.commands")], 1, "no_such_module:add) failed to load"),
+    ],
+)
+def test_a_command_of_another_distribution_that_is_not_there(
+    run: Any, monkeypatch: pytest.MonkeyPatch, entries: list[EntryPoint], code: int, said: str
+) -> None:
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: entries)
+    monkeypatch.delitem(sys.modules, "knnstore._commands")
+    result = run("bench", "memory:///x", "--rounds", "3")
+    assert result.code == code and said in result.err
+    assert "bench" in run("--help").out
 
 
 def test_help_has_examples(run: Any) -> None:
@@ -403,7 +420,6 @@ def test_ping(run: Any, scenes: str) -> None:
 
 @pytest.mark.parametrize("command", ["knnstore", "knnseg"])
 def test_version(command: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", f"{command}.cli", "--version"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == f"{command} {importlib.metadata.version('knnseg')}\n"
+    program = f"import sys; from {command}.cli import main; sys.argv = [{command!r}, '--version']; main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{command} {importlib.metadata.version(command)}\n"

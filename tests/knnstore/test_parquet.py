@@ -430,7 +430,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no checksum": (replaced("metadata.json", b'"checksum"', b'"sum"'), "changed after the export"),
     "metric": (described(metric="hamming"), "is damaged"),
     "no JSON": (lambda f: (f / "metadata.json").write_text('{"format": "knnst'), "is damaged"),
-    "later version": (described(version=3), "Update knnseg"),
+    "later version": (described(version=3), "Update knnstore"),
     "foreign": (lambda f: (f / "metadata.json").write_text('{"name": "a web page"}'), "something else"),
     "foreign list": (lambda f: (f / "metadata.json").write_text("[]"), "something else"),
     "leads out": (described(collections=["../../etc"]), "names of folders"),
@@ -580,6 +580,6 @@ def test_pyarrow_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         lambda: export_parquet("memory:///x", tmp_path / "a"),
         lambda: import_parquet(tmp_path, "memory:///x"),
     ):
-        with pytest.raises(BackendUnavailableError, match=r"pip install 'knnseg\[parquet\]'"):
+        with pytest.raises(BackendUnavailableError, match=r"pip install 'knnstore\[parquet\]'"):
             call()
     assert not (tmp_path / "a").exists()

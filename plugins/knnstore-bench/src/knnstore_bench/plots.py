@@ -17,8 +17,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from knnstore.bench.placing import place_labels
-from knnstore.bench.summary import Row, Spread
+from knnstore_bench.placing import place_labels
+from knnstore_bench.summary import Row, Spread
 
 __all__ = ["Plot", "make_plots"]
 

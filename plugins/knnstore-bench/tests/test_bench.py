@@ -18,20 +18,20 @@ import numpy as np
 import psutil
 import pytest
 from filelock import FileLock
+from knnstore_bench import journal
+from knnstore_bench.columns import columns, verdicts
+from knnstore_bench.page import as_page
+from knnstore_bench.results import BackendRun, Report
+from knnstore_bench.runner import Plan, run_bench
+from knnstore_bench.summary import rows
+from knnstore_bench.table import as_table
+from knnstore_bench.workload import made_up
 from rich.console import Console
 
 import knnstore
-from knnstore.bench import journal
-from knnstore.bench.columns import columns, verdicts
-from knnstore.bench.page import as_page
-from knnstore.bench.results import BackendRun, Report
-from knnstore.bench.runner import Plan, run_bench
-from knnstore.bench.summary import rows
-from knnstore.bench.table import as_table
-from knnstore.bench.workload import made_up
 from knnstore.errors import InvalidInputError, UnknownBackendError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 PLUGINS = """
 import os, signal, time
@@ -269,7 +269,7 @@ def test_json_round_trip(finished: Any, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["again.json"]
     raw = json.loads((folder / "bench.json").read_text())
     assert raw["work"]["records"] == 600
-    assert {version["name"] for version in raw["machine"]["versions"]} >= {"python", "numpy", "knnseg", "faiss-cpu"}
+    assert {version["name"] for version in raw["machine"]["versions"]} >= {"python", "numpy", "knnstore", "faiss-cpu"}
 
 
 def test_secrets_are_nowhere(finished: Any) -> None:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from knnstore._plugins import open_store
 from knnstore.abc import EmbeddingStore
-from knnstore.bench.filtering import choose_filter
 from knnstore.errors import InvalidInputError
 from knnstore.filters import Filter
 from knnstore.types import Batch, Column, Metric, StoreSpec
 from knnstore.url import StoreURL
+from knnstore_bench.filtering import choose_filter
 
 __all__ = ["QUERIES", "Workload", "from_store", "made_up"]
 

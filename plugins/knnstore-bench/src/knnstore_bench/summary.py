@@ -9,8 +9,8 @@ from itertools import chain
 
 import numpy as np
 
-from knnstore.bench.results import BackendRun, Detail, Quality, Report
 from knnstore.url import StoreURL
+from knnstore_bench.results import BackendRun, Detail, Quality, Report
 
 __all__ = ["ENOUGH", "Ratio", "Row", "Spread", "enough", "fastest", "ratio", "rows", "significant", "size"]
 

@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from knnstore.bench.columns import columns, is_best
-from knnstore.bench.results import Report
-from knnstore.bench.summary import rows
+from knnstore_bench.columns import columns, is_best
+from knnstore_bench.results import Report
+from knnstore_bench.summary import rows
 
 __all__ = ["as_table"]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from knnstore.bench.results import BackendRun, Deleted, Footprint, Loaded, Opened, Quality, Round
-from knnstore.bench.session import Search, Session
-from knnstore.bench.truth import Truth
-from knnstore.bench.worker import StepFailedError, Worker
-from knnstore.bench.workload import Workload
 from knnstore.url import StoreURL
+from knnstore_bench.results import BackendRun, Deleted, Footprint, Loaded, Opened, Quality, Round
+from knnstore_bench.session import Search, Session
+from knnstore_bench.truth import Truth
+from knnstore_bench.worker import StepFailedError, Worker
+from knnstore_bench.workload import Workload
 
 __all__ = ["CLOSING", "LOADING", "OPENING", "Lane", "Step", "measure_round"]
 

@@ -1,4 +1,4 @@
-"""``knnstore bench``. What it needs beyond the extra ``cli`` is imported when it runs."""
+"""``knnstore bench``. What takes long to import is imported when it runs, not when `knnstore --help` lists it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from knnstore.errors import BackendUnavailableError, InvalidInputError
+from knnstore.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from knnstore.bench.results import Report
-    from knnstore.bench.workload import Workload
+    from knnstore_bench.results import Report
+    from knnstore_bench.workload import Workload
 
-__all__ = ["bench"]
+__all__ = ["add_commands"]
 
-_EXTRA = ("filelock", "jinja2", "matplotlib", "psutil", "pydantic")
 _VECTORS, _DIM = 20_000, 384
 _WIDTH = 200  # of a table that goes to a file
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add ``bench`` to the commands of ``knnstore``, which finds this by its entry point."""
+    app.command(epilog="Example: knnstore bench memory:///a 'faiss:///tmp/b?index=HNSW32' qdrant://localhost:6334/c")(
+        bench
+    )
 
 
 def bench(
@@ -41,18 +47,12 @@ def bench(
     """Do the same work on each backend: load, search with and without a filter, reopen, delete; and compare.
 
     Everything happens in throw-away collections below the URLs. A run that was interrupted goes on when the command is
-    given again. Needs the extra `bench`.
+    given again.
     """
-    try:
-        from knnstore.bench.page import write_page
-        from knnstore.bench.runner import Plan, run_bench
-        from knnstore.bench.table import as_table
-    except ModuleNotFoundError as error:
-        if error.name not in _EXTRA:
-            raise
-        raise BackendUnavailableError(
-            f"bench needs {error.name}", hint="Install it with: pip install 'knnseg[bench]'"
-        ) from error
+    from knnstore_bench.page import write_page
+    from knnstore_bench.runner import Plan, run_bench
+    from knnstore_bench.table import as_table
+
     plan = Plan(k, rounds, batch, fresh)
     with _Bar() as bar:
         try:
@@ -73,7 +73,7 @@ def _failed(report: Report) -> bool:
 
 
 def _workload(source: str, vectors: int | None, dim: int | None, metric: Any) -> Workload:
-    from knnstore.bench.workload import from_store, made_up
+    from knnstore_bench.workload import from_store, made_up
 
     if not source:
         count, width = _VECTORS if vectors is None else vectors, _DIM if dim is None else dim

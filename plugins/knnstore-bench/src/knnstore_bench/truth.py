@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from knnstore.bench.workload import Workload
 from knnstore.ranking import error_bound
 from knnstore.types import Metric
+from knnstore_bench.workload import Workload
 
 __all__ = ["Truth", "find_truth"]
 

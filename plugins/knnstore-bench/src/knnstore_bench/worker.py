@@ -13,9 +13,9 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Concatenate, ParamSpec, TypeVar
 
-from knnstore.bench.session import Session
 from knnstore.types import StoreSpec
 from knnstore.url import StoreURL
+from knnstore_bench.session import Session
 
 __all__ = ["StepFailedError", "Worker"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from knnstore.bench.results import FORMAT, Detail, Report
 from knnstore.errors import InvalidInputError
+from knnstore_bench.results import FORMAT, Detail, Report
 
 __all__ = ["check_same", "load", "save"]
 

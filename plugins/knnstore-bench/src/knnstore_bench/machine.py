@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 
 from knnstore._plugins import backends
-from knnstore.bench.results import Detail, Machine
 from knnstore.url import StoreURL
+from knnstore_bench.results import Detail, Machine
 
 __all__ = ["this_machine"]
 

@@ -12,17 +12,17 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from knnstore._plugins import get_backend
-from knnstore.bench import journal
-from knnstore.bench.labels import labels
-from knnstore.bench.machine import this_machine
-from knnstore.bench.results import FORMAT, BackendRun, Failure, Report, Round, Work
-from knnstore.bench.session import Session
-from knnstore.bench.steps import CLOSING, LOADING, OPENING, Lane, Step, measure_round
-from knnstore.bench.truth import find_truth
-from knnstore.bench.worker import StepFailedError, Worker
-from knnstore.bench.workload import Workload
 from knnstore.errors import InvalidInputError
 from knnstore.url import StoreURL
+from knnstore_bench import journal
+from knnstore_bench.labels import labels
+from knnstore_bench.machine import this_machine
+from knnstore_bench.results import FORMAT, BackendRun, Failure, Report, Round, Work
+from knnstore_bench.session import Session
+from knnstore_bench.steps import CLOSING, LOADING, OPENING, Lane, Step, measure_round
+from knnstore_bench.truth import find_truth
+from knnstore_bench.worker import StepFailedError, Worker
+from knnstore_bench.workload import Workload
 
 __all__ = ["RESULTS", "Plan", "Progress", "run_bench"]
 

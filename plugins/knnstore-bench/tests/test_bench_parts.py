@@ -9,14 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-import knnstore
-from knnstore import F, StoreURL
-from knnstore.bench.columns import columns, is_best, verdicts
-from knnstore.bench.filtering import choose_filter
-from knnstore.bench.labels import labels
-from knnstore.bench.plots import make_plots
-from knnstore.bench.results import (
+from knnstore_bench.columns import columns, is_best, verdicts
+from knnstore_bench.filtering import choose_filter
+from knnstore_bench.labels import labels
+from knnstore_bench.plots import make_plots
+from knnstore_bench.results import (
     FORMAT,
     BackendRun,
     Deleted,
@@ -29,10 +26,13 @@ from knnstore.bench.results import (
     Round,
     Work,
 )
-from knnstore.bench.runner import Plan
-from knnstore.bench.summary import ENOUGH, fastest, ratio, rows, significant
-from knnstore.bench.truth import find_truth
-from knnstore.bench.workload import QUERIES, Workload, from_store, made_up
+from knnstore_bench.runner import Plan
+from knnstore_bench.summary import ENOUGH, fastest, ratio, rows, significant
+from knnstore_bench.truth import find_truth
+from knnstore_bench.workload import QUERIES, Workload, from_store, made_up
+
+import knnstore
+from knnstore import F, StoreURL
 from knnstore.errors import InvalidInputError
 from knnstore.memory import MemoryBackend, MemoryStore
 from knnstore.testing._oracle import true_scores
@@ -344,11 +344,10 @@ def test_labels_of_a_plot_are_text_and_data() -> None:
 
 
 def test_labels_of_near_points_do_not_cover_each_other() -> None:
+    from knnstore_bench.placing import place_labels
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.text import Text
-
-    from knnstore.bench.placing import place_labels
 
     figure = Figure(figsize=(7, 4))
     canvas = FigureCanvasAgg(figure)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from knnstore.bench.results import Report
-from knnstore.bench.summary import ENOUGH, Ratio, Row, enough, fastest, ratio, significant
+from knnstore_bench.results import Report
+from knnstore_bench.summary import ENOUGH, Ratio, Row, enough, fastest, ratio, significant
 
 __all__ = ["Column", "Verdict", "columns", "is_best", "verdicts"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from knnstore.bench.columns import Column, columns, is_best, verdicts
-from knnstore.bench.plots import make_plots
-from knnstore.bench.results import Report
-from knnstore.bench.summary import ENOUGH, Row, rows, size
+from knnstore_bench.columns import Column, columns, is_best, verdicts
+from knnstore_bench.plots import make_plots
+from knnstore_bench.results import Report
+from knnstore_bench.summary import ENOUGH, Row, rows, size
 
 __all__ = ["as_page", "write_page"]
 
@@ -43,7 +43,7 @@ def as_page(report: Report) -> str:
     found = columns(report, shown)
     raw_bytes = 4 * report.work.records * report.work.dim
     environment = Environment(
-        loader=PackageLoader("knnstore.bench", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("knnstore_bench", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["size"] = size

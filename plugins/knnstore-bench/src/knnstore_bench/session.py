@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from knnstore._plugins import collections, open_store, remove_empty
 from knnstore.abc import EmbeddingStore
-from knnstore.bench.results import Detail, Footprint, Opened
 from knnstore.errors import StoreNotFoundError
 from knnstore.filters import Filter
 from knnstore.types import Batch, StoreSpec
 from knnstore.url import StoreURL
+from knnstore_bench.results import Detail, Footprint, Opened
 
 __all__ = ["Search", "Session"]
 
@@ -43,7 +43,7 @@ class Search:
 
 
 class Session:
-    """The store at one place. Every method is one request of :class:`knnstore.bench.worker.Worker`.
+    """The store at one place. Every method is one request of :class:`knnstore_bench.worker.Worker`.
 
     Args:
         url: of the collection that is measured, secrets and all.
