@@ -11,9 +11,9 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from knnseg._options import may_write
 
 import knnstore
+from knnseg.cli.options import may_write
 from knnstore import F
 from knnstore.errors import InvalidInputError, StoreAuthenticationError, StoreBusyError
 

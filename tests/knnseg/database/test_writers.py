@@ -20,8 +20,8 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
-from knnseg.originals import Originals
-from knnseg.reembedding import reembed
+from knnseg.database.originals import Originals
+from knnseg.database.reembedding import reembed
 
 from knnseg import ConceptDatabase
 from knnseg.errors import VocabularyError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from knnseg._evaluate import run_eval
+from knnseg.cli.evaluating import run_eval
 
 from knnseg.errors import ConfigError
 from knnseg.evaluation import ImageCounts, Journal, evaluate, settings_of
