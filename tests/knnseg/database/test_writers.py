@@ -20,10 +20,10 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
-from knnseg.database.originals import Originals
-from knnseg.database.reembedding import reembed
 
 from knnseg import ConceptDatabase
+from knnseg.database.originals import Originals
+from knnseg.database.reembedding import reembed
 from knnseg.errors import VocabularyError
 
 KINDS = ["add", "add", "add", "rename", "merge", "remove", "read", "reembed"]

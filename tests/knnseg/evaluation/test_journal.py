@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from knnseg.cli.evaluating import run_eval
 
+from knnseg.cli.evaluating import run_eval
 from knnseg.errors import ConfigError
 from knnseg.evaluation import ImageCounts, Journal, evaluate, settings_of
 from knnseg.evaluation.journal import differences
