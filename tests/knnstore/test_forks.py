@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from knnstore import drop_store
 from knnstore.testing.servers import below
 
 HERE = Path(__file__).parent
@@ -58,4 +59,8 @@ def test_no_child_of_many_hangs(url, how):
 @pytest.mark.server
 @pytest.mark.parametrize("how", HOW)
 def test_no_child_hangs_on_milvus(milvus_url, how):
-    fork_many(below(milvus_url, f"default/forks-{how}", index="FLAT"), 30, how)
+    url = below(milvus_url, f"default/forks-{how}", index="FLAT")
+    try:
+        fork_many(url, 30, how)
+    finally:
+        drop_store(url)
