@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -114,6 +115,16 @@ def bridge():
         ports = json.loads(process.stdout.readline())
         yield process, ports["http"]
         process.send_signal(signal.SIGCONT)
+        process.kill()
+
+
+@pytest.fixture
+def frozen():
+    """The ports of a server that takes connections and never answers."""
+    with subprocess.Popen([sys.executable, str(BRIDGE), "{}"], stdout=subprocess.PIPE, text=True) as process:
+        ports = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGSTOP)
+        yield ports
         process.kill()
 
 
@@ -249,7 +260,7 @@ def test_a_server_that_is_away_or_a_url_that_makes_no_sense(said, name, there):
 def test_a_url_in_the_wrong_place(said, name):
     """As each argument and option of a command, one too many, and as the command itself."""
     program, *words = name.split()
-    for url in (AWAY[0], AWAY[2], f"{AWAY[0]}#"):
+    for url in (AWAY[0], f"{AWAY[2]}#")[: 1 if name == "knnstore bench" else 2]:  # which starts processes
         assert_hidden(said(program, url)[1])
         for extra in (url, f"--no-such={url}"):
             assert_hidden(said(name, f"{CASES[name]} {extra}".replace("{url}", AWAY[0]))[1])
@@ -330,6 +341,31 @@ def test_a_server_that_says_the_key(said, bridge):
         assert_hidden(everything(caught.value))
     finally:
         play([])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+@pytest.mark.parametrize("name", ["knnstore count", "knnstore copy", "knnseg concepts list"])
+def test_stopped_while_the_server_says_nothing(frozen, name, transport):
+    """Ctrl-C ends a command that waits, long before its own time limit."""
+    port = frozen[transport]
+    url = f"qdrant://127.0.0.1:{port}/c?transport={transport}&timeout=100&api_key={ENCODED}"
+    module = "knnstore.cli" if name.startswith("knnstore") else "knnseg"
+    words = [*name.split()[1:], *with_suffixes(CASES[name], url).replace("{url}", url).split()]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-m", module, *words], stdout=pipe, stderr=pipe, text=True) as process:
+        end = time.monotonic() + 60
+        while port not in [there.raddr.port for there in psutil.Process(process.pid).net_connections() if there.raddr]:
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.1)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        try:
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130 and "interrupted" in err, err[-2000:]
+    assert_hidden(out + err)
 
 
 # -- what is made of a URL in a program --------------------------------------------------------------------------------

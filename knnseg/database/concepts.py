@@ -55,6 +55,7 @@ class ConceptDatabase:
         self._store, self._extractor = store, extractor
         self._changes = Changes(place_of_changes(store), read_only=store.read_only)
         self._seen: Inventory | None = None
+        self._counted: tuple[str, dict[str, int], dict[str, int]] | None = None
 
     @classmethod
     def open(
@@ -277,12 +278,20 @@ class ConceptDatabase:
             revision = self._revision(names)
             if self._seen is not None and self._seen.revision == revision and self._store.capabilities.revision:
                 return self._seen
-            counts = {str(key): count for key, count in self._store.count_by("label").items() if count}
-            things = self._store.count_by("label", where=F("thing") == True)  # noqa: E712  # builds a filter
+            counts, things = self._count()
             before, names = names, self._changes.names()
             if names == before:  # otherwise old names would be put beside new examples
-                self._seen = Inventory(revision, names, counts, {str(key): count for key, count in things.items()})
+                self._seen = Inventory(revision, names, counts, things)
                 return self._seen
+
+    def _count(self) -> tuple[dict[str, int], dict[str, int]]:
+        """The examples of each key, and the things among them; not counted again where only names have changed."""
+        revision = self._store.revision()
+        if self._counted is None or self._counted[0] != revision or not self._store.capabilities.revision:
+            counts = {str(key): count for key, count in self._store.count_by("label").items() if count}
+            things = self._store.count_by("label", where=F("thing") == True)  # noqa: E712  # builds a filter
+            self._counted = revision, counts, {str(key): count for key, count in things.items()}
+        return self._counted[1:]
 
     def neighbours(
         self, embeddings: Embeddings, k: int, vocabulary: Vocabulary | None = None, *, exclude_image: str = ""
@@ -403,7 +412,8 @@ class ConceptDatabase:
             self._store.delete(where=F("label").isin(left))
         doubles = 0
         for name in sorted(seen.names.untidied):
-            doubles += self._drop_doubles(name, seen.keys_of([name]))
+            keys = [key for key in seen.keys_of([name]) if key in seen.counts]
+            doubles += self._drop_doubles(name, keys) if len(keys) > 1 else 0  # a name is a key too, mostly unused
             self._changes.make(partial(_noted, name))
         return doubles
 

@@ -1,18 +1,24 @@
-"""A process that has used a store forks: no child ever hangs, on any backend, and each can open and use stores."""
+"""A process that has used a store forks: no child ever hangs, on any backend, and each can open and use stores.
+
+A fork that hangs may be one in a hundred: KNNSTORE_FORKS=1002 has so many over gRPC instead of two hundred (four minutes).
+"""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from knnstore import drop_store
 from knnstore.testing.servers import below
 
 HERE = Path(__file__).parent
 BRIDGE = HERE.parents[1] / "plugins" / "knnstore-qdrant" / "tests" / "bridge.py"
 PLACES = ["memory", "faiss", "qdrant-grpc", "qdrant-http"]
 HOW = ["closed", "open", "threads"]
+MANY = int(os.environ.get("KNNSTORE_FORKS", "201"))  # over gRPC, of all three kinds
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +53,14 @@ def test_no_child_hangs(url, how):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 def test_no_child_of_many_hangs(url, how):
-    fork_many(url, 334 if url.startswith("qdrant") and "grpc" in url else 50, how)
+    fork_many(url, MANY // len(HOW) if "transport=grpc" in url else 20, how)
 
 
 @pytest.mark.server
 @pytest.mark.parametrize("how", HOW)
 def test_no_child_hangs_on_milvus(milvus_url, how):
-    fork_many(below(milvus_url, f"default/forks-{how}", index="FLAT"), 30, how)
+    url = below(milvus_url, f"default/forks-{how}", index="FLAT")
+    try:
+        fork_many(url, 30, how)
+    finally:
+        drop_store(url)

@@ -350,7 +350,7 @@ class Guard(grpc.ServerInterceptor):
         handler = continuation(details)
         method = details.method.rpartition("/")[2]
         given = dict(details.invocation_metadata).get("api-key", "")
-        allowed = not self.api_key or given in (self.api_key, self.read_only_key) or method == "HealthCheck"
+        allowed = not self.api_key or (given and given in (self.api_key, self.read_only_key)) or method == "HealthCheck"
         refused = given == self.read_only_key and given and method in WRITES
 
         def guarded(request, context):
@@ -531,7 +531,7 @@ def http_handler(service, api_key, read_only_key):
             if path == "/":
                 return self.answer(200, {"title": "qdrant", "version": service.version})
             given = self.headers.get("api-key")
-            if api_key and given not in (api_key, read_only_key):
+            if api_key and not (given and given in (api_key, read_only_key)):
                 return self.answer(401, {"status": {"error": "Invalid api-key"}})
             if given and given == read_only_key and writes(self.command, path):
                 return self.answer(403, {"status": {"error": READ_ONLY}})

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import knnseg.stages
 import knnstore
 from knnseg.cli.commands import app
+from knnseg.stages import registry
 from knnstore import F, StoreSpec
 from knnstore.errors import StoreAuthenticationError
 
@@ -72,13 +72,13 @@ def test_no_model_is_loaded_for_a_key_that_may_only_read(urls, transport, pairs,
     full, reading = urls("db", transport)
     add = ["add", str(pairs / "a.png"), "--mask", str(pairs / "mask.png"), "--label", "noise", "-s"]
     asked = []
-    make = knnseg.stages.make
+    make = registry.make
 
     def loading(kind, *arguments, **named):
         asked.append(kind)
         return make(kind, *arguments, **named)
 
-    monkeypatch.setattr(knnseg.stages, "make", loading)
+    monkeypatch.setattr(registry, "make", loading)
     run = CliRunner().invoke
     ask(run, app, [*add, reading], catch_exceptions=False)  # nothing is there yet
     assert run(app, [*add, full], catch_exceptions=False).exit_code == 0

@@ -1,4 +1,5 @@
 import itertools
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -479,3 +480,27 @@ def test_a_masked_array_is_refused_where_it_leaves_pixels_out(database, scene):
         database.add_masks(scene(1).image, np.ma.masked_array(masks, masks & (np.arange(64) > 9)), ["ball"])
     assert database.store.count() == 0
     assert database.add_masks(scene(1).image, np.ma.masked_array(masks), ["ball"]).added == 1
+
+
+def fill(database, label, number):
+    """Examples straight into the store, all of one concept."""
+    columns = {name: [kind()] * number for name, kind in FIELDS.items()}
+    columns |= {"label": [label] * number, "image_hash": [str(i) for i in range(number)]}
+    database.store.upsert([f"{i}" for i in range(number)], np.eye(1, 9, dtype=np.float32).repeat(number, 0), columns)
+
+
+def test_renaming_takes_as_long_with_many_examples(store_url, extractor):
+    """Counting or reading the examples took a hundred times as long."""
+    medians = []
+    for number in (10, 100_000):
+        with ConceptDatabase.open(f"{store_url}-{number}", extractor) as database:
+            fill(database, "0", number)
+            database.concepts()  # counted once
+            times = []
+            for step in range(9):
+                start = time.perf_counter()
+                assert database.rename(f"{step}", f"{step + 1}") == number
+                times.append(time.perf_counter() - start)
+            assert database.concepts() == (Concept("9", number, 0),)
+        medians.append(sorted(times)[4])
+    assert medians[1] < 5 * medians[0] + 0.05
