@@ -82,11 +82,15 @@ def waiting() -> float:
 
 def measured(code: Path, folder: Path, store: str) -> dict[str, float]:
     """In another process, with the knnseg and knnstore of ``code``."""
-    script = (
-        f"import sys; sys.path[:0] = [{str(code)!r}, {str(ROOT / 'benchmarks')!r}]; import batches, json, pathlib; "
-    )
-    script += f"print(json.dumps(batches.work(pathlib.Path({str(folder)!r}), {store!r})))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=folder)
+    # What is installed says where our stages are registered, which another commit may not have there.
+    lines = [
+        f"import sys; sys.path[:0] = {[str(p) for p in (code, code / 'plugins/knnstore-faiss/src', ROOT / 'benchmarks')]}",
+        "import batches, json, pathlib, knnseg.stages as stages",
+        "if hasattr(stages, '_BUILTIN'): stages.register(stages)",
+        f"print(json.dumps(batches.work(pathlib.Path({str(folder)!r}), {store!r})))",
+    ]
+    script = "\n".join(lines)
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=True, cwd=folder)
     return json.loads(done.stdout.splitlines()[-1])
 
 
