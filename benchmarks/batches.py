@@ -84,7 +84,7 @@ def measured(code: Path, folder: Path, store: str) -> dict[str, float]:
     """In another process, with the knnseg and knnstore of ``code``."""
     # What is installed says where our stages are registered, which another commit may not have there.
     lines = [
-        f"import sys; sys.path[:0] = {[str(p) for p in (code, code / 'plugins/knnstore-faiss/src', ROOT / 'benchmarks')]}",
+        f"import sys; sys.path[:0] = {[str(code), str(code / 'plugins/knnstore-faiss/src'), str(ROOT / 'benchmarks')]}",
         "import batches, json, pathlib, knnseg.stages as stages",
         "if hasattr(stages, '_BUILTIN'): stages.register(stages)",
         f"print(json.dumps(batches.work(pathlib.Path({str(folder)!r}), {store!r})))",

@@ -10,7 +10,7 @@ The field ``label`` of an example holds that key. What a key is called stands in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sized
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -29,7 +29,7 @@ from knnseg.data.scores import Neighbours
 from knnseg.data.vocabulary import Vocabulary, tidied, tidy
 from knnseg.database.adding import AddReport, segments, write
 from knnseg.database.inventory import Concept, Inventory, named
-from knnseg.database.naming import Change, Changes, Names, kind, naming, removal, tidied_up
+from knnseg.database.naming import Change, Changes, Names, kind, named_anew, naming, noted, removal
 from knnseg.database.schema import CONTENT, FIELDS, Content, ImageExamples, contents, described, readable
 from knnseg.database.spaces import place_of_changes, space_name, spaces
 from knnseg.errors import ConfigError, MaskError, VocabularyError, told, warn_left_out
@@ -247,7 +247,7 @@ class ConceptDatabase:
         known = self._changes.names()
         for name in wanted:
             if not known.keys(name):  # it was removed, or called something else, and is added again
-                known = self._changes.make(partial(_named_anew, name, self._look().counts))
+                known = self._changes.make(partial(named_anew, name, self._look().counts))
         return {name: known.key(name) for name in wanted}
 
     # -- looking ------------------------------------------------------------------------------------------------------
@@ -414,7 +414,7 @@ class ConceptDatabase:
         for name in sorted(seen.names.untidied):
             keys = [key for key in seen.keys_of([name]) if key in seen.counts]
             doubles += self._drop_doubles(name, keys) if len(keys) > 1 else 0  # a name is a key too, mostly unused
-            self._changes.make(partial(_noted, name))
+            self._changes.make(partial(noted, name))
         return doubles
 
     def _drop_doubles(self, name: str, keys: list[str]) -> int:
@@ -444,11 +444,3 @@ class ConceptDatabase:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _named_anew(name: str, present: Container[str], names: Names) -> Change | None:
-    return None if names.keys(name) else naming([names.key(name, present)], name)
-
-
-def _noted(name: str, names: Names) -> Change | None:
-    return tidied_up(name) if name in names.untidied else None

@@ -25,7 +25,7 @@ from knnseg.errors import VocabularyError
 from knnstore import EmbeddingStore, StoreSpec, StoreURL, open_store
 from knnstore.errors import StoreNotFoundError
 
-__all__ = ["CHANGES", "Change", "Changes", "Names", "kind", "naming", "removal", "tidied_up"]
+__all__ = ["CHANGES", "Change", "Changes", "Names", "kind", "named_anew", "naming", "noted", "removal", "tidied_up"]
 
 CHANGES = "concept-changes"
 """The collection of the changes, beside those of the embedding spaces, which share them."""
@@ -123,6 +123,16 @@ class Names:
             f"change {number} of the concepts: expected name, kind, remove or tidied, got {change['op']!r}. "
             "A newer version has made it: update knnseg."
         )
+
+
+def named_anew(name: str, present: Container[str], names: Names) -> Change | None:
+    """Give a name that nobody has to a new key."""
+    return None if names.keys(name) else naming([names.key(name, present)], name)
+
+
+def noted(name: str, names: Names) -> Change | None:
+    """Say that a concept is tidied up, where it was not."""
+    return tidied_up(name) if name in names.untidied else None
 
 
 class Changes:
