@@ -34,7 +34,8 @@ def files(folder: Path) -> None:
     for i, scene in enumerate(scenes):
         Image.fromarray(scene.image).save(folder / "images" / f"{i:03}.png")
         Image.fromarray((scene.semantic(names) + 1).astype("uint8")).save(folder / "labels" / f"{i:03}.png")
-    (folder / "classes.txt").write_text("".join(f"{n} {name}\n" for n, name in enumerate(names, 1)))
+    classes = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
+    (folder / "classes.json").write_text(json.dumps(classes))
 
 
 def work(folder: Path, store: str) -> dict[str, float]:
@@ -44,7 +45,7 @@ def work(folder: Path, store: str) -> dict[str, float]:
 
     with Segmenter.from_config("tiny", store) as segmenter:
         segmenter.predict(next((folder / "images").iterdir()), ["sky"])  # everything is loaded
-        pairs = ImageLabelPairs(folder / "images", folder / "labels", read_classes(folder / "classes.txt"))
+        pairs = ImageLabelPairs(folder / "images", folder / "labels", read_classes(folder / "classes.json"))
         start = time.perf_counter()
         segmenter.database.add(pairs)
         adding = time.perf_counter() - start

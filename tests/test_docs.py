@@ -6,6 +6,7 @@ in a comment of the form ``<!-- not run: reason -->`` right before it.
 """
 
 import dataclasses
+import importlib
 import inspect
 import json
 import pkgutil
@@ -208,6 +209,17 @@ def test_every_public_name_is_in_the_reference(package):
         name for name in package.__all__ if not re.search(rf"(^\s+- {name}$|::: [\w.]+\.{name}$)", text, re.MULTILINE)
     ]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/reference").glob("*.md")), ids=page_id)
+def test_the_reference_names_the_module_of_each_member(page):
+    """What another module has only imported would be left out of the page without a word."""
+    wrong = []
+    for block in page.read_text(encoding="utf-8").split("\n::: ")[1:]:
+        module = block.split()[0]
+        for name in re.findall(r"^ {8}- (\w+)$", block, re.MULTILINE):
+            wrong += [] if name in importlib.import_module(module).__all__ else [f"{module}.{name}"]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
