@@ -21,7 +21,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from knnseg import ConceptDatabase
+from knnseg import ConceptDatabase, Image
 from knnseg.database.originals import Originals
 from knnseg.database.reembedding import reembed
 from knnseg.errors import VocabularyError
@@ -45,7 +45,7 @@ class Pictures(Originals):
     """Finds them by their numbers."""
 
     def find(self, image):
-        return picture(int(next(iter(image.uris)).rpartition(":")[2]))
+        return Image(picture(int(next(iter(image.uris)).rpartition(":")[2])))
 
 
 def second_space(url, extractor):
