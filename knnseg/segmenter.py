@@ -211,7 +211,7 @@ class Segmenter:
         batch: int = BATCH,
         failed: list[str] | None = None,
     ) -> Iterator[Segmentation]:
-        """Segment any number of images, in order, with the memory of two batches.
+        """Segment any number of images, in order, with the memory of three batches.
 
         The next batch is read while one is segmented, and all masks of a batch are one search.
 

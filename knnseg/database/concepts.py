@@ -146,8 +146,9 @@ class ConceptDatabase:
     ) -> AddReport:
         """Add every labelled segment of every image, streaming.
 
-        Memory is bounded by ``batch`` images. Each batch is written at once and for good, so an interrupted run has
-        lost nothing that it reported, and running it again skips what is there without computing its features.
+        Memory is bounded by three batches, since the next are read in another thread meanwhile. Each is written at once
+        and for good, so an interrupted run has lost nothing that it reported, and running it again skips what is there
+        without computing its features.
 
         An image of a sequence that cannot be read or used does not end the run: it is left out, and the report says so.
         A generator that raises has ended, so what it raises is raised here.
