@@ -246,7 +246,7 @@ class Segmenter:
         for group in ahead(each(_tried, part) for part in batched(sources, batch)):
             images = []
             for number, read in enumerate(group, before + 1):
-                with skipping(kept, f"image {number}", strict=strict):
+                with skipping(kept, strict=strict):  # what cannot be read is named by its error
                     images.append((number, read()))
             before += len(group)
             yield from (one for one in those_that_can(segmented, images, name, kept, strict=strict) if one is not None)

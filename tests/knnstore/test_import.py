@@ -36,7 +36,7 @@ def test_using_the_memory_store_loads_nothing_more() -> None:
 def test_public_names() -> None:
     assert sorted(knnstore.__all__) == [
         "Backend", "BackendInfo", "Capabilities", "CopyReport", "EmbeddingSpace", "EmbeddingStore", "ExportReport",
-        "F", "Filter", "Hits", "KnnStoreError", "OpenRequest", "Records", "StoreSpec", "StoreStats", "StoreURL",
+        "F", "Filter", "Hits", "KnnStoreError", "OpenRequest", "Records", "Secret", "StoreSpec", "StoreStats", "StoreURL",
         "VectorRecords", "backends", "collections", "content_checksum", "copy_store", "drop_store", "export_parquet", "get_backend", "hookimpl",
         "import_parquet", "open_store", "parse_filter", "ping", "register",
     ]  # fmt: skip

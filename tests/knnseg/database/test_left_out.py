@@ -185,8 +185,10 @@ def test_segment(folder, tmp_path):
     done = run(*arguments, "--json")
     result = json.loads(done.stdout)
     assert done.exit_code == 3 and [image["image"] for image in result["images"]] == [str(images[0])]
-    for path, text in zip(images[1:], result["failed"], strict=True):
-        assert str(path) in text and f"knnseg: left out: {text}" in done.stderr
+    assert len(result["failed"]) == 3
+    for path in images[1:]:
+        (text,) = (text for text in result["failed"] if text.startswith(f"{path}: "))
+        assert f"knnseg: left out: {text}" in done.stderr
     assert isinstance(run(*arguments, "--strict").exception, ImageError)
     nothing = run("segment", *images[1:2], "-c", "grass", "-o", tmp_path)
     assert nothing.exit_code == 1 and nothing.stdout == ""

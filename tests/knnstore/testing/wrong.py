@@ -292,7 +292,7 @@ class RevisionIsPutBack(MemoryStore):
 
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
         number = self._data.revision + 1
-        time.sleep(0.002)
+        time.sleep(0.02)
         done = super()._upsert(batch, on_conflict)
         self._data.revision = number
         return done
