@@ -53,6 +53,9 @@ def contents(url):
     for place in knnstore.collections(url):
         with knnstore.open_store(place, read_only=True) as store:
             batches = list(store.scan(with_vectors=True))
+            if not batches:  # the changes of a database in which nothing was renamed
+                found[place.path.rpartition("/")[2]] = (content_checksum(store), 0, store.spec)
+                continue
             order = np.argsort(np.concatenate([batch.ids for batch in batches]))
             vectors = np.concatenate([batch.vectors for batch in batches])[order]
             found[place.path.rpartition("/")[2]] = (
@@ -86,7 +89,7 @@ def test_round_trip(folder, milvus, tmp_path):
     run(knnstore_app, "copy", edge, last)
 
     left = contents(first)
-    assert left and all(count > 10 for _, count, *_ in left.values())
+    assert any(left) and all(count > 10 for name, (_, count, *_) in left.items() if name != "concept-changes")
     for url in (milvus, edge, last):
         assert contents(url) == left, url
 
