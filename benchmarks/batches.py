@@ -41,11 +41,11 @@ def files(folder: Path) -> None:
 def work(folder: Path, store: str) -> dict[str, float]:
     """What one process measures, with whatever knnseg it imports; both commits have what it uses."""
     from knnseg import Segmenter
-    from knnseg.datasets import ImageLabelPairs, read_classes
+    from knnseg.datasets import ImageLabelPairs
 
     with Segmenter.from_config("tiny", store) as segmenter:
         segmenter.predict(next((folder / "images").iterdir()), ["sky"])  # everything is loaded
-        pairs = ImageLabelPairs(folder / "images", folder / "labels", read_classes(folder / "classes.json"))
+        pairs = ImageLabelPairs(folder / "images", folder / "labels", folder / "classes.json")
         start = time.perf_counter()
         segmenter.database.add(pairs)
         adding = time.perf_counter() - start
