@@ -28,7 +28,6 @@ from knnseg.cli.options import (
 )
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.errors import skipping
-from knnseg.result import joined_coco
 from knnstore.errors import StoreConnectionError, StoreTimeoutError
 
 if TYPE_CHECKING:
@@ -129,6 +128,8 @@ class _Run:
                     yield path, result, files
         finally:
             if self._documents:
+                from knnseg.result import joined_coco  # pictures and masks are not what every command loads
+
                 self.joined.write_text(json.dumps(joined_coco(self._documents), indent=1), encoding="utf-8")
 
     def _keep(self, number: int, path: Path, result: Segmentation, files: list[str], name: str) -> None:

@@ -124,6 +124,15 @@ def test_what_needs_no_model_loads_none(store, copy, tmp_path, monkeypatch):
     assert not wrong, said
 
 
+@pytest.mark.parametrize("arguments", ["--help", "segment --help", "models", "segment", "segment --nope"])
+def test_help_and_usage_errors_load_no_imaging_library_either(arguments):
+    script = "import sys; from knnseg.cli import main\ntry: main()\nfinally: print('loaded', sorted({'scipy', 'skimage', 'PIL'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments.split()], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.endswith("loaded []\n"), done.stdout + done.stderr
+
+
 def test_a_database_without_a_model(store, scene, tmp_path, colour_features):
     with ConceptDatabase.existing(store, read_only=True) as database:
         assert [c.label for c in database.concepts()] == [LABEL] and database.store.spec.fields == FIELDS
