@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PLUGINS := bench faiss milvus qdrant
+# Threads that wait by spinning make a busy machine ten times slower; the commands set this themselves.
+export OMP_WAIT_POLICY ?= PASSIVE
 PROJECTS := knnstore knnseg $(PLUGINS:%=plugins/knnstore-%)
 
 .PHONY: demo test test-fast test-slow test-elsewhere test-servers test-servers-failed lint types docs bench dist clean

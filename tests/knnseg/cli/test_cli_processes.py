@@ -124,6 +124,16 @@ def test_what_needs_no_model_loads_none(store, copy, tmp_path, monkeypatch):
     assert not wrong, said
 
 
+@pytest.mark.parametrize("module", ["knnseg.cli", "knnstore.cli"])
+@pytest.mark.parametrize(("given", "kept"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+def test_a_command_lets_idle_threads_sleep_unless_told_otherwise(module, given, kept):
+    script = f"import os, sys; from {module} import main\ntry: main()\nfinally: print(os.environ['OMP_WAIT_POLICY'])"
+    plain = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    command = [sys.executable, "-c", script, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=plain | given, check=False)
+    assert done.stdout.splitlines()[-1] == kept, done.stderr
+
+
 @pytest.mark.parametrize("arguments", ["--help", "segment --help", "models", "segment", "segment --nope"])
 def test_help_and_usage_errors_load_no_imaging_library_either(arguments):
     script = "import sys; from knnseg.cli import main\ntry: main()\nfinally: print('loaded', sorted({'scipy', 'skimage', 'PIL'} & set(sys.modules)))"
