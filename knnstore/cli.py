@@ -53,8 +53,8 @@ def run_app(app: Callable[[], object], prefix: str, explained: Callable[[Excepti
     Raises:
         SystemExit: always, but for an error that is not explained.
     """
-    # Before a library that uses OpenMP is loaded, which reads it once: threads that wait by spinning take the cores from
-    # those that they wait for, wherever anything else runs on the machine. It changes no result.
+    # Before a library that uses OpenMP is loaded, which reads it once: threads that wait by spinning take the cores
+    # from those that they wait for, wherever anything else runs on the machine. It changes no result.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a label that the terminal has no letters for is no error
