@@ -32,10 +32,12 @@ from knnseg.cli.options import (
 )
 from knnseg.cli.segmenting import segment
 from knnseg.cli.sources import (
+    Annotations,
     ClassFile,
     Coco,
     Dataset,
     Ignore,
+    Images,
     Names,
     Pairs,
     Root,
@@ -92,6 +94,8 @@ def add(
         bool | None,
         typer.Option("--thing/--stuff", help="A countable object, or stuff; by default as the database knows it."),
     ] = None,
+    annotations: Annotations = None,
+    images: Images = None,
     pairs: Pairs = None,
     class_file: ClassFile = None,
     coco_panoptic: Coco = None,
@@ -112,12 +116,18 @@ def add(
 
     knnseg add -s faiss:///tmp/db photo.jpg --mask kettle.png --label kettle --thing
 
+    knnseg add -s faiss:///tmp/db --annotations export.json --images photos
+
     knnseg add -s faiss:///tmp/db --pairs images labels --class-file classes.json
 
     knnseg add -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --split training
     """
     one = {} if image is None else _one(image, mask, label)
-    labelled = None if one else examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split)
+    labelled = (
+        None
+        if one
+        else examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split, None, annotations, images)
+    )
     names = None if labelled is None else _known(names_of(classes, labelled.vocabulary), labelled)
     with open_segmenter(preset, checkpoint, store, device, create=True) as segmenter:
         assert segmenter.database is not None  # a store was given
@@ -180,6 +190,8 @@ def evaluate_command(
     root: Root = None,
     split: Split = "",
     words: Names = None,
+    annotations: Annotations = None,
+    images: Images = None,
     pairs: Pairs = None,
     class_file: ClassFile = None,
     coco_panoptic: Coco = None,
@@ -204,12 +216,13 @@ def evaluate_command(
 
     knnseg eval -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --out report
     """
-    labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split, words)
+    labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split, words, annotations, images)
     names, vocabulary = names_of(classes, labelled.vocabulary), labelled.vocabulary
     say_unlabelled(names, labelled)
     active = vocabulary if names is None else vocabulary.subset(names)
     source = source_of(
         dataset=dataset, root=root, split=split_of(dataset, split), names=words,
+        annotations=annotations, images=images,
         pairs=pairs, class_file=class_file, coco_panoptic=coco_panoptic, ignore=ignore if pairs else None,
         device=device,
     )  # fmt: skip

@@ -36,6 +36,13 @@ _BUILTIN: dict[tuple[Kind, str], Factory] = {
     ("base", "none"): "knnseg.models.base:NoBase",
     ("base", "dense_clip"): "knnseg.models.open_clip:dense_clip",
     ("base", "fcclip"): "knnseg.models.fcclip.stage:FcClip.load",
+    ("annotations", "coco"): "knnseg.datasets.formats.coco:CocoInstances",
+    ("annotations", "coco_panoptic"): "knnseg.datasets.formats.coco:CocoPanopticFile",
+    ("annotations", "cvat"): "knnseg.datasets.formats.cvat:Cvat",
+    ("annotations", "label_studio"): "knnseg.datasets.formats.label_studio:LabelStudio",
+    ("annotations", "labelme"): "knnseg.datasets.formats.labelme:Labelme",
+    ("annotations", "voc"): "knnseg.datasets.formats.voc:VocBoxes",
+    ("annotations", "yolo"): "knnseg.datasets.formats.yolo:Yolo",
 }
 
 
@@ -88,7 +95,7 @@ def make(kind: Kind, config: StageConfig, **defaults: Any) -> Any:
     """Make a stage.
 
     Args:
-        kind: ``"features"``, ``"masks"`` or ``"base"``.
+        kind: ``"features"``, ``"masks"``, ``"base"`` or ``"annotations"``.
         config: its name and options.
         defaults: options to pass where the stage accepts them and the configuration does not set them.
 
