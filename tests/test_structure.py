@@ -192,10 +192,8 @@ PUBLIC = {
     "knnstore": "Backend BackendInfo Capabilities CopyReport EmbeddingSpace EmbeddingStore ExportReport F Filter Hits "
     "KnnStoreError OpenRequest Records Secret StoreSpec StoreStats StoreURL VectorRecords backends collections content_checksum copy_store drop_store "
     "export_parquet get_backend hookimpl import_parquet open_store parse_filter ping register",
-    "knnseg": "IGNORE AddReport BasePredictor ClassScores Concept ConceptDatabase Config ConfusionMatrix DenseClip "
-    "DerivedFeatures Embeddings Image Explanation FeatureExtractor Features FusionConfig Instance KeysConfig KnnSegError "
-    "LabelledImage LabelledSegment MaskProposer Masks Neighbours NoBase PaintingConfig PanopticQuality RegionProposer "
-    "RetrievalConfig Segment Segmentation Segmenter StageConfig Vocabulary Vote Whitened WithContext hookimpl "
+    "knnseg": "IGNORE BasePredictor ClassScores ConceptDatabase Config DerivedFeatures FeatureExtractor Features Image KnnSegError "
+    "LabelledImage LabelledSegment MaskProposer Masks Segmentation Segmenter Vocabulary Whitened WithContext hookimpl "
     "load_image load_label_map presets register",
 }  # fmt: skip
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from knnseg import Image, Masks, RegionProposer
+from knnseg import Image, Masks
 from knnseg.config import StageConfig
 from knnseg.data.masks import add_remainder, resolve_overlaps
 from knnseg.errors import ConfigError
+from knnseg.models.regions import RegionProposer
 from knnseg.stages import registry as stages
 
 
