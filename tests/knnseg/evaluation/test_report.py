@@ -10,7 +10,7 @@ from knnseg.errors import ConfigError
 from knnseg.evaluation import Report, evaluate
 from knnseg.evaluation.average_precision import AveragePrecision
 from knnseg.evaluation.metrics import ConfusionMatrix, PanopticQuality
-from knnseg.evaluation.standings import standings
+from knnseg.evaluation.report import standings
 
 NAMES = ("sky", "grass", "ball", "kettle", "unicorn")
 VOCABULARY = Vocabulary(NAMES, frozenset({"ball", "kettle", "unicorn"}))
