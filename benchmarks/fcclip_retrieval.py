@@ -19,7 +19,8 @@ import torch
 from fcclip import CLASSES, classifier, medians
 from scipy import sparse
 
-from knnseg import ConceptDatabase, FusionConfig, Image, Masks, RetrievalConfig, Vocabulary
+from knnseg import ConceptDatabase, Image, Masks, Vocabulary
+from knnseg.config import FusionConfig, RetrievalConfig
 from knnseg.database.concepts import FIELDS
 from knnseg.method.fusion import fuse
 from knnseg.method.pooling import pool

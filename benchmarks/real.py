@@ -27,20 +27,19 @@ from mobilenet import FirstChannels, MobileNetFeatures, Remembered, RememberedPr
 from knnseg import (
     ConceptDatabase,
     Config,
-    ConfusionMatrix,
     FeatureExtractor,
     LabelledImage,
     Masks,
-    RegionProposer,
-    RetrievalConfig,
     Segmenter,
-    StageConfig,
     Vocabulary,
     Whitened,
     WithContext,
 )
+from knnseg.config import RetrievalConfig, StageConfig
 from knnseg.datasets import LabelledImages
 from knnseg.evaluation import evaluate
+from knnseg.evaluation.metrics import ConfusionMatrix
+from knnseg.models.regions import RegionProposer
 
 RECIPE = RetrievalConfig(k=20, weighting="exponential", temperature=0.07, class_balance=0.2)
 PLAIN = RetrievalConfig(k=10, weighting="uniform")

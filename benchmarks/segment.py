@@ -25,11 +25,13 @@ import numpy as np
 import open_clip
 from PIL import Image
 
-from knnseg import ConceptDatabase, Config, DenseClip, Masks, RegionProposer, Segmenter
+from knnseg import ConceptDatabase, Config, Masks, Segmenter
 from knnseg.data.features import Features
 from knnseg.datasets import RenderedScenes
 from knnseg.method.pooling import pool
+from knnseg.models.base import DenseClip
 from knnseg.models.open_clip import OpenClipFeatures, OpenClipModel, OpenClipText
+from knnseg.models.regions import RegionProposer
 
 MODELS = ("features", "base", "proposals")
 OURS = ("pooling", "search", "fusion", "painting")

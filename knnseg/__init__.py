@@ -16,52 +16,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from knnseg.config import Config, FusionConfig, KeysConfig, PaintingConfig, RetrievalConfig, StageConfig, presets
+    from knnseg.config import Config, presets
     from knnseg.data.annotations import LabelledImage, LabelledSegment
     from knnseg.data.arrays import IGNORE
-    from knnseg.data.features import Embeddings, Features
+    from knnseg.data.features import Features
     from knnseg.data.image import Image
     from knnseg.data.masks import Masks
     from knnseg.data.reading import load_image, load_label_map
-    from knnseg.data.scores import ClassScores, Neighbours
+    from knnseg.data.scores import ClassScores
     from knnseg.data.vocabulary import Vocabulary
-    from knnseg.database.concepts import AddReport, Concept, ConceptDatabase
+    from knnseg.database.concepts import ConceptDatabase
     from knnseg.errors import KnnSegError
-    from knnseg.evaluation.metrics import ConfusionMatrix, PanopticQuality
-    from knnseg.method.instances import Instance
-    from knnseg.method.painting import Segment
-    from knnseg.models.base import DenseClip, NoBase
-    from knnseg.models.regions import RegionProposer
-    from knnseg.result import Explanation, Segmentation, Vote
+    from knnseg.result import Segmentation
     from knnseg.segmenter import Segmenter
     from knnseg.stages.hookspecs import hookimpl
     from knnseg.stages.keys import Whitened, WithContext
-    from knnseg.stages.protocols import (
-        BasePredictor,
-        DerivedFeatures,
-        FeatureExtractor,
-        MaskProposer,
-    )
+    from knnseg.stages.protocols import BasePredictor, DerivedFeatures, FeatureExtractor, MaskProposer
     from knnseg.stages.registry import register
 
 _HOME = {
-    "config": ["Config", "FusionConfig", "KeysConfig", "PaintingConfig", "RetrievalConfig", "StageConfig", "presets"],
+    "config": ["Config", "presets"],
     "data.annotations": ["LabelledImage", "LabelledSegment"],
     "data.arrays": ["IGNORE"],
-    "data.features": ["Embeddings", "Features"],
-    "data.reading": ["load_image", "load_label_map"],
+    "data.features": ["Features"],
     "data.image": ["Image"],
     "data.masks": ["Masks"],
-    "data.scores": ["ClassScores", "Neighbours"],
+    "data.reading": ["load_image", "load_label_map"],
+    "data.scores": ["ClassScores"],
     "data.vocabulary": ["Vocabulary"],
-    "database.concepts": ["AddReport", "Concept", "ConceptDatabase"],
+    "database.concepts": ["ConceptDatabase"],
     "errors": ["KnnSegError"],
-    "evaluation.metrics": ["ConfusionMatrix", "PanopticQuality"],
-    "method.instances": ["Instance"],
-    "method.painting": ["Segment"],
-    "models.base": ["DenseClip", "NoBase"],
-    "models.regions": ["RegionProposer"],
-    "result": ["Explanation", "Segmentation", "Vote"],
+    "result": ["Segmentation"],
     "segmenter": ["Segmenter"],
     "stages.hookspecs": ["hookimpl"],
     "stages.keys": ["Whitened", "WithContext"],
@@ -72,40 +57,22 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "IGNORE",
-    "AddReport",
     "BasePredictor",
     "ClassScores",
-    "Concept",
     "ConceptDatabase",
     "Config",
-    "ConfusionMatrix",
-    "DenseClip",
     "DerivedFeatures",
-    "Embeddings",
-    "Explanation",
     "FeatureExtractor",
     "Features",
-    "FusionConfig",
     "Image",
-    "Instance",
-    "KeysConfig",
     "KnnSegError",
     "LabelledImage",
     "LabelledSegment",
     "MaskProposer",
     "Masks",
-    "Neighbours",
-    "NoBase",
-    "PaintingConfig",
-    "PanopticQuality",
-    "RegionProposer",
-    "RetrievalConfig",
-    "Segment",
     "Segmentation",
     "Segmenter",
-    "StageConfig",
     "Vocabulary",
-    "Vote",
     "Whitened",
     "WithContext",
     "hookimpl",

@@ -21,39 +21,20 @@ against what that stage accepts. The other sections are the dataclasses below.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from knnseg.checked import AtLeast0, Count, Number, Positive, Share, checked, nearest
 from knnseg.errors import ConfigError
 
 __all__ = ["Config", "FusionConfig", "KeysConfig", "PaintingConfig", "RetrievalConfig", "StageConfig", "presets"]
-
-
-def _require(ok: bool, key: str, expected: str, got: object) -> None:
-    if not ok:
-        raise ConfigError(f"configuration {key}: expected {expected}, got {got!r}")
-
-
-_TINY = sys.float_info.min
-"""The smallest number above 0, for what must not be 0."""
-
-
-def _real(value: object, low: float, high: float = math.inf) -> bool:
-    """A finite number from ``low`` to ``high``; a bool is none."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and low <= value <= high  # type: ignore[operator, arg-type]  # a number
-
-
-def _whole(value: object, low: int) -> bool:
-    return isinstance(value, int) and _real(value, low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +45,7 @@ class StageConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@checked("configuration keys")
 @dataclass(frozen=True, slots=True)
 class KeysConfig:
     """What is made of the features before they become keys, see :mod:`knnseg.stages.keys`.
@@ -74,14 +56,11 @@ class KeysConfig:
         context: weight of the whole image beside each mask, see :class:`knnseg.WithContext`. 0 turns it off.
     """
 
-    whitening: str = ""
-    context: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require(isinstance(self.whitening, str), "keys.whitening", "a path, or an empty string", self.whitening)
-        _require(_real(self.context, 0), "keys.context", "a number of at least 0", self.context)
+    whitening: Annotated[str, Field(description="a path, or an empty string")] = ""
+    context: AtLeast0 = 0.0
 
 
+@checked("configuration retrieval")
 @dataclass(frozen=True, slots=True)
 class RetrievalConfig:
     """Equations 2 and 3.
@@ -93,19 +72,13 @@ class RetrievalConfig:
         class_balance: γ; w_j is multiplied by n_c^-γ, n_c the number of entries of the class. 0 turns it off.
     """
 
-    k: int = 16
+    k: Count = 16
     weighting: Literal["exponential", "uniform", "similarity"] = "exponential"
-    temperature: float = 0.1
-    class_balance: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require(_whole(self.k, 1), "retrieval.k", "a whole number of at least 1", self.k)
-        names = ("exponential", "uniform", "similarity")
-        _require(self.weighting in names, "retrieval.weighting", f"one of {names}", self.weighting)
-        _require(_real(self.temperature, _TINY), "retrieval.temperature", "a number above 0", self.temperature)
-        _require(_real(self.class_balance, 0, 1), "retrieval.class_balance", "0 to 1", self.class_balance)
+    temperature: Positive = 0.1
+    class_balance: Share = 0.0
 
 
+@checked("configuration fusion")
 @dataclass(frozen=True, slots=True)
 class FusionConfig:
     """Equation 4.
@@ -122,19 +95,13 @@ class FusionConfig:
     """
 
     mode: Literal["supported", "late"] = "supported"
-    weight: float = 0.7
-    threshold: float = -1.0
+    weight: Share = 0.7
+    threshold: Number = -1.0
     confidence: Literal["similarity", "vote"] = "similarity"
-    branch: str = "final"
-
-    def __post_init__(self) -> None:
-        _require(self.mode in ("supported", "late"), "fusion.mode", "supported or late", self.mode)
-        _require(_real(self.weight, 0, 1), "fusion.weight", "0 to 1", self.weight)
-        _require(self.confidence in ("similarity", "vote"), "fusion.confidence", "similarity or vote", self.confidence)
-        _require(_real(self.threshold, -math.inf), "fusion.threshold", "a number", self.threshold)
-        _require(bool(self.branch), "fusion.branch", "the name of a branch of the base", self.branch)
+    branch: Annotated[str, Field(min_length=1, description="the name of a branch of the base")] = "final"
 
 
+@checked("configuration painting")
 @dataclass(frozen=True, slots=True)
 class PaintingConfig:
     """From scored masks to maps.
@@ -146,14 +113,9 @@ class PaintingConfig:
         min_score: panoptic segments with a lower class probability are dropped.
     """
 
-    min_area: int = 16
-    min_visible: float = 0.5
-    min_score: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require(_whole(self.min_area, 0), "painting.min_area", "a number of pixels", self.min_area)
-        _require(_real(self.min_visible, 0, 1), "painting.min_visible", "0 to 1", self.min_visible)
-        _require(_real(self.min_score, 0, 1), "painting.min_score", "0 to 1", self.min_score)
+    min_area: Annotated[int, Field(ge=0, description="a number of pixels")] = 16
+    min_visible: Share = 0.5
+    min_score: Share = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,25 +165,31 @@ class Config:
         """The same from a nested dictionary, as TOML reads it."""
         data = dict(data)
         start = cls.preset(data.pop("preset")) if "preset" in data else None
-        known = {part.name: part for part in dataclasses.fields(cls)}
-        _check_keys("section", data, known)
+        known = [part.name for part in dataclasses.fields(cls)]
         sections: dict[str, Any] = {}
         for name, values in data.items():
-            _require(isinstance(values, dict), name, "a section with keys", values)
-            sections[name] = _section(name, values, getattr(start, name, None))
+            if name not in known:
+                raise ConfigError(f"configuration: unknown section {name!r}. {nearest(name, known)}")
+            if not isinstance(values, dict):
+                raise ConfigError(f"configuration {name}: expected a section with keys, got {values!r}")
+            sections[name] = _section(name, values, getattr(start, name, _NUMBERS.get(name)))
         if start is not None:
             return dataclasses.replace(start, **sections)
-        missing = sorted({"features", "masks"} - set(sections))
-        _require(not missing, "sections", "features and masks, or a preset to start from", sorted(sections))
+        if not {"features", "masks"} <= set(sections):
+            raise ConfigError(
+                "configuration: expected the sections features and masks, or a preset to start from, "
+                f"got {sorted(sections)}"
+            )
         return cls(**sections)
 
 
-_SECTIONS: dict[str, Any] = {
-    "keys": KeysConfig,
-    "retrieval": RetrievalConfig,
-    "fusion": FusionConfig,
-    "painting": PaintingConfig,
+_NUMBERS: dict[str, Any] = {
+    "keys": KeysConfig(),
+    "retrieval": RetrievalConfig(),
+    "fusion": FusionConfig(),
+    "painting": PaintingConfig(),
 }
+"""The sections that name no stage, as they are where a file says nothing of them."""
 
 
 def _anchor(data: dict[str, Any], folder: Path) -> None:
@@ -232,27 +200,14 @@ def _anchor(data: dict[str, Any], folder: Path) -> None:
 
 
 def _section(name: str, values: dict[str, Any], start: Any) -> Any:
-    if name not in _SECTIONS:
-        same = start is not None and values.get("name", start.name) == start.name
-        options = {**(start.options if same else {}), **{key: v for key, v in values.items() if key != "name"}}
-        _require("name" in values or same, name, "a key `name` with a registered stage", values)
-        return StageConfig(values.get("name", start.name if same else ""), options)
-    kind = _SECTIONS[name]
-    _check_keys(f"key in [{name}]", values, {part.name for part in dataclasses.fields(kind)})
-    try:
-        return dataclasses.replace(start, **values) if start is not None else kind(**values)
-    except TypeError as error:
-        raise ConfigError(f"configuration [{name}]: {error}") from error
-
-
-def _check_keys(what: str, given: Mapping[str, Any], known: Any) -> None:
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(key, list(known), 1)
-            raise ConfigError(
-                f"configuration: unknown {what}: {key!r}. "
-                + (f"Did you mean {near[0]!r}?" if near else f"Expected one of {sorted(known)}.")
-            )
+    """What a section says, the rest as in ``start``: None, a stage, or numbers."""
+    if name in _NUMBERS:
+        return dataclasses.replace(start, **values)
+    same = start is not None and values.get("name", start.name) == start.name
+    if "name" not in values and not same:
+        raise ConfigError(f"configuration {name}: expected a key `name` with a registered stage, got {values!r}")
+    options = {**(start.options if same else {}), **{key: v for key, v in values.items() if key != "name"}}
+    return StageConfig(values.get("name", start.name if same else ""), options)
 
 
 def presets() -> list[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from knnseg.data.vocabulary import Vocabulary
     from knnseg.datasets import LabelledImages
     from knnseg.evaluation import Journal
-    from knnseg.evaluation.standings import Standing
+    from knnseg.evaluation.report import Standing
     from knnseg.segmenter import Segmenter
 
 __all__ = ["print_report", "run_eval", "source_of", "split_of"]
@@ -110,7 +110,7 @@ def print_report(
         groups: classes to print in sections with a mean each; those that the result was made with.
         per_class: print every class that occurs, however many.
     """
-    from knnseg.evaluation.standings import standings
+    from knnseg.evaluation.report import standings
 
     compared = result["base"] != result["final"]
     table = _table("class", compared)

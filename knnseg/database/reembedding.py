@@ -32,7 +32,7 @@ class ReembedReport:
         added: examples written.
         present: examples that were there already.
         maskless: examples without a mask (``keep_masks=False``), which cannot be embedded again.
-        featureless: examples over featureless ground, as :class:`knnseg.AddReport` skips them.
+        featureless: examples over featureless ground, as :class:`~knnseg.database.concepts.AddReport` skips them.
         missing: examples whose image was not found, or cannot be used.
         failed: those images, each with where it had been and the reason.
     """

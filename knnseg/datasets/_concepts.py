@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
-import numpy as np
+from knnseg.datasets._things import PAINTERS
 
-from knnseg.datasets import _things_made as made
-from knnseg.datasets import _things_nature as nature
-from knnseg.datasets._sprites import Sprite
-
-__all__ = ["CONCEPTS", "GROUNDS", "PAINTERS", "Concept", "Painter"]
-
-Painter: TypeAlias = Callable[[Sprite, np.random.Generator], None]
+__all__ = ["CONCEPTS", "GROUNDS", "PAINTERS", "Concept"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,40 +25,6 @@ class Concept:
     held_back: bool = False
     plural: str = ""
 
-
-PAINTERS: dict[str, Painter] = {
-    "apple": nature.apple,
-    "ball": made.ball,
-    "balloon": made.balloon,
-    "boat": made.boat,
-    "book": made.book,
-    "candle": made.candle,
-    "car": made.car,
-    "carrot": nature.carrot,
-    "clock": made.clock,
-    "cup": made.cup,
-    "fish": nature.fish,
-    "flower": nature.flower,
-    "heart": made.heart,
-    "house": made.house,
-    "key": made.key,
-    "mushroom": nature.mushroom,
-    "snowman": nature.snowman,
-    "star": made.star,
-    "tree": nature.tree,
-    "umbrella": made.umbrella,
-    "anchor": made.anchor,
-    "butterfly": nature.butterfly,
-    "cactus": nature.cactus,
-    "crown": made.crown,
-    "donut": nature.donut,
-    "guitar": made.guitar,
-    "kettle": made.kettle,
-    "ladybird": nature.ladybird,
-    "pineapple": nature.pineapple,
-    "rocket": made.rocket,
-}
-"""How each thing is painted."""
 
 _HELD_BACK = frozenset(
     {

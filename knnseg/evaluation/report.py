@@ -1,8 +1,8 @@
-"""The sums over all images, and the figures that are made of them."""
+"""The sums over all images, the figures made of them, and the few classes of hundreds that one looks at first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from knnseg.data.vocabulary import Vocabulary
 from knnseg.evaluation.average_precision import THRESHOLDS
 from knnseg.evaluation.counts import ImageCounts, Scores
 
-__all__ = ["MEANS", "Report"]
+__all__ = ["MEANS", "Report", "Standing", "Standings", "standings"]
 
 MEANS = {
     "miou": "mean IoU", "pixel_accuracy": "pixel accuracy", "class_accuracy": "mean class accuracy",
@@ -126,3 +126,56 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and np.isnan(value) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One class.
+
+    Args:
+        name: the class.
+        base: its IoU without the database, 0 to 1.
+        final: with it.
+    """
+
+    name: str
+    base: float
+    final: float
+
+    @property
+    def gain(self) -> float:
+        """What the database gives."""
+        return self.final - self.base
+
+
+@dataclass(frozen=True, slots=True)
+class Standings:
+    """Classes that occur in the labels.
+
+    Args:
+        improved: those that gain, most first.
+        worsened: those that lose, most first.
+        worst: those of lowest IoU with the database, lowest first.
+    """
+
+    improved: tuple[Standing, ...]
+    worsened: tuple[Standing, ...]
+    worst: tuple[Standing, ...]
+
+
+def standings(result: Mapping[str, Any], most: int) -> Standings:
+    """Pick from what :meth:`Report.to_dict` returned, at most ``most`` of each kind."""
+    every = [
+        Standing(name, base["iou"], result["final"]["per_class"][name]["iou"])
+        for name, base in result["base"]["per_class"].items()
+        if result["labels"][name]["pixels"]
+    ]
+
+    def first(key: Callable[[Standing], float], listed: list[Standing]) -> tuple[Standing, ...]:
+        return tuple(sorted(listed, key=key)[:most])
+
+    return Standings(
+        first(lambda s: -s.gain, [s for s in every if s.gain > 0]),
+        first(lambda s: s.gain, [s for s in every if s.gain < 0]),
+        first(lambda s: s.final, every),
+    )

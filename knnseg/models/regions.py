@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from skimage.segmentation import felzenszwalb, slic
 
+from knnseg.checked import AtLeast0, Count, Positive, checked
 from knnseg.data.arrays import ImageArray
 from knnseg.data.image import Image
 from knnseg.data.masks import Masks
@@ -42,23 +44,19 @@ class RegionProposer:
         ConfigError: no partition at all, or a number out of range.
     """
 
+    @checked("regions")
     def __init__(
         self,
-        scales: Sequence[float] = (60, 150, 400),
-        sigma: float = 0.8,
-        min_area: int = 60,
-        superpixels: Sequence[int] = (150, 300),
-        compactness: float = 10.0,
-        long_side: int = 320,
+        scales: Annotated[Sequence[Positive], Field(description="a list of numbers above 0")] = (60, 150, 400),
+        sigma: AtLeast0 = 0.8,
+        min_area: Annotated[int | float, Field(ge=1, description="a number of at least 1")] = 60,
+        superpixels: Annotated[Sequence[Count], Field(description="a list of whole numbers of at least 1")] = (
+            150,
+            300,
+        ),
+        compactness: Positive = 10.0,
+        long_side: Annotated[int, Field(ge=16, description="a whole number of at least 16")] = 320,
     ) -> None:
-        _check("scales", scales, all(_number(scale) and scale > 0 for scale in _listed("scales", scales)), "above 0")
-        counts = _listed("superpixels", superpixels)
-        _check("superpixels", superpixels, all(isinstance(n, int) and n >= 1 for n in counts), "whole and at least 1")
-        _check("sigma", sigma, _number(sigma) and sigma >= 0, "a number of at least 0")
-        _check("min_area", min_area, _number(min_area) and min_area >= 1, "a number of at least 1")
-        _check("compactness", compactness, _number(compactness) and compactness > 0, "a number above 0")
-        whole = isinstance(long_side, int) and not isinstance(long_side, bool)
-        _check("long_side", long_side, whole and long_side >= 16, "a whole number of at least 16")
         if not len(scales) + len(superpixels):
             raise ConfigError("regions: expected at least one of scales and superpixels, got neither")
         self._scales, self._superpixels, self._long_side = tuple(scales), tuple(superpixels), long_side
@@ -81,18 +79,3 @@ class RegionProposer:
         for count in self._superpixels:
             regions = slic(image, count, self._compactness, sigma=self._sigma, start_label=0)
             yield np.asarray(regions, np.int32)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
-
-
-def _listed(name: str, values: object) -> Sequence[Any]:
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise ConfigError(f"regions: expected {name} as a list of numbers, got {values!r}")
-    return values
-
-
-def _check(name: str, value: object, ok: bool, expected: str) -> None:
-    if not ok:
-        raise ConfigError(f"regions: expected {name} {expected}, got {value!r}")

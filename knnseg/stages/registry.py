@@ -13,6 +13,7 @@ from typing import Any
 
 import pluggy
 
+from knnseg.checked import nearest
 from knnseg.config import Config, StageConfig
 from knnseg.errors import ConfigError, UnknownStageError
 from knnseg.stages import hookspecs
@@ -170,6 +171,6 @@ def make_extractor(config: Config, *, device: str = "auto") -> FeatureExtractor:
 def _check_options(kind: str, config: StageConfig, accepted: Mapping[str, inspect.Parameter]) -> None:
     for option in config.options:
         if option not in accepted:
-            near = difflib.get_close_matches(option, list(accepted), 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"It accepts {sorted(accepted)}."
-            raise ConfigError(f"configuration [{kind}] name = {config.name!r}: unknown option {option!r}. {hint}")
+            raise ConfigError(
+                f"configuration [{kind}] name = {config.name!r}: unknown option {option!r}. {nearest(option, accepted)}"
+            )

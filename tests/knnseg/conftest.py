@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knnseg import ConceptDatabase, Config, FusionConfig, LabelledImage, LabelledSegment, RegionProposer, Segmenter
-from knnseg.config import StageConfig
+from knnseg import ConceptDatabase, Config, LabelledImage, LabelledSegment, Segmenter
+from knnseg.config import FusionConfig, StageConfig
 from knnseg.data.features import Features
 from knnseg.data.scores import ClassScores
+from knnseg.models.regions import RegionProposer
 from knnstore import EmbeddingSpace
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image as Files
 
-from knnseg import ConceptDatabase, Config, Image, RegionProposer, Segmenter
+from knnseg import ConceptDatabase, Config, Image, Segmenter
 from knnseg.errors import ConfigError, ImageError, KnnSegWarning
 from knnseg.later import Later, ahead, batched, each
+from knnseg.models.regions import RegionProposer
 
 NAMES = ["sky", "grass", "sand", "ball", "kettle"]
 

@@ -57,7 +57,7 @@ def test_the_whitening_lies_beside_the_file(tmp_path):
         ('preset = "tiny"\n[retreival]\nk = 1', "Did you mean 'retrieval'"),
         ('preset = "tinny"', r"expected one of \['base'"),
         ('preset = "tiny"\n[fusion]\nweight = 1.5', "fusion.weight: expected 0 to 1, got 1.5"),
-        ('preset = "tiny"\n[fusion]\nmode = "early"', "supported or late"),
+        ('preset = "tiny"\n[fusion]\nmode = "early"', "'supported' or 'late'"),
         ('preset = "tiny"\n[fusion]\nbranch = ""', "fusion.branch: expected the name of a branch"),
         ('preset = "tiny"\n[retrieval]\nk = 0', "at least 1"),
         ('preset = "tiny"\n[retrieval]\nk = "many"', "retrieval.k"),
@@ -82,3 +82,15 @@ def test_mistakes_are_explained(tmp_path, text, message):
 def test_a_missing_file():
     with pytest.raises(ConfigError, match="no such file"):
         Config.from_toml("/nowhere/c.toml")
+
+
+def test_numbers_stay_as_they_were_given():
+    """1 and 1.0 may be part of a fingerprint."""
+    assert type(KeysConfig(context=1).context) is int
+    with pytest.raises(ConfigError, match=r"retrieval.k: expected a whole number of at least 1, got 2.0"):
+        dataclasses.replace(RetrievalConfig(), k=2.0)
+
+
+def test_an_argument_that_does_not_exist_is_named_in_python_too():
+    with pytest.raises(ConfigError, match=r"retrieval: unknown key 'temprature'\. Did you mean 'temperature'"):
+        RetrievalConfig(temprature=1)

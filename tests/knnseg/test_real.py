@@ -11,19 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knnseg import (
-    ConceptDatabase,
-    Config,
-    Masks,
-    RegionProposer,
-    RetrievalConfig,
-    Segmenter,
-    StageConfig,
-    Vocabulary,
-    Whitened,
-    WithContext,
-)
+from knnseg import ConceptDatabase, Config, Masks, Segmenter, Vocabulary, Whitened, WithContext
+from knnseg.config import RetrievalConfig, StageConfig
 from knnseg.evaluation import evaluate
+from knnseg.models.regions import RegionProposer
 
 pytestmark = [
     pytest.mark.real_data,

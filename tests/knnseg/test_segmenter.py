@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knnseg import ClassScores, ConceptDatabase, DenseClip, Masks, NoBase, RegionProposer, Segmenter, Vocabulary
+from knnseg import ClassScores, ConceptDatabase, Masks, Segmenter, Vocabulary
 from knnseg.config import Config, StageConfig
 from knnseg.data.image import Image as Picture
 from knnseg.data.reading import load_image, load_label_map, load_panoptic_png
@@ -21,6 +21,8 @@ from knnseg.errors import (
     UnknownStageError,
     VocabularyError,
 )
+from knnseg.models.base import DenseClip, NoBase
+from knnseg.models.regions import RegionProposer
 from knnseg.result import joined_coco
 from knnseg.stages import registry as stages
 from knnstore.errors import StoreConnectionError, StoreTimeoutError
@@ -235,7 +237,7 @@ def test_explanations_name_the_examples_that_voted(segmenter, result, scene):
 
 
 def test_one_extractor_for_base_and_keys_runs_once(taught, scene):
-    from knnseg import DenseClip
+    from knnseg.models.base import DenseClip
 
     class Text:
         def encode(self, prompts):
@@ -255,7 +257,8 @@ def test_one_extractor_for_base_and_keys_runs_once(taught, scene):
 
 
 def test_the_most_similar_word_speaks_for_its_class(extractor, scene):
-    from knnseg import DenseClip, Masks, Vocabulary
+    from knnseg import Masks, Vocabulary
+    from knnseg.models.base import DenseClip
 
     class Text:
         """The word "axis 2" is the unit vector along axis 2."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
+from pydantic import Field
+
+from knnseg.checked import Count, Share, checked
 from knnseg.errors import ConfigError
 
 __all__ = ["SIZES", "FcClipConfig"]
@@ -18,7 +19,17 @@ __all__ = ["SIZES", "FcClipConfig"]
 SIZES = {"base": "convnext_base_w_320", "large": "convnext_large_d_320", "xxlarge": "convnext_xxlarge"}
 """The image towers that the paper's code has a place for, by open_clip's names. A checkpoint is published for large."""
 
+_Three: TypeAlias = Annotated[
+    tuple[Annotated[float, Field(strict=True)], ...],
+    Field(strict=False, min_length=3, max_length=3, description="three numbers, for R, G and B"),
+]
+_Spread: TypeAlias = Annotated[
+    tuple[Annotated[float, Field(strict=True, gt=0)], ...],
+    Field(strict=False, min_length=3, max_length=3, description="three numbers above 0, for R, G and B"),
+]
 
+
+@checked("FC-CLIP configuration")
 @dataclass(frozen=True, slots=True)
 class FcClipConfig:
     """Sizes of the network and constants of its inference.
@@ -53,51 +64,37 @@ class FcClipConfig:
         ConfigError: a value out of range.
     """
 
-    clip: str = "large"
-    width: int = 256
-    heads: int = 8
-    points: int = 4
-    encoder_layers: int = 6
-    encoder_hidden: int = 1024
-    decoder_layers: int = 9
-    decoder_hidden: int = 2048
-    queries: int = 250
-    alpha: float = 0.4
-    beta: float = 0.8
-    valid_masks_only: bool = False
-    short_side: int = 800
-    long_side: int = 1333
-    multiple: int = 32
-    mean: tuple[float, float, float] = (122.7709383, 116.7460125, 104.09373615)
-    std: tuple[float, float, float] = (68.5005327, 66.6321579, 70.32316305)
-    object_threshold: float = 0.0
-    overlap_threshold: float = 0.8
-    instances: int = 100
-    prompts: int = 128
+    clip: Annotated[str, Field(min_length=1, description="a name or a path")] = "large"
+    width: Annotated[int, Field(ge=1, multiple_of=32, description="a multiple of 32")] = 256
+    heads: Count = 8
+    points: Count = 4
+    encoder_layers: Count = 6
+    encoder_hidden: Count = 1024
+    decoder_layers: Count = 9
+    decoder_hidden: Count = 2048
+    queries: Count = 250
+    alpha: Share = 0.4
+    beta: Share = 0.8
+    valid_masks_only: Annotated[bool, Field(description="true or false")] = False
+    short_side: Count = 800
+    long_side: Count = 1333
+    multiple: Annotated[int, Field(ge=1, multiple_of=32, description="a multiple of 32, the coarsest stride")] = 32
+    mean: _Three = (122.7709383, 116.7460125, 104.09373615)
+    std: _Spread = (68.5005327, 66.6321579, 70.32316305)
+    object_threshold: Share = 0.0
+    overlap_threshold: Share = 0.8
+    instances: Count = 100
+    prompts: Count = 128
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.clip, str) and bool(self.clip), "clip", "a name or a path", self.clip)
-        for name in _COUNTS:
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            _require(whole, name, "a whole number of at least 1", value)
-        for name in _SHARES:
-            _require(
-                _number(getattr(self, name)) and 0 <= getattr(self, name) <= 1, name, "0 to 1", getattr(self, name)
+        if self.width % self.heads:
+            raise ConfigError(
+                f"FC-CLIP configuration.heads: expected a divisor of the width {self.width}, got {self.heads}"
             )
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            ok = isinstance(value, tuple | list) and len(value) == 3 and all(_number(v) for v in value)
-            _require(ok, name, "three numbers, for R, G and B", value)
-            object.__setattr__(self, name, tuple(float(v) for v in value))
-        _require(all(v > 0 for v in self.std), "std", "numbers above 0", self.std)
-        _require(self.width % 32 == 0, "width", "a multiple of 32", self.width)
-        _require(self.width % self.heads == 0, "heads", f"a divisor of the width {self.width}", self.heads)
-        _require(self.multiple % 32 == 0, "multiple", "a multiple of 32, the coarsest stride", self.multiple)
-        _require(
-            self.short_side <= self.long_side, "long_side", f"at least short_side {self.short_side}", self.long_side
-        )
-        _require(isinstance(self.valid_masks_only, bool), "valid_masks_only", "true or false", self.valid_masks_only)
+        if self.short_side > self.long_side:
+            raise ConfigError(
+                f"FC-CLIP configuration.long_side: expected at least short_side {self.short_side}, got {self.long_side}"
+            )
 
     @property
     def open_clip_name(self) -> str:
@@ -111,12 +108,6 @@ class FcClipConfig:
         Raises:
             ConfigError: an unknown name, or a value out of range.
         """
-        known = [part.name for part in dataclasses.fields(cls)]
-        for key in data:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                hint = f"Did you mean {near[0]!r}?" if near else f"Expected one of {known}."
-                raise ConfigError(f"FC-CLIP configuration: unknown key {key!r}. {hint}")
         return cls(**data)
 
     @classmethod
@@ -133,19 +124,3 @@ class FcClipConfig:
         if str(data.get("clip", "")).endswith(".json"):
             data["clip"] = str(Path(path).parent / data["clip"])
         return cls.from_dict(data)
-
-
-_COUNTS = (
-    "width", "heads", "points", "encoder_layers", "encoder_hidden", "decoder_layers", "decoder_hidden", "queries",
-    "short_side", "long_side", "multiple", "instances", "prompts",
-)  # fmt: skip
-_SHARES = ("alpha", "beta", "object_threshold", "overlap_threshold")
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _require(ok: bool, key: str, expected: str, got: object) -> None:
-    if not ok:
-        raise ConfigError(f"FC-CLIP configuration {key}: expected {expected}, got {got!r}")

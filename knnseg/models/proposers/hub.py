@@ -16,7 +16,7 @@ import numpy as np
 from knnseg.errors import ConfigError, ImageError, WeightsError
 from knnseg.models._torch import from_hub, weights
 
-__all__ = ["build", "check", "library", "load", "prepared", "settings", "share", "whole"]
+__all__ = ["build", "library", "load", "prepared", "settings"]
 
 _SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 _WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
@@ -34,28 +34,6 @@ _STAGES = {
 _UNUSED = re.compile(r"criterion\.|.*\.encoder\.(swin\.)?layernorm\.|.*\.relative_position_index$")
 """What may be missing: the training loss, a norm behind Swin's last layer that a backbone skips, and an index that
 follows from a window's size."""
-
-
-def check(name: str, value: object, ok: bool, expected: str) -> None:
-    """Hold an option against what it must be.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if not ok:
-        raise ConfigError(f"{name}: expected {expected}, got {value!r}")
-
-
-def whole(name: str, value: object, least: int) -> None:
-    """Hold an option against a whole number of at least ``least``; see :func:`check`."""
-    ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    check(name, value, ok, f"a whole number of at least {least}")
-
-
-def share(name: str, value: object) -> None:
-    """Hold an option against a number from 0 to 1; see :func:`check`."""
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-    check(name, value, ok, "a number from 0 to 1")
 
 
 def library() -> Any:

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy import ndimage, sparse
 from torch import Tensor
 from torchvision.ops import nms
 
+from knnseg.checked import Count, Share, checked
 from knnseg.data.arrays import ImageArray
 from knnseg.data.image import Image
 from knnseg.data.masks import Masks, add_remainder, resolve_overlaps
 from knnseg.data.reading import MASK_SIDE, resize, within
 from knnseg.models._torch import pick_device
-from knnseg.models.proposers.hub import check, load, prepared, share, whole
+from knnseg.models.proposers.hub import load, prepared
 
 __all__ = ["PointProposer", "load_sam", "load_sam2"]
 
@@ -32,6 +34,7 @@ _VALUES = 1 << 25
 _STABILITY_OFFSET = 1.0
 """How far the threshold of a mask's logits is moved to see whether the mask is stable, as published."""
 _EIGHT = np.ones((3, 3), int)
+_Some: TypeAlias = Annotated[int, Field(ge=0, description="a whole number of at least 0")]
 
 
 class _Crop(NamedTuple):
@@ -75,32 +78,23 @@ class PointProposer:
         ConfigError: an option out of range.
     """
 
+    @checked("masks")
     def __init__(
         self,
         model: Any,
         processor: Any,
         *,
-        points_per_side: int = 32,
-        points_per_batch: int = 64,
-        pred_iou_thresh: float = 0.88,
-        stability_score_thresh: float = 0.95,
-        box_nms_thresh: float = 0.7,
-        crop_n_layers: int = 0,
-        min_mask_region_area: int = 0,
+        points_per_side: Count = 32,
+        points_per_batch: Count = 64,
+        pred_iou_thresh: Share = 0.88,
+        stability_score_thresh: Share = 0.95,
+        box_nms_thresh: Share = 0.7,
+        crop_n_layers: _Some = 0,
+        min_mask_region_area: _Some = 0,
         overlaps: Literal["keep", "resolve"] = "resolve",
-        remainder: bool = True,
+        remainder: Annotated[bool, Field(description="true or false")] = True,
         device: str = "auto",
     ) -> None:
-        for name, number, least in (
-            ("points_per_side", points_per_side, 1), ("points_per_batch", points_per_batch, 1),
-            ("crop_n_layers", crop_n_layers, 0), ("min_mask_region_area", min_mask_region_area, 0),
-        ):  # fmt: skip
-            whole(name, number, least)
-        share("pred_iou_thresh", pred_iou_thresh)
-        share("stability_score_thresh", stability_score_thresh)
-        share("box_nms_thresh", box_nms_thresh)
-        check("overlaps", overlaps, overlaps in ("keep", "resolve"), "keep or resolve")
-        check("remainder", remainder, isinstance(remainder, bool), "true or false")
         self._device = pick_device(device)
         self._model, self._processor = model.eval().to(self._device), processor
         self._grid, self._batch = _grid(points_per_side), points_per_batch

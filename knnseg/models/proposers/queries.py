@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from scipy import sparse
 from torch import Tensor
 
+from knnseg.checked import Count, Share, checked
 from knnseg.data.arrays import ImageArray
 from knnseg.data.image import Image
 from knnseg.data.masks import Masks
@@ -20,7 +22,7 @@ from knnseg.errors import ConfigError
 from knnseg.models._torch import pick_device, to_numpy
 from knnseg.models.fcclip.pooling import resize
 from knnseg.models.proposers import detectron2
-from knnseg.models.proposers.hub import check, library, load, prepared, share, whole
+from knnseg.models.proposers.hub import library, load, prepared
 
 __all__ = ["QueryProposer", "load_eomt", "load_mask2former"]
 
@@ -71,20 +73,17 @@ class QueryProposer:
         ConfigError: an option out of range.
     """
 
+    @checked("masks")
     def __init__(
         self,
         model: Any,
         processor: Any,
         *,
-        min_score: float = 0.1,
-        max_masks: int = 100,
-        min_coverage: float = 0.05,
+        min_score: Share = 0.1,
+        max_masks: Count = 100,
+        min_coverage: Annotated[int | float, Field(gt=0, le=0.5, description="above 0 and at most 0.5")] = 0.05,
         device: str = "auto",
     ) -> None:
-        share("min_score", min_score)
-        whole("max_masks", max_masks, 1)
-        share("min_coverage", min_coverage)
-        check("min_coverage", min_coverage, 0 < min_coverage <= 0.5, "above 0 and at most 0.5")
         self._device = pick_device(device)
         self._model, self._processor = model.eval().to(self._device), processor
         self._min_score, self._most, self._least = min_score, max_masks, min_coverage

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knnseg import ConceptDatabase, NoBase, Vocabulary
+from knnseg import ConceptDatabase, Vocabulary
 from knnseg.calibration.fitting import calibrate
 from knnseg.calibration.leave_one_out import what_is_there
 from knnseg.data.image import Image as Picture
@@ -17,6 +17,7 @@ from knnseg.data.scores import ClassScores
 from knnseg.database.originals import Originals, StoredImage
 from knnseg.database.schema import segment_masks
 from knnseg.errors import ConfigError, ImageError, KnnSegWarning
+from knnseg.models.base import NoBase
 from knnstore import Records
 
 on_examples = partial(calibrate, on="examples")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knnseg import ClassScores, Masks, PaintingConfig, RegionProposer, Vocabulary
-from knnseg.config import StageConfig
+from knnseg import ClassScores, Masks, Vocabulary
+from knnseg.config import PaintingConfig, StageConfig
 from knnseg.data.features import Features
 from knnseg.data.image import Image as Picture
 from knnseg.data.masks import nearest
@@ -15,6 +15,7 @@ from knnseg.errors import ConfigError, MaskError
 from knnseg.method.instances import mask_instances
 from knnseg.method.painting import paint
 from knnseg.method.pooling import pool
+from knnseg.models.regions import RegionProposer
 from knnseg.stages import registry as stages
 
 NAMES = ("sky", "sand", "ball", "kettle")
@@ -62,7 +63,7 @@ def test_an_image_within_the_bound_is_cut_as_it_is(scene):
 
 @pytest.mark.parametrize("side", [0, 15, 320.0, True, "320"])
 def test_the_bound_is_a_whole_number(side):
-    with pytest.raises(ConfigError, match="long_side a whole number of at least 16"):
+    with pytest.raises(ConfigError, match="long_side: expected a whole number of at least 16"):
         RegionProposer(long_side=side)
 
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from knnseg import Image, Masks, RegionProposer
+from knnseg import Image, Masks
 from knnseg.config import StageConfig
 from knnseg.data.masks import add_remainder, resolve_overlaps
 from knnseg.errors import ConfigError
+from knnseg.models.regions import RegionProposer
 from knnseg.stages import registry as stages
 
 
@@ -45,17 +46,17 @@ def test_proposals_repeat(scene):
     ("options", "message"),
     [
         ({"scales": [], "superpixels": []}, "at least one of scales and superpixels"),
-        ({"scales": [0]}, "scales above 0"),
-        ({"scales": ["big"]}, "scales above 0"),
-        ({"scales": 100}, "scales as a list"),
-        ({"scales": "100"}, "scales as a list"),
-        ({"superpixels": [0]}, "superpixels whole and at least 1"),
-        ({"superpixels": [1.5]}, "superpixels whole"),
-        ({"superpixels": 150}, "superpixels as a list"),
-        ({"sigma": -1}, "sigma a number"),
-        ({"min_area": 0}, "min_area a number"),
-        ({"compactness": 0}, "compactness a number"),
-        ({"compactness": float("nan")}, "compactness a number"),
+        ({"scales": [0]}, "scales: expected a list of numbers above 0"),
+        ({"scales": ["big"]}, "scales: expected a list of numbers above 0"),
+        ({"scales": 100}, "scales: expected a list"),
+        ({"scales": "100"}, "scales: expected a list"),
+        ({"superpixels": [0]}, "superpixels: expected a list of whole numbers of at least 1"),
+        ({"superpixels": [1.5]}, "superpixels: expected a list of whole"),
+        ({"superpixels": 150}, "superpixels: expected a list"),
+        ({"sigma": -1}, "sigma: expected a number"),
+        ({"min_area": 0}, "min_area: expected a number"),
+        ({"compactness": 0}, "compactness: expected a number"),
+        ({"compactness": float("nan")}, "compactness: expected a number"),
         ({"superpixles": [3]}, "Did you mean 'superpixels'"),
     ],
 )

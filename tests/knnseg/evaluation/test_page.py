@@ -11,9 +11,8 @@ from PIL import Image
 
 from knnseg import Vocabulary
 from knnseg.evaluation import evaluate, settings_of
-from knnseg.evaluation.page import write_page
-from knnseg.evaluation.pictures import choose, draw
-from knnseg.evaluation.standings import standings
+from knnseg.evaluation.page import choose, draw, write_page
+from knnseg.evaluation.report import standings
 
 
 class Page(HTMLParser):

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from knnseg import ConfusionMatrix, LabelledImage, LabelledSegment, PanopticQuality, Vocabulary
+from knnseg import LabelledImage, LabelledSegment, Vocabulary
 from knnseg.errors import ConfigError
 from knnseg.evaluation import Report, evaluate
 from knnseg.evaluation.average_precision import AveragePrecision
-from knnseg.evaluation.standings import standings
+from knnseg.evaluation.metrics import ConfusionMatrix, PanopticQuality
+from knnseg.evaluation.report import standings
 
 NAMES = ("sky", "grass", "ball", "kettle", "unicorn")
 VOCABULARY = Vocabulary(NAMES, frozenset({"ball", "kettle", "unicorn"}))

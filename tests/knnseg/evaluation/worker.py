@@ -5,9 +5,10 @@ import json
 import sys
 from pathlib import Path
 
-from knnseg import ConceptDatabase, Config, RegionProposer, Segmenter, Vocabulary
+from knnseg import ConceptDatabase, Config, Segmenter, Vocabulary
 from knnseg.config import StageConfig
 from knnseg.evaluation import Journal, evaluate, settings_of
+from knnseg.models.regions import RegionProposer
 
 IMAGES = 40
 

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from knnseg import ClassScores, FusionConfig, Neighbours, RetrievalConfig, Vocabulary
+from knnseg import ClassScores, Vocabulary
+from knnseg.config import FusionConfig, RetrievalConfig
+from knnseg.data.scores import Neighbours
 from knnseg.method.fusion import fuse
 from knnseg.method.voting import confidence, vote, vote_weights
 

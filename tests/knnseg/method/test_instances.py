@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy import sparse
 
-from knnseg import ClassScores, Masks, PaintingConfig, Vocabulary
+from knnseg import ClassScores, Masks, Vocabulary
+from knnseg.config import PaintingConfig
 from knnseg.method.instances import Instance, find_instances, mask_instances, segment_instances
 from knnseg.method.painting import paint
 from knnseg.models.fcclip.inference import instances as reference
@@ -80,6 +81,6 @@ def test_an_instance_speaks_coco():
 
 
 def _segments():
-    from knnseg import Segment
+    from knnseg.method.painting import Segment
 
     return (Segment(1, "ball", True, 0.5, 1, (0, 0, 1, 1)),)

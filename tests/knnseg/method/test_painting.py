@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from knnseg import ClassScores, Masks, PaintingConfig, Vocabulary
+from knnseg import ClassScores, Masks, Vocabulary
+from knnseg.config import PaintingConfig
 from knnseg.method import painting
 from knnseg.method.painting import paint_semantic
 

@@ -5,8 +5,9 @@ import open_clip
 import pytest
 import torch
 
-from knnseg import DenseClip, Image, Masks, Vocabulary
+from knnseg import Image, Masks, Vocabulary
 from knnseg.errors import ConfigError
+from knnseg.models.base import DenseClip
 from knnseg.models.open_clip import OpenClipModel, OpenClipText, dense_clip, load_model
 from knnseg.stages.text import ENSEMBLES, VILD, ensemble, word_embeddings
 

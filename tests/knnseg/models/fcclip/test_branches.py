@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from knnseg import ClassScores, ConceptDatabase, Config, FusionConfig, Segmenter, StageConfig, Vocabulary
+from knnseg import ClassScores, ConceptDatabase, Config, Segmenter, Vocabulary
 from knnseg.calibration.fitting import calibrate
 from knnseg.calibration.leave_one_out import what_is_there
+from knnseg.config import FusionConfig, StageConfig
 from knnseg.data.image import Image as Picture
 from knnseg.database.originals import Originals, stored_images
 from knnseg.errors import ConfigError

@@ -36,7 +36,7 @@ def test_from_toml(tmp_path):
         ({"width": 48}, "width: expected a multiple of 32"),
         ({"width": 32, "heads": 5}, "heads: expected a divisor"),
         ({"multiple": 16}, "multiple: expected a multiple of 32"),
-        ({"std": [1, 0, 1]}, "std: expected numbers above 0"),
+        ({"std": [1, 0, 1]}, "std: expected three numbers above 0"),
         ({"mean": [1]}, "mean: expected three numbers"),
         ({"short_side": 2000}, "long_side: expected at least short_side"),
         ({"valid_masks_only": 1}, "valid_masks_only: expected true or false"),

@@ -10,17 +10,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from knnseg import (
-    ConceptDatabase,
-    Config,
-    FeatureExtractor,
-    FusionConfig,
-    LabelledImage,
-    LabelledSegment,
-    Masks,
-    Segmenter,
-    StageConfig,
-)
+from knnseg import ConceptDatabase, Config, FeatureExtractor, LabelledImage, LabelledSegment, Masks, Segmenter
+from knnseg.config import FusionConfig, StageConfig
 from knnseg.data.image import Image as Picture
 from knnseg.errors import ConfigError
 from knnseg.method.pooling import pool

@@ -9,9 +9,8 @@ from PIL import Image
 
 from knnseg.models.fcclip import FcClipConfig
 from knnseg.models.fcclip.classification import geometric_ensemble, with_void
-from knnseg.models.fcclip.deformable import DeformableAttention, cell_centres
+from knnseg.models.fcclip.pixel_decoder import DeformableAttention, cell_centres, sine_positions
 from knnseg.models.fcclip.pooling import class_logits, pool_masks
-from knnseg.models.fcclip.positions import sine_positions
 from knnseg.models.fcclip.preprocessing import prepare, shortest_edge
 
 

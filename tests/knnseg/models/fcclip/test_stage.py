@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 import knnseg
-from knnseg import Config, Masks, PaintingConfig, Segmenter, StageConfig, Vocabulary
+from knnseg import Config, Masks, Segmenter, Vocabulary
 from knnseg.cli import main
+from knnseg.config import PaintingConfig, StageConfig
 from knnseg.data.image import Image as Picture
 from knnseg.datasets import benchmarks
 from knnseg.errors import ConfigError, WeightsError
