@@ -26,6 +26,7 @@ from knnseg.cli.options import (
     there_is,
 )
 from knnstore import StoreURL
+from knnstore._options import Group
 
 if TYPE_CHECKING:
     from knnseg.database.concepts import ConceptDatabase
@@ -37,6 +38,7 @@ __all__ = ["concepts_app"]
 
 concepts_app = typer.Typer(
     name="concepts",
+    cls=Group,
     help="List, rename, merge, remove and re-embed what a database knows.",
     no_args_is_help=True,
 )
