@@ -27,6 +27,7 @@ _GROUP = "knnseg"
 _BUILTIN: dict[tuple[Kind, str], Factory] = {
     ("features", "open_clip"): "knnseg.models.open_clip:OpenClipFeatures.load",
     ("features", "dinov2"): "knnseg.models.dinov2:DinoFeatures.load",
+    ("features", "efficientnet"): "knnseg.models.efficientnet:EfficientNetFeatures.load",
     ("features", "fcclip"): "knnseg.models.fcclip.keys:FcClipFeatures.load",
     ("masks", "eomt"): "knnseg.models.proposers.queries:load_eomt",
     ("masks", "fcclip"): "knnseg.models.fcclip.stage:FcClipProposer.load",
