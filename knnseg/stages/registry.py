@@ -84,7 +84,11 @@ def _registry() -> _Registry:
 
 
 def register(plugin: object) -> None:
-    """Register a module or object that has a ``knnseg_register`` hook, without an entry point."""
+    """Register a module or object that has a ``knnseg_register`` hook, without an entry point.
+
+    Of two stages of one kind and name, the one registered last counts. A hook that does not exist is a
+    ``pluggy.PluginValidationError``.
+    """
     _registry().load(plugin)
 
 
