@@ -26,7 +26,7 @@ KNNSEG = {
     "database": "stages method",
     "result": "method drawing",
     "segmenter": "stages method models database result",
-    "datasets": "stages",
+    "datasets": "stages method",
     "calibration": "stages method models database segmenter",
     "evaluation": "method drawing database result segmenter",
 }
@@ -34,7 +34,7 @@ KNNSEG = {
 WITHIN = {
     "data": ["arrays", "vocabulary", "listing", "reading", "image", "features", "masks", "scores", "annotations"],
     "stages": ["hookspecs", "text", "protocols", "keys", "registry"],
-    "method": ["pooling", "voting", "fusion", "edges", "painting", "instances"],
+    "method": ["pooling", "voting", "fusion", "edges", "painting", "instances", "boxes"],
     "database": ["naming", "spaces", "inventory", "schema", "originals", "adding", "concepts", "reembedding"],
     "calibration": ["leave_one_out", "fitting"],
 }

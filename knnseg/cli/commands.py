@@ -38,6 +38,7 @@ from knnseg.cli.sources import (
     Dataset,
     Ignore,
     Images,
+    LeaveBoxes,
     Names,
     Pairs,
     Root,
@@ -100,6 +101,7 @@ def add(
     thing: Thing = None,
     annotations: Annotations = None,
     images: Images = None,
+    leave_boxes: LeaveBoxes = False,
     pairs: Pairs = None,
     class_file: ClassFile = None,
     coco_panoptic: Coco = None,
@@ -127,7 +129,7 @@ def add(
     knnseg add -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --split training
     """
     one = {} if image is None else _one(image, mask, label)
-    more = (dataset, root, split, None, annotations, images)
+    more = (dataset, root, split, None, annotations, images, leave_boxes)
     labelled = None if one else examples(pairs, class_file, coco_panoptic, ignore, *more)
     names = None if labelled is None else _known(names_of(classes, labelled.vocabulary), labelled)
     with open_segmenter(preset, checkpoint, store, device, create=True) as segmenter:
@@ -215,7 +217,9 @@ def evaluate_command(
 
     knnseg eval -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --out report
     """
-    labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split, words, annotations, images)
+    # To measure against outlines that were guessed would say little.
+    more = (dataset, root, split, words, annotations, images, annotations is not None)
+    labelled = examples(pairs, class_file, coco_panoptic, ignore, *more)
     names, vocabulary = names_of(classes, labelled.vocabulary), labelled.vocabulary
     say_unlabelled(names, labelled)
     active = vocabulary if names is None else vocabulary.subset(names)

@@ -26,6 +26,7 @@ __all__ = [
     "Dataset",
     "Ignore",
     "Images",
+    "LeaveBoxes",
     "Names",
     "Pairs",
     "Root",
@@ -64,6 +65,10 @@ Images = Annotated[
     Path | None,
     typer.Option("--images", help="For --annotations: folder of the images, where they do not lie beside the file."),
 ]
+LeaveBoxes = Annotated[
+    bool,
+    typer.Option("--leave-boxes", help="For --annotations: use no boxes, instead of guessing outlines inside of them."),
+]
 Dataset = Annotated[
     str | None, typer.Option("--dataset", help="A data set of the field by its name; `knnseg datasets` lists them.")
 ]
@@ -88,6 +93,7 @@ def examples(
     names: Path | None = None,
     annotations: Path | None = None,
     images: Path | None = None,
+    leave_boxes: bool = False,
 ) -> LabelledImages:
     """The labelled images that the options speak of.
 
@@ -101,10 +107,16 @@ def examples(
             "give one of --annotations, --pairs with --class-file, --coco-panoptic, and --dataset with --root (add "
             "also takes one IMAGE)"
         )
-    if annotations is None and images is not None:
-        raise typer.BadParameter("--images needs --annotations")
+    if annotations is None and (images is not None or leave_boxes):
+        raise typer.BadParameter("--images and --leave-boxes need --annotations")
     if annotations is not None:
-        return _saying(open_annotations(annotations, images), "kinds of shapes have no outline")
+        labelled = open_annotations(annotations, images, boxes="leave" if leave_boxes else "outline")
+        if outlined := getattr(labelled, "outlined", 0):
+            print(
+                f"knnseg: outlines were guessed from colours in {outlined} boxes; --leave-boxes uses none",
+                file=sys.stderr,
+            )
+        return _saying(labelled, "kinds of shapes have no outline")
     if dataset is None and (root or split or names):
         raise typer.BadParameter("--root, --split and --names need --dataset")
     if dataset is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 from os import PathLike
 from pathlib import Path
+from typing import get_args
 
 from knnseg.config import StageConfig
 from knnseg.datasets.folders import LabelledImages
@@ -25,9 +26,8 @@ from knnseg.datasets.formats.shapes import (
     RunLengths,
     Shape,
     ShapeFile,
-    image_files,
 )
-from knnseg.datasets.formats.source import Format, Source
+from knnseg.datasets.formats.source import Boxes, Format, Source
 from knnseg.errors import DatasetError
 from knnseg.stages.registry import make, names
 
@@ -35,6 +35,7 @@ __all__ = [
     "AnnotatedImage",
     "Bitmap",
     "Box",
+    "Boxes",
     "Drawn",
     "Format",
     "Points",
@@ -44,7 +45,6 @@ __all__ = [
     "ShapeFile",
     "Source",
     "annotation_formats",
-    "image_files",
     "open_annotations",
 ]
 
@@ -59,6 +59,7 @@ def open_annotations(
     images: str | PathLike[str] | None = None,
     *,
     format: str = "",  # noqa: A002  # its name
+    boxes: Boxes = "outline",
 ) -> LabelledImages:
     """Open a file or folder of annotations, of whatever format it is.
 
@@ -66,14 +67,18 @@ def open_annotations(
         path: what a tool has exported.
         images: folder of the images; by default beside the annotations, or in ``images`` there.
         format: one of :func:`annotation_formats`; "" recognises it.
+        boxes: ``"outline"`` makes of a box the likely outline of what it was drawn around, ``"leave"`` leaves it out.
 
     Returns:
-        The labelled images. What has no outline, as a box, is left out; ``left_out`` of the result says so.
+        The labelled images. Points are left out; ``left_out`` of the result says so.
 
     Raises:
-        DatasetError: nothing is there, no format recognises it or several do, or it is not as its tool writes it.
+        DatasetError: another word for ``boxes``, nothing is there, no format recognises it or several do, or it is not
+            as its tool writes it.
     """
-    source = Source(Path(path), images)
+    if boxes not in get_args(Boxes):
+        raise DatasetError(f"boxes: expected one of {', '.join(get_args(Boxes))}, got {boxes!r}")
+    source = Source(Path(path), images, boxes)
     if not source.path.exists():
         raise DatasetError(f"{path}: expected a file or folder of annotations, got no such file")
     known = {name: make("annotations", StageConfig(name)) for name in names("annotations")}

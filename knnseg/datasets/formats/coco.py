@@ -16,7 +16,6 @@ from knnseg.datasets.formats.shapes import (
     RunLengths,
     Shape,
     ShapeFile,
-    image_files,
 )
 from knnseg.datasets.formats.source import Source
 from knnseg.errors import DatasetError
@@ -61,7 +60,7 @@ class CocoInstances:
             AnnotatedImage(_file_name(entry), tuple(shapes[number]), sizes[number], number, f"{path}: {entry.place}")
             for number, entry in entries.items()
         ]
-        return ShapeFile(str(path), read, image_files(source), [name for name, _ in classes.values()])
+        return ShapeFile(source, read, [name for name, _ in classes.values()])
 
 
 def _size(entry: Node) -> tuple[int, int] | None:

@@ -17,7 +17,6 @@ from knnseg.datasets.formats.shapes import (
     Polygons,
     Shape,
     ShapeFile,
-    image_files,
 )
 from knnseg.datasets.formats.source import Source, read_xml, wrong
 
@@ -45,7 +44,7 @@ class Cvat:
         labels = [node.text or "" for file in files for node in read_xml(file).iterfind(".//labels/label/name")]
         occurring = {shape.label for image in read for shape in image.shapes}
         classes = labels if occurring <= set(labels) else None
-        return ShapeFile(str(source.path), read, image_files(source), classes)
+        return ShapeFile(source, read, classes)
 
 
 def _image(node: ET.Element, place: str) -> AnnotatedImage:
@@ -65,7 +64,8 @@ def _geometry(node: ET.Element, place: str) -> Geometry:
     if node.tag == "mask":
         return _mask(node, place)
     if node.tag == "box" and not _number(node, "rotation", place, 0):
-        return Box(*(_number(node, key, place) for key in ("xtl", "ytl", "xbr", "ybr")))
+        left, top, right, bottom = (_number(node, key, place) for key in ("xtl", "ytl", "xbr", "ybr"))
+        return Box(left, top, right, bottom)
     if node.tag in ("ellipse", "box"):
         return Polygons((_turned(node, place),))
     pairs = _pairs(node, place)

@@ -20,7 +20,6 @@ from knnseg.datasets.formats.shapes import (
     Polygons,
     Shape,
     ShapeFile,
-    image_files,
 )
 from knnseg.datasets.formats.source import Source
 
@@ -47,7 +46,7 @@ class LabelStudio:
         """Read the file."""
         file = read_json(source.path) if source.json is None else source.json
         read = [image for n, task in enumerate(file.entries()) if (image := _task(task, f"{source.path}: [{n}]"))]
-        return ShapeFile(str(source.path), read, image_files(source))
+        return ShapeFile(source, read)
 
 
 def _task(task: Node, place: str) -> AnnotatedImage | None:

@@ -21,7 +21,6 @@ from knnseg.datasets.formats.shapes import (
     Polygons,
     Shape,
     ShapeFile,
-    image_files,
 )
 from knnseg.datasets.formats.source import Source
 
@@ -43,7 +42,7 @@ class Labelme:
     def open(self, source: Source) -> LabelledImages:
         """Read the file, or every JSON file of the folder."""
         read = [_image(read_json(file), file, inside=source.images is None) for file in source.files(".json")]
-        return ShapeFile(str(source.path), read, image_files(source))
+        return ShapeFile(source, read)
 
 
 def _image(file: Node, path: Path, *, inside: bool) -> AnnotatedImage:

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from knnseg.data.annotations import LabelledImage, LabelledSegment
-from knnseg.data.arrays import IGNORE
+from knnseg.data.arrays import IGNORE, ImageArray
 from knnseg.data.listing import IMAGES
 from knnseg.data.reading import load_annotated, load_image
 from knnseg.data.vocabulary import Vocabulary, tidied
 from knnseg.datasets.folders import LabelledImages
 from knnseg.datasets.formats.source import Source
 from knnseg.errors import DatasetError
+from knnseg.method.boxes import outline
 
 __all__ = [
     "AnnotatedImage",
@@ -117,12 +118,23 @@ class Bitmap:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A box without an outline: left, top, right and bottom in pixels."""
+    """A box without an outline.
+
+    Args:
+        left, top, right, bottom: its edges in pixels, or as shares of the width and height.
+        shares: they are shares.
+    """
 
     left: float
     top: float
     right: float
     bottom: float
+    shares: bool = False
+
+    def within(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom in pixels of an image of ``size`` (H, W)."""
+        h, w = size if self.shares else (1, 1)
+        return self.left * w, self.top * h, self.right * w, self.bottom * h
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,38 +191,37 @@ class AnnotatedImage:
 class ShapeFile(LabelledImages):
     """Labelled images from shapes. Where shapes overlap, the smaller lies on top, and crowds lie below all objects.
 
-    Boxes and points have no outline and are left out; ``left_out`` says how many of each class there are. Images
-    without any shape that can be drawn are left out too.
+    A box becomes the likely outline of what it was drawn around, see :func:`knnseg.method.boxes.outline`, unless the
+    source says to leave boxes; points are left out, and so are images in which nothing is left.
 
     Args:
-        images: what a file says.
-        files: where the images are, see :func:`image_files`.
+        source: what was opened.
+        images: what it says.
         classes: all class names in the order of the file; None for those that occur, sorted.
 
     Raises:
-        DatasetError: no shape at all that can be drawn.
+        DatasetError: no shape at all that can be used.
     """
 
-    def __init__(
-        self, source: str, images: Iterable[AnnotatedImage], files: Files, classes: Sequence[str] | None = None
-    ) -> None:
-        every = list(images)
-        self._left_out = Counter(
-            (shape.label, type(shape.geometry).__name__)
-            for image in every
-            for shape in image.shapes
-            if not _drawn(shape)
-        )
-        self._images = [image for image in every if any(map(_drawn, image.shapes))]
-        self._files, self._classes = files, classes
+    def __init__(self, source: Source, images: Iterable[AnnotatedImage], classes: Sequence[str] | None = None) -> None:
+        every, self._unusable = list(images), (Points,) if source.boxes == "outline" else (Points, Box)
+        shapes = [shape for image in every for shape in image.shapes]
+        self.outlined = 0 if source.boxes == "leave" else sum(isinstance(shape.geometry, Box) for shape in shapes)
+        """How many boxes became outlines."""
+        self._left_out = Counter((s.label, type(s.geometry).__name__) for s in shapes if not self._usable(s))
+        self._images = [image for image in every if any(map(self._usable, image.shapes))]
+        self._files, self._classes = image_files(source), classes
         if not self._images:
             got = ", ".join(self.left_out[:3]) or f"{len(every)} images without shapes"
-            raise DatasetError(f"{source}: expected shapes with an outline (polygons or masks), got {got}")
+            raise DatasetError(f"{source.path}: expected polygons, masks or boxes, got {got}")
+
+    def _usable(self, shape: Shape) -> bool:
+        return not isinstance(shape.geometry, self._unusable)
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """What the file has and this has not: how many boxes and points, by class."""
-        return tuple(f"{count} {kind.lower()} of {label!r}" for (label, kind), count in sorted(self._left_out.items()))
+        """What the file has and this has not: how many boxes or points, by class."""
+        return tuple(f"{count} {_MANY[kind]} of {label!r}" for (label, kind), count in sorted(self._left_out.items()))
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -234,22 +245,22 @@ class ShapeFile(LabelledImages):
             raise DatasetError(
                 f"{entry.place}: expected an image of {entry.size}, as it was labelled, got {size}: {source!s:.200}"
             )
-        shapes = [shape for shape in entry.shapes if _drawn(shape)]
-        segments, crowd, info = _painted(shapes, _masks(shapes, size, entry.place), size)
+        shapes = [shape for shape in entry.shapes if self._usable(shape)]
+        segments, crowd, info = _painted(shapes, _masks(shapes, pixels, entry.place), size)
         uri = entry.place if isinstance(source, bytes) else Path(source).absolute().as_uri()
         classes = _class_map(segments, crowd, shapes) if (crowd >= 0).any() else ()
         return LabelledImage(pixels, segments, info, uri, entry.image_id, *classes)
 
 
-def _drawn(shape: Shape) -> bool:
-    return not isinstance(shape.geometry, Box | Points)
+_MANY = {"Box": "boxes", "Points": "points"}
 
 
-def _masks(shapes: Sequence[Shape], size: tuple[int, int], place: str) -> list[NDArray[np.bool_]]:
-    masks = []
+def _masks(shapes: Sequence[Shape], pixels: ImageArray, place: str) -> list[NDArray[np.bool_]]:
+    masks, size = [], (pixels.shape[0], pixels.shape[1])
     for number, shape in enumerate(shapes):
         try:
-            masks.append(shape.geometry.draw(size))  # type: ignore[union-attr]  # boxes and points are left out
+            drawn = shape.geometry
+            masks.append(outline(pixels, drawn.within(size)) if isinstance(drawn, Box) else drawn.draw(size))  # type: ignore[union-attr]  # points are left out
         except ValueError as error:
             raise DatasetError(f"{place}: shape {number} ({shape.label!r}): {error}") from error
     return masks

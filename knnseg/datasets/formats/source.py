@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from knnseg.datasets._json import Node, read_json
 from knnseg.datasets.folders import LabelledImages
 from knnseg.errors import DatasetError
 
-__all__ = ["Format", "Source", "read_xml", "wrong"]
+__all__ = ["Boxes", "Format", "Source", "read_xml", "wrong"]
+
+Boxes: TypeAlias = Literal["outline", "leave"]
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,12 @@ class Source:
     Args:
         path: of the file or folder.
         images: folder of the images; None where nobody said.
+        boxes: what becomes of boxes: ``"outline"`` the likely object inside, ``"leave"`` leaves them out.
     """
 
     path: Path
     images: str | PathLike[str] | None = None
+    boxes: Boxes = "outline"
 
     def files(self, ending: str) -> list[Path]:
         """The files with an ending, in order: those of the folder, or the file itself."""

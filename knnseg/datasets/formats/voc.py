@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 from knnseg.datasets.folders import LabelledImages
-from knnseg.datasets.formats.shapes import AnnotatedImage, Box, Shape, ShapeFile, image_files
+from knnseg.datasets.formats.shapes import AnnotatedImage, Box, Shape, ShapeFile
 from knnseg.datasets.formats.source import Source, read_xml, wrong
 
 __all__ = ["VocBoxes"]
@@ -23,7 +23,7 @@ class VocBoxes:
     def open(self, source: Source) -> LabelledImages:
         """Read the file, or each of a folder."""
         read = [_image(read_xml(file), str(file)) for file in source.files(".xml")]
-        return ShapeFile(str(source.path), read, image_files(source))
+        return ShapeFile(source, read)
 
 
 def _image(root: ET.Element, place: str) -> AnnotatedImage:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from knnseg.data.listing import IMAGES
 from knnseg.datasets.folders import LabelledImages
-from knnseg.datasets.formats.shapes import AnnotatedImage, Box, Geometry, Polygons, Shape, ShapeFile, image_files
+from knnseg.datasets.formats.shapes import AnnotatedImage, Box, Geometry, Polygons, Shape, ShapeFile
 from knnseg.datasets.formats.source import Source, wrong
 from knnseg.errors import DatasetError
 
@@ -48,7 +48,7 @@ class Yolo:
             file for file in path.parent.rglob("*.txt") if "labels" in file.relative_to(path.parent).parts[:-1]
         )
         read = [_image(text, names, beside=source.images is None) for text in texts if text.stat().st_size]
-        return ShapeFile(str(path), read, image_files(source), list(names.values()))
+        return ShapeFile(source, read, list(names.values()))
 
 
 def _description(source: Source) -> Path | None:
@@ -93,5 +93,5 @@ def _shape(line: str, place: str, names: Mapping[int, str]) -> Shape:
     geometry: Geometry = _Ring(tuple(values))
     if len(values) == 4:
         x, y, w, h = values
-        geometry = Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+        geometry = Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2, shares=True)
     return Shape(names[int(number)], geometry)

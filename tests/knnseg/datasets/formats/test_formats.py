@@ -321,24 +321,33 @@ BOXES = {
 
 
 @pytest.mark.parametrize("name", BOXES)
-def test_boxes_have_no_outline_and_are_named(folder, name):
+def test_a_box_becomes_the_outline_of_what_is_inside_or_is_left(folder, name):
     path = BOXES[name](folder)
-    with pytest.raises(
-        DatasetError, match=r"expected shapes with an outline \(polygons or masks\), got 1 box of 'kettle'"
-    ):
-        open_annotations(path)
+    pixels = np.full((H, W, 3), 90, np.uint8)
+    pixels[3:7, 6:12] = (200, 30, 30)
+    Image.fromarray(pixels).save(folder / "images" / "photo.png")
+    dataset = open_annotations(path)
+    assert dataset.outlined == 1 and not dataset.left_out and not (dataset[0].segments[~SQUARE] != 0).any()
+    found, true = dataset[0].segments != 0, pixels[..., 1] == 30
+    assert (found & true).sum() / (found | true).sum() > 0.6
+    with pytest.raises(DatasetError, match="expected polygons, masks or boxes, got 1 boxes of 'kettle'"):
+        open_annotations(path, boxes="leave")
+    with pytest.raises(DatasetError, match="boxes: expected one of outline, leave, got 'guess'"):
+        open_annotations(path, boxes="guess")
 
 
-def test_boxes_beside_polygons_are_said(folder, capsys):
-    path = labelme(
-        folder,
-        labelme_shape("polygon", CORNERS),
-        labelme_shape("rectangle", [[4, 2], [14, 8]], "cup"),
-        labelme_shape("point", [[1, 1]], "cup"),
+def test_boxes_and_points_beside_polygons_are_said(folder, capsys):
+    box, point = labelme_shape("rectangle", [[4, 2], [14, 8]], "cup"), labelme_shape("point", [[1, 1]], "cup")
+    path = labelme(folder, labelme_shape("polygon", CORNERS), box, point)
+    assert examples(None, None, None, "", annotations=path).left_out == ("1 points of 'cup'",)
+    said = capsys.readouterr().err
+    assert "outlines were guessed from colours in 1 boxes; --leave-boxes uses none" in said
+    assert "1 kinds of shapes have no outline: 1 points of 'cup'" in said
+    assert examples(None, None, None, "", annotations=path, leave_boxes=True).left_out == (
+        "1 boxes of 'cup'",
+        "1 points of 'cup'",
     )
-    dataset = examples(None, None, None, "", annotations=path)
-    assert dataset.left_out == ("1 box of 'cup'", "1 points of 'cup'")
-    assert "2 kinds of shapes have no outline: 1 box of 'cup', 1 points of 'cup'" in capsys.readouterr().err
+    assert "guessed" not in capsys.readouterr().err
 
 
 BAD = [

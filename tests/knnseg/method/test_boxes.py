@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from knnseg.datasets import ImageLabelPairs
+from knnseg.method.boxes import outline
+
+
+def disc(size=(120, 160), centre=(60, 80), radius=30, seed=0):
+    y, x = np.mgrid[: size[0], : size[1]]
+    inside = np.hypot(y - centre[0], x - centre[1]) <= radius
+    image = np.where(inside[..., None], (180, 60, 40), (60, 90, 120)) + np.random.default_rng(seed).normal(
+        0, 12, (*size, 3)
+    )
+    return np.clip(image, 0, 255).astype(np.uint8), inside
+
+
+def iou(a, b):
+    return (a & b).sum() / (a | b).sum()
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+def test_an_object_of_its_own_colour_is_found_at_any_size(scale):
+    image, inside = disc((120 * scale, 160 * scale), (60 * scale, 80 * scale), 30 * scale)
+    found = outline(image, tuple(v * scale for v in (50, 30, 111, 91)))
+    assert iou(found, inside) > 0.9
+
+
+def test_it_stays_inside_the_box_and_the_image():
+    image, _ = disc(centre=(5, 5))
+    found = outline(image, (-20, -20, 36, 36))
+    assert found[:36, :36].any() and not found[36:].any() and not found[:, 36:].any()
+
+
+def test_where_colours_say_nothing_it_is_an_ellipse():
+    found = outline(np.full((100, 100, 3), 90, np.uint8), (20, 30, 80, 70))
+    assert found[50, 50] and not found[31, 21] and 0.4 < found.sum() / (60 * 40) < 0.95
+
+
+def test_a_box_of_one_pixel_and_one_outside():
+    assert outline(disc()[0], (80, 60, 81, 61)).sum() <= 1
+    with pytest.raises(ValueError, match="expected a box inside of 120×160 pixels, got"):
+        outline(disc()[0], (200, 10, 220, 30))
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "things", "least"),
+    [("msrc", ("cow", "car", "aeroplane", "sheep", "dog"), 0.03), ("camvid", ("car", "pedestrian", "bicyclist"), 0.02)],
+)
+def test_on_photographs_it_is_nearer_than_the_box(real_folder, name, things, least):
+    """On all objects: 0.757 against 0.661 (msrc), 0.737 against 0.693 (camvid)."""
+    from skimage.measure import label
+
+    folder, gained = real_folder / name, []
+    pairs = ImageLabelPairs(folder / "images", folder / "labels", folder / "classes.json")
+    for example in (pairs[i] for i in range(0, len(pairs), 12)):
+        for segment in example.info:
+            parts = label(example.segments == segment.id) if segment.label in things else np.zeros((1, 1), int)
+            for mask in (parts == k for k in range(1, parts.max() + 1)):
+                if mask.mean() > 0.01:
+                    (y, x), box = np.nonzero(mask), np.zeros_like(mask)
+                    box[y.min() : y.max() + 1, x.min() : x.max() + 1] = True
+                    found = outline(example.image, (x.min(), y.min(), x.max() + 1, y.max() + 1))
+                    gained.append(iou(found, mask) - iou(box, mask))
+    assert len(gained) > 10 and np.mean(gained) > least, (len(gained), np.mean(gained))
