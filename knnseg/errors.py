@@ -7,6 +7,7 @@
     ├── ShapeError(ValueError)            any other array of the wrong shape or dtype
     ├── VocabularyError(ValueError)       class names missing, repeated or unknown
     ├── DatasetError(ValueError)          a folder or an annotation file that is not as published
+    ├── StageError(TypeError)             a stage that does not do what its protocol says
     ├── UnknownStageError(LookupError)    no stage is registered under this name
     └── WeightsError(OSError)             model weights absent, unreadable or of another layout
 
@@ -32,6 +33,7 @@ __all__ = [
     "KnnSegWarning",
     "MaskError",
     "ShapeError",
+    "StageError",
     "UnknownStageError",
     "VocabularyError",
     "WeightsError",
@@ -71,6 +73,10 @@ class VocabularyError(KnnSegError, ValueError):
 
 class DatasetError(KnnSegError, ValueError):
     """A dataset folder or annotation file that is not laid out as published."""
+
+
+class StageError(KnnSegError, TypeError):
+    """A stage, or a plugin that brings some, does not do what its protocol says."""
 
 
 class UnknownStageError(KnnSegError, LookupError):

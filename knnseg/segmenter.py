@@ -31,7 +31,15 @@ from knnseg.method.voting import confidence, vote, vote_weights
 from knnseg.models.base import NoBase
 from knnseg.result import Evidence, Explanation, Segmentation, explain
 from knnseg.stages import registry as stages
-from knnseg.stages.protocols import BasePredictor, FeatureExtractor, MaskProposer, features_of
+from knnseg.stages.protocols import (
+    BasePredictor,
+    FeatureExtractor,
+    MaskProposer,
+    check_stage,
+    features_of,
+    masks_of,
+    scores_of,
+)
 from knnstore import StoreURL
 from knnstore.errors import StoreConnectionError, StoreTimeoutError
 
@@ -81,8 +89,7 @@ class Segmenter:
         if not isinstance(extractor, Later) and (extractor is not None or database is not None):
             given.append(("extractor", extractor, FeatureExtractor))
         for name, stage, kind in given:
-            if not isinstance(stage, kind):
-                raise ConfigError(f"{name}: expected an object with the methods of {kind.__name__}, got {stage!r}")
+            check_stage(name, stage, kind)
         self._extractor = Later.of(extractor) if isinstance(extractor, FeatureExtractor) else extractor
         self._database = Later.of(database) if isinstance(database, ConceptDatabase) else database
         self._on_store_error = on_store_error
@@ -291,9 +298,9 @@ class Segmenter:
             return []
         (vocabulary, trouble), clock = active, _Clock(len(images))
         with clock("proposals"):
-            masks = self.proposer.propose(images) if given is None else list(map(_given, given, images))
+            masks = masks_of(images, self.proposer) if given is None else list(map(_given, given, images))
         with clock("base"):
-            base = self.base.predict(images, masks, vocabulary)
+            base = scores_of(images, masks, vocabulary, self.base)
         evidence, final, degraded = [Evidence(scores) for scores in base], base, trouble
         try:
             database = None if trouble else self._connected()

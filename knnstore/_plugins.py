@@ -231,6 +231,10 @@ def open_store(
     backend = get_backend(parsed.backend)
     with _mapped(backend, parsed, "open"):
         store = backend.open(OpenRequest(parsed, spec, read_only, consistency))
+    if not isinstance(store, EmbeddingStore):
+        raise BrokenPluginError(
+            f"backend {parsed.backend!r}: open", expected="an EmbeddingStore", got=type(store).__name__
+        )
     offered = store.capabilities.consistency
     if max(map(_LEVELS.index, offered)) < _LEVELS.index(consistency):
         store.close()

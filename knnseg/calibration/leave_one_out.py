@@ -22,7 +22,7 @@ from knnseg.errors import ConfigError, skipping, warn_left_out
 from knnseg.method.pooling import pool
 from knnseg.models.base import NoBase
 from knnseg.segmenter import Segmenter
-from knnseg.stages.protocols import features_of
+from knnseg.stages.protocols import features_of, masks_of, scores_of
 
 __all__ = ["Asker", "Examples", "Proposals", "Queries", "what_is_there"]
 
@@ -124,7 +124,7 @@ class Asker(ABC):
         if self._silent or image is None or masks is None or not len(rows):
             zeros = np.zeros((len(rows), len(self._vocabulary)), np.float32)
             return ClassScores(zeros, self._vocabulary.names)
-        return self._segmenter.base.predict([image], [masks], self._vocabulary)[0].select(rows)
+        return scores_of([image], [masks], self._vocabulary, self._segmenter.base)[0].select(rows)
 
     def _queries(
         self, image: StoredImage, labels: NDArray[np.object_], size: NDArray[np.float64], vectors: NDArray[np.float32],
@@ -159,7 +159,7 @@ class Proposals(Asker):
             vectors = np.empty((0, self._database.extractor.dim), np.float32)
             base = self._opinion(None, None, none)
             return self._queries(image, np.empty(0, object), np.empty(0), vectors, base, 0, len(image.records))
-        masks = self._segmenter.proposer.propose([found])[0]
+        masks = masks_of([found], self._segmenter.proposer)[0]
         labels, areas = what_is_there(image, masks)
         embedded = pool(features_of([found], self._database.extractor)[0], masks).vectors
         usable = np.flatnonzero((labels != "") & embedded.any(axis=1))

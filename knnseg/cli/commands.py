@@ -51,6 +51,7 @@ from knnseg.errors import VocabularyError
 from knnstore._options import Group
 
 if TYPE_CHECKING:
+    from knnseg.data.vocabulary import Vocabulary
     from knnseg.database.adding import AddReport
     from knnseg.datasets import LabelledImages
 
@@ -220,9 +221,7 @@ def evaluate_command(
     # To measure against outlines that were guessed would say little.
     more = (dataset, root, split, words, annotations, images, annotations is not None)
     labelled = examples(pairs, class_file, coco_panoptic, ignore, *more)
-    names, vocabulary = names_of(classes, labelled.vocabulary), labelled.vocabulary
-    say_unlabelled(names, labelled)
-    active = vocabulary if names is None else vocabulary.subset(names)
+    active = _chosen(classes, labelled)
     source = source_of(
         dataset=dataset, root=root, split=split_of(dataset, split), names=words,
         annotations=annotations, images=images,
@@ -235,6 +234,13 @@ def evaluate_command(
             out=out, restart=restart, limit=limit, pictures=pictures, strict=strict,
         )  # fmt: skip
     _show_measured(result, out, per_class=per_class, as_json=as_json)
+
+
+def _chosen(classes: list[str] | None, labelled: LabelledImages) -> Vocabulary:
+    """The classes to measure, those of the data set by default."""
+    names, vocabulary = names_of(classes, labelled.vocabulary), labelled.vocabulary
+    say_unlabelled(names, labelled)
+    return vocabulary if names is None else vocabulary.subset(names)
 
 
 def _show_measured(result: dict[str, Any], out: Path | None, *, per_class: bool, as_json: bool) -> None:

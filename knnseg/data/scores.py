@@ -137,5 +137,5 @@ def check_branch(name: str, branches: Iterable[str]) -> None:
     if name not in known:
         raise ConfigError(
             f"fusion.branch: expected one of {list(known)}, which this base has, got {name!r}. "
-            "The branches out_vocab and ensemble are those of the base fcclip; every base has final"
+            "Other bases may have others"
         )

@@ -8,16 +8,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from knnseg.data.features import Features
 from knnseg.data.image import Image, each_once
 from knnseg.data.masks import Masks
 from knnseg.data.scores import ClassScores
 from knnseg.data.vocabulary import Vocabulary
+from knnseg.errors import ConfigError, StageError
 from knnstore import EmbeddingSpace
 
-__all__ = ["BasePredictor", "DerivedFeatures", "FeatureExtractor", "MaskProposer", "features_of"]
+__all__ = [
+    "BasePredictor",
+    "DerivedFeatures",
+    "FeatureExtractor",
+    "MaskProposer",
+    "check_stage",
+    "features_of",
+    "masks_of",
+    "scores_of",
+]
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -102,5 +114,92 @@ def features_of(images: Sequence[Image], extractor: FeatureExtractor) -> list[Fe
     """The extractor's grid over each image, computed once for an image, whoever asks.
 
     Two extractors of one fingerprint share it.
+
+    Raises:
+        StageError: the extractor gives something else than its protocol says.
     """
-    return each_once(images, f"features {extractor.space.fingerprint}", extractor.extract)
+    return each_once(images, f"features {extractor.space.fingerprint}", lambda some: _extracted(some, extractor))
+
+
+def _extracted(images: Sequence[Image], extractor: FeatureExtractor) -> list[Features]:
+    method = f"{type(extractor).__name__}.extract"
+    given = _one_each(method, extractor.extract(images), images, Features)
+    for image, features in zip(images, given, strict=True):
+        width = features.dim + (0 if features.context is None else len(features.context))
+        _expect(method, "image_size", image.size, features.image_size)
+        _expect(method, "features as wide as its dim,", extractor.dim, width)
+    return given
+
+
+def masks_of(images: Sequence[Image], proposer: MaskProposer) -> list[Masks]:
+    """The proposer's masks over each image.
+
+    Raises:
+        StageError: the proposer gives something else than its protocol says.
+    """
+    method = f"{type(proposer).__name__}.propose"
+    given = _one_each(method, proposer.propose(images), images, Masks)
+    for image, masks in zip(images, given, strict=True):
+        _expect(method, "masks of the size", image.size, masks.size)
+    return given
+
+
+def scores_of(
+    images: Sequence[Image], masks: Sequence[Masks], vocabulary: Vocabulary, base: BasePredictor
+) -> list[ClassScores]:
+    """P_base of the masks of each image.
+
+    Raises:
+        StageError: the base gives something else than its protocol says.
+    """
+    method = f"{type(base).__name__}.predict"
+    given = _one_each(method, base.predict(images, masks, vocabulary), images, ClassScores)
+    for own, scores in zip(masks, given, strict=True):
+        _expect(method, "the classes", vocabulary.names, scores.classes)
+        _expect(method, "rows for masks, in number", len(own), len(scores))
+        _expect(method, "the branches", sorted(base.branches), sorted(scores.branches))
+        rows = scores.probabilities
+        if rows.size and not (rows.min() >= 0 and rows.sum(1).max() < 1 + _TOLERANCE):  # not true of NaN either
+            raise StageError(
+                f"{method}: expected probabilities that sum to 1 at most, got {rows.min()} to {rows.sum(1).max()}"
+            )
+    return given
+
+
+_TOLERANCE = 1e-3
+"""By how much float32 probabilities of thousands of classes may miss 1."""
+
+
+def check_stage(name: str, stage: object, kind: type) -> None:
+    """See that an object can be a stage of a kind, which is one of the protocols above.
+
+    Raises:
+        ConfigError: it lacks methods; the message names them.
+    """
+    missing = [member for member in vars(kind) if not member.startswith("_") and not hasattr(stage, member)]
+    if missing:
+        raise ConfigError(
+            f"{name}: expected a {kind.__name__}, got {type(stage).__name__} without {', '.join(missing)}"
+        )
+
+
+def _one_each(method: str, given: object, images: Sequence[Image], kind: type[T]) -> list[T]:
+    if (
+        not isinstance(given, list | tuple)
+        or len(given) != len(images)
+        or not all(isinstance(one, kind) for one in given)
+    ):
+        got = (
+            f"{len(given)}: {[type(one).__name__ for one in given[:3]]}"
+            if isinstance(given, list | tuple)
+            else type(given).__name__
+        )
+        raise StageError(
+            f"{method}: expected a list of {kind.__name__}, one for each of {len(images)} images, got {got}"
+        )
+    return list(given)
+
+
+def _expect(method: str, what: str, expected: object, got: object) -> None:
+    if expected != got:
+        raise StageError(f"{method}: expected {what} {expected}, got {got}")

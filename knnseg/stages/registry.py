@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, get_args
 
 import pluggy
 
 from knnseg.checked import nearest
 from knnseg.config import Config, StageConfig
-from knnseg.errors import ConfigError, UnknownStageError
+from knnseg.errors import ConfigError, StageError, UnknownStageError
 from knnseg.stages import hookspecs
 from knnseg.stages.hookspecs import Factory, Kind, hookimpl
 from knnseg.stages.keys import Whitened, WithContext
@@ -61,6 +61,8 @@ class _Registry:
         self.broken: dict[str, str] = {}
 
     def add(self, kind: Kind, name: str, factory: Factory) -> None:
+        if kind not in get_args(Kind):
+            raise StageError(f"register: expected a kind of {', '.join(get_args(Kind))}, got {kind!r}")
         self.factories[kind, name] = factory
 
     def load(self, plugin: object) -> None:
@@ -69,6 +71,11 @@ class _Registry:
         manager.add_hookspecs(hookspecs)
         manager.register(plugin)
         manager.check_pending()
+        if not manager.hook.knnseg_register.get_hookimpls():
+            name = getattr(plugin, "__name__", type(plugin).__name__)
+            raise StageError(
+                f"plugin {name}: expected a function knnseg_register, marked with @knnseg.hookimpl, got none"
+            )
         manager.hook.knnseg_register(register=self.add)
 
 
@@ -155,7 +162,18 @@ def _factory(kind: Kind, config: StageConfig) -> Callable[..., Any]:
         near = difflib.get_close_matches(config.name, names(kind), 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UnknownStageError(f"{kind} stage: expected one of {names(kind)}, got {config.name!r}.{hint}{broken}")
-    call: Callable[..., Any] = pkgutil.resolve_name(factory) if isinstance(factory, str) else factory
+    return factory if callable(factory) else _imported(kind, config.name, factory)
+
+
+def _imported(kind: Kind, name: str, factory: str) -> Callable[..., Any]:
+    try:
+        call: Callable[..., Any] = pkgutil.resolve_name(factory)
+    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+        if isinstance(error, ModuleNotFoundError) and not f"{factory.partition(':')[0]}.".startswith(f"{error.name}."):
+            raise  # its module is there; what it needs is not
+        raise StageError(
+            f"{kind} stage {name!r}: expected {factory!r} to be a module and what it calls the stage, got: {error}"
+        ) from error
     return call
 
 

@@ -42,6 +42,7 @@ PLUGINS = {
     "othername": GOOD.format(name="memory"),
     "hookfails": GOOD.format(name="x").replace("register(Mine())", "1 / 0"),
     "noclient": GOOD.format(name="noclient") + "\n    Mine.open = lambda self, request: __import__('no_such_client')\n",
+    "nostore": GOOD.format(name="nostore") + "\n    Mine.open = lambda self, request: None\n",
     "engine": GOOD.format(name="engine")
     + "\n    Mine.open = lambda self, r: (_ for _ in ()).throw(OSError('me:hunter2'))\n",
 }
@@ -123,6 +124,9 @@ def test_broken_plugins_break_nobody_else(site: Path) -> None:
         assert part in answers[name]
     assert answers["noclient"].startswith("BackendUnavailableError")
     assert "pip install dist-noclient" in answers["noclient"]
+    assert answers["nostore"].startswith(
+        "BrokenPluginError: backend 'nostore': open: expected an EmbeddingStore, got NoneType"
+    )
     assert answers["engine"].startswith("BackendError: open on engine://me:***@h/x: OSError: me:***")
 
 
