@@ -16,7 +16,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cache
+from importlib import import_module
+from typing import Any, TypeVar
 
 import numpy as np
 import tenacity
@@ -25,7 +27,9 @@ from numpy.typing import NDArray
 from knnstore.errors import KnnStoreError, StoreAuthenticationError
 from knnstore.types import Batch
 
-__all__ = ["Patience", "may_not_write", "record_bytes", "row_slices", "slices", "upload"]
+__all__ = [
+    "Patience", "is_loopback", "keep_grpc_up", "may_not_write", "record_bytes", "row_slices", "slices", "upload",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -85,6 +89,21 @@ class Patience:
     def _tried_enough(self, state: tenacity.RetryCallState) -> bool:
         most = self.retries + 1
         return state.attempt_number >= (most if self.answered else min(most, _UNANSWERED))
+
+
+@cache
+def keep_grpc_up() -> Any:
+    """A gRPC channel that is never used nor closed, for a backend that speaks gRPC to ask for before it makes its own.
+
+    After the last channel is closed gRPC ends its threads in the background, and a child that is forked at that moment
+    has a lock that nobody opens: it would hang in making its own channel, and no timeout could end that.
+    """
+    return import_module("grpc").insecure_channel("localhost:1")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine."""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def record_bytes(batch: Batch) -> NDArray[np.int64]:

@@ -13,7 +13,6 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from pymilvus.exceptions import MilvusException
 from pymilvus.grpc_gen import common_pb2, milvus_pb2_grpc
 
 from knnstore.errors import InvalidURLError, StoreClosedError
-from knnstore.remote import Patience
+from knnstore.remote import Patience, is_loopback, keep_grpc_up
 from knnstore.url import Secret
 from knnstore_milvus.errors import retriable
 from knnstore_milvus.expressions import SERVER
@@ -96,16 +95,6 @@ def _content(option: str, file: str) -> bytes | None:
         raise InvalidURLError(f"option {option}", expected="a readable file in PEM format", got=str(error)) from error
 
 
-@cache
-def _keep_grpc_up() -> grpc.Channel:
-    """A channel that is never used nor closed.
-
-    After the last one is closed gRPC ends its threads in the background, and a child that is forked at that moment has
-    a lock that nobody opens: it would hang in making its own channel, and no timeout could end that.
-    """
-    return grpc.insecure_channel("localhost:1")
-
-
 class Connection:
     """Sends requests and looks at the status of the answers.
 
@@ -129,7 +118,7 @@ class Connection:
         self._stub: Any = None
         self._process = 0
         self._closed = False
-        if credentials.token and not credentials.tls and not _is_local(address):
+        if credentials.token and not credentials.tls and not is_loopback(address.rpartition(":")[0].strip("[]")):
             warnings.warn(
                 f"milvus://{address}: the token or password goes over the network in plain text; add ?tls=1",
                 stacklevel=2,
@@ -172,7 +161,7 @@ class Connection:
             if self._closed:  # a call that was on its way must not open another channel, which nobody would close
                 raise self._closed_error()
             if self._stub is None or self._process != os.getpid():
-                _keep_grpc_up()
+                keep_grpc_up()
                 self._channel = self._credentials.channel(self.address)
                 self._stub = milvus_pb2_grpc.MilvusServiceStub(self._channel)
                 self._process = os.getpid()
@@ -193,7 +182,3 @@ def _checked(send: Callable[..., Any], request: Any, timeout: float, metadata: l
     if status.code or status.error_code:
         raise MilvusException(status.code, status.reason, status.error_code, retriable=status.retriable)
     return reply
-
-
-def _is_local(address: str) -> bool:
-    return address.rpartition(":")[0].strip("[]") in ("localhost", "::1") or address.startswith("127.")
