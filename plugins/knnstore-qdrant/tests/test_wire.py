@@ -339,7 +339,7 @@ def test_consistency_is_asked_for(shared_bridge, numbers, level):
         write(store, 3)
         assert store.count() == 3
         ordering = {"strong": "strong", "session": "medium", "eventual": "weak"}[level]
-        assert store._engine._writes == {"ordering": models.WriteOrdering(ordering)}
+        assert store._engine._ordering == models.WriteOrdering(ordering)
         assert store._engine._reads == (
             {"consistency": models.ReadConsistencyType.MAJORITY} if level == "strong" else {}
         )
