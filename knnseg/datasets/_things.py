@@ -431,5 +431,5 @@ _ALL: tuple[Painter, ...] = (
     snowman, star, tree, umbrella, anchor, butterfly, cactus, crown, donut, guitar, kettle, ladybird, pineapple,
     rocket,
 )  # fmt: skip
-PAINTERS = {painter.__name__: painter for painter in _ALL}  # type: ignore[attr-defined]  # they are functions
+PAINTERS = {painter.__name__: painter for painter in _ALL}
 """How each thing is painted, by its name."""
