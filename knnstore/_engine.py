@@ -65,7 +65,7 @@ class Backend(ABC):
 
     @abstractmethod
     def collections(self, url: StoreURL) -> list[StoreURL]:
-        """The collections at this URL and one level below it, sorted; empty where there is none."""
+        """The collections at this URL and one level below it, sorted; empty where there is none. Creates nothing."""
 
     def remove_empty(self, url: StoreURL) -> bool:  # for those who override it
         """Remove the collection at this URL if it holds no record; how ``knnstore check`` cleans up behind itself.
@@ -196,7 +196,7 @@ class Engine(ABC):
         """Rebuild, compact, train."""
 
     def _close(self) -> None:  # noqa: B027  # optional: an engine may hold nothing
-        """Release what is held."""
+        """Release what is held, once; calls of other threads may be under way, and then end in a StoreClosedError."""
 
     def _map_error(self, error: Exception) -> KnnStoreError | None:  # for those who override it
         """Turn an engine's exception into one of ours; None makes it a :class:`BackendError`."""

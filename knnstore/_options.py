@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 from typer.core import TyperGroup
@@ -28,8 +30,14 @@ Where = Annotated[
 ]
 
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
 class Group(TyperGroup):
-    """All commands of a program. What it says of a mistake in the command line quotes no URL as it was given."""
+    """All commands of a program. What it says of a mistake in the command line quotes no URL as it was given.
+
+    A URL where a path is expected is such a mistake: it would become the name of a folder, for all to see.
+    """
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         """Read the name of the command, and what stands before it."""
@@ -40,6 +48,27 @@ class Group(TyperGroup):
         """Read the arguments of the command, and run it."""
         with _urls_hidden():
             return super().invoke(ctx)
+
+    def resolve_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Find the command that is called."""
+        name, command, rest = super().resolve_command(*args, **kwargs)
+        hints = get_type_hints(command.callback) if command is not None and command.callback else {}
+        for parameter in getattr(command, "params", ()):
+            if Path in _kinds(hints.get(parameter.name)):
+                parameter.callback = _no_url
+        return name, command, rest
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """A type, and those that it is made of."""
+    return {hint}.union(*map(_kinds, get_args(hint)))
+
+
+def _no_url(context: Any, parameter: Any, value: Any) -> Any:
+    for part in value if isinstance(value, list | tuple) else [value]:
+        if _URL.match(str(part)):
+            raise typer.BadParameter("expected a path on this machine, got a URL", ctx=context, param=parameter)
+    return value
 
 
 @contextmanager

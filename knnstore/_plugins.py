@@ -6,6 +6,7 @@ import difflib
 import re
 import threading
 import time
+import uuid
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -33,6 +34,7 @@ __all__ = [
     "drop_store",
     "get_backend",
     "known_backends",
+    "may_write",
     "open_store",
     "ping",
     "register",
@@ -277,6 +279,16 @@ def ping(url: str | StoreURL) -> float:
     with _mapped(backend, parsed, "ping"):
         backend.ping(parsed)
     return time.perf_counter() - start
+
+
+def may_write(store: EmbeddingStore) -> None:
+    """Ask for the right to write before work is done that would be lost without it, by deleting what is not there.
+
+    Raises:
+        StoreAuthenticationError: a key that may only read, or a folder that this user may not write to.
+        KnnStoreError: as for any write.
+    """
+    store.delete([uuid.uuid4().hex])
 
 
 def remove_empty(url: StoreURL) -> bool:

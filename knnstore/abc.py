@@ -253,8 +253,9 @@ class EmbeddingStore(Engine):
     def revision(self) -> str:
         """A short text that is another one whenever the content may have changed; cheap enough for every search.
 
-        For whoever remembers something derived from the content. A backend that cannot tell reports the number of
-        records, which misses a replacement by another process.
+        For whoever remembers something derived from the content, and for whoever has to know what others have written:
+        what this store reads afterwards has all that led to this revision, whatever its consistency. A backend that
+        cannot tell reports the number of records, which misses a replacement by another process.
         """
         self._usable("revision")
         with self._mapped("revision"):

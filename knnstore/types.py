@@ -94,7 +94,8 @@ class StoreSpec:
 
     Raises:
         InvalidInputError: dim below 1, an unknown metric.
-        InvalidFieldError: a field name that is not an identifier or starts with an underscore, or another type.
+        InvalidFieldError: a field name that is no ASCII identifier, starts with an underscore, or is ``id`` or
+            ``vector``; or another type.
     """
 
     dim: int

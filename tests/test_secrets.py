@@ -4,6 +4,7 @@ The commands come from the command lines themselves, so that a new one without a
 """
 
 import base64
+import io
 import json
 import logging
 import re
@@ -14,8 +15,10 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import get_type_hints
 from urllib.parse import quote
 
 import numpy as np
@@ -28,6 +31,9 @@ import knnseg.cli
 import knnseg.cli.commands
 import knnstore._commands
 import knnstore.cli
+from knnseg import ConceptDatabase, Segmenter
+from knnseg.database.schema import FIELDS
+from knnseg.database.spaces import space_name
 from knnseg.datasets import RenderedScenes
 from knnstore.errors import KnnStoreError
 
@@ -130,12 +136,13 @@ def frozen():
 
 @pytest.fixture
 def said(monkeypatch, capfd, caplog, tmp_path, there):
-    """Runs a command: its exit code, and all that it has said, logged, raised and written."""
+    """Runs a command: its exit code, and all that it has said, logged, raised and written; at a terminal if it types."""
     caplog.set_level(logging.DEBUG)
 
-    def run(name, arguments, url=""):
+    def run(name, arguments, url="", types=""):
         words = [word.format(url=url, there=there, out=tmp_path) for word in arguments.split()]
         monkeypatch.setattr(sys, "argv", [*name.split(), *words])
+        monkeypatch.setattr(sys, "stdin", Terminal(types) if types else sys.__stdin__)
         monkeypatch.chdir(tmp_path)
         text, code = "", 0
         try:
@@ -145,12 +152,20 @@ def said(monkeypatch, capfd, caplog, tmp_path, there):
         except BaseException as error:
             text = everything(error)
             code = "raised"
-        written = [f"{file}\n{file.read_bytes().decode('latin-1')}" for file in tmp_path.rglob("*") if file.is_file()]
+        made = list(tmp_path.rglob("*"))
+        written = [file.read_bytes().decode("latin-1") for file in made if file.is_file()]
         out, err = capfd.readouterr()
-        text = "\n".join([text, out, err, caplog.text, *written])
+        text = "\n".join([text, out, err, caplog.text, *map(str, made), *written])
         return code, text
 
     return run
+
+
+class Terminal(io.StringIO):
+    """Somebody sits there and types."""
+
+    def isatty(self):
+        return True
 
 
 def everything(error):
@@ -266,7 +281,7 @@ def test_a_url_in_the_wrong_place(said, name):
             assert_hidden(said(name, f"{CASES[name]} {extra}".replace("{url}", AWAY[0]))[1])
         for parameter in COMMANDS[program, *words].params:
             if "Path" in str(parameter.bare_type):
-                continue  # files may be called anything
+                continue  # see below
             if parameter.param_type_name == "option":
                 flags = [f"{parameter.opts[0]} {url}", f"{parameter.opts[0]}={url}"]
             else:
@@ -274,6 +289,32 @@ def test_a_url_in_the_wrong_place(said, name):
             for flag in flags:
                 given = " ".join([flag, CASES[name]]).replace("{url}", AWAY[0])
                 assert_hidden(said(name, given)[1])
+
+
+def paths():
+    """Every argument and option that is a path, with the command that takes it."""
+    return [
+        pytest.param(" ".join(words), parameter, id=f"{' '.join(words)} {parameter.name}")
+        for words, command in COMMANDS.items()
+        for parameter in command.params
+        if "Path" in str(get_type_hints(command.callback).get(parameter.name))
+    ]
+
+
+@pytest.mark.parametrize(("name", "parameter"), paths())
+def test_a_url_where_a_path_is_expected(said, name, parameter):
+    """It would become the name of a folder. Refused, by the name of the option, before anything is done."""
+    for url in (AWAY[0], AWAY[2], f"qdrant:/127.0.0.1/c?api_key={ENCODED}"):
+        if parameter.param_type_name == "option":
+            flag, count = max(parameter.opts, key=len), max(parameter.nargs, 1)
+            given = [f"{flag} {' '.join([url] * count)}", *([f"{flag}={url}"] if count == 1 else [])]
+        else:
+            flag, given = parameter.name, [url]
+        for one in given:
+            code, text = said(name, f"{one} {url}" if "{url}" in CASES[name].split()[:1] else one)
+            assert_hidden(text)
+            text = re.sub(r"[│\s]+", " ", text)
+            assert code == 2 and flag in text and "expected a path on this machine, got a URL" in text
 
 
 @pytest.mark.slow
@@ -306,6 +347,30 @@ def test_a_key_that_no_header_can_have(said, bridge, key):
         with pytest.raises(KnnStoreError) as caught:
             knnstore.open_store(text, knnstore.StoreSpec(3, "dot"))
         assert_hidden(everything(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "types", "question"),
+    [
+        ("knnseg concepts remove", "kettle -s {url}", "y\n", "Remove 1 examples of 'kettle' from"),
+        ("knnseg concepts remove", "kettle -s {url}", "n\n", "Remove 1 examples of 'kettle' from"),
+        ("knnstore delete", "{url} --id a", "y\n", "Delete 1 of 1 record"),
+        ("knnstore drop", "{url}", "y\n{path}\n", "Type its name"),
+        ("knnstore drop", "{url}", "y\nanother\n", "Type its name"),
+    ],
+)
+def test_questions(said, bridge, name, arguments, types, question):
+    path, space = uuid.uuid4().hex, knnstore.EmbeddingSpace("colour", "sha256:colour")
+    url = url_of(bridge[1], path)
+    place = knnstore.StoreURL.parse(url)
+    if name.startswith("knnseg"):
+        place = place.child(space_name(space))
+    with knnstore.open_store(place, knnstore.StoreSpec(3, "cosine", FIELDS, space)) as store:
+        values = {field: [kind()] for field, kind in FIELDS.items()} | {"label": ["kettle"]}
+        store.upsert(["a"], np.ones((1, 3), np.float32), values)
+    code, text = said(name, arguments, url, types.format(path=path))
+    assert_hidden(text)
+    assert question in text and "***" in text and bool(code) == (types in ("n\n", "y\nanother\n"))
 
 
 @pytest.mark.slow
@@ -371,22 +436,38 @@ def test_stopped_while_the_server_says_nothing(frozen, name, transport):
 # -- what is made of a URL in a program --------------------------------------------------------------------------------
 
 
+def parts_of(one):
+    slots = [name for kind in type(one).__mro__ for name in getattr(kind, "__slots__", ())]
+    return {**getattr(one, "__dict__", {}), **{name: getattr(one, name) for name in slots if hasattr(one, name)}}
+
+
+def assert_nothing_shown(*objects, least):
+    """Not by any of them, nor by any part of them, as deep as it is ours."""
+    met, left, shown = set(), list(objects), []
+    while left:
+        one = left.pop()
+        if id(one) in met or not type(one).__module__.startswith(("knnstore", "knnseg")):
+            continue
+        met.add(id(one))
+        shown += [repr(one), str(one)]
+        if not isinstance(one, knnstore.Secret):
+            shown.append(repr(parts_of(one)))
+            left += parts_of(one).values()
+    assert len(met) > least
+    assert_hidden("\n".join(shown))
+
+
 def test_objects_show_nothing(bridge):
-    """Stores and databases, as deep as they are ours."""
-    spec = knnstore.StoreSpec(3, "dot")
-    with knnstore.open_store(url_of(bridge[1], "objects"), spec) as store:
-        met, left, shown = set(), [store, knnstore.OpenRequest(store.url, spec)], []
-        while left:
-            one = left.pop()
-            if id(one) in met or not type(one).__module__.startswith(("knnstore", "knnseg")):
-                continue
-            met.add(id(one))
-            slots = [name for kind in type(one).__mro__ for name in getattr(kind, "__slots__", ())]
-            parts = {**getattr(one, "__dict__", {}), **{n: getattr(one, n) for n in slots if hasattr(one, n)}}
-            shown += [repr(one), str(one)]
-            if isinstance(one, knnstore.Secret):
-                continue
-            shown.append(repr(parts))
-            left += parts.values()
-        assert len(met) > 8
-        assert_hidden("\n".join(shown))
+    url, space = url_of(bridge[1], uuid.uuid4().hex), knnstore.EmbeddingSpace("colour", "sha256:colour")
+    spec = knnstore.StoreSpec(3, "cosine", FIELDS, space)
+    with knnstore.open_store(knnstore.StoreURL.parse(url).child(space_name(space)), spec) as store:
+        assert_nothing_shown(store, knnstore.OpenRequest(store.url, spec), least=8)
+        with ConceptDatabase.existing(url) as database:
+            assert database.concepts() == ()
+            assert_nothing_shown(database, least=10)
+
+
+@pytest.mark.slow
+def test_a_segmenter_shows_nothing(bridge):
+    with Segmenter.from_config("tiny", url_of(bridge[1], uuid.uuid4().hex)) as segmenter:
+        assert_nothing_shown(segmenter, least=15)

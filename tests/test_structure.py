@@ -26,7 +26,7 @@ KNNSEG = {
     "database": "stages method",
     "result": "method drawing",
     "segmenter": "stages method models database result",
-    "datasets": "",
+    "datasets": "stages",
     "calibration": "stages method models database segmenter",
     "evaluation": "method drawing database result segmenter",
 }

@@ -32,10 +32,12 @@ from knnseg.cli.options import (
 )
 from knnseg.cli.segmenting import segment
 from knnseg.cli.sources import (
+    Annotations,
     ClassFile,
     Coco,
     Dataset,
     Ignore,
+    Images,
     Names,
     Pairs,
     Root,
@@ -78,20 +80,26 @@ Subset = Annotated[
         "default. A name that has a comma: -c '\"a, b\"'.",
     ),
 ]
+OneImage = Annotated[Path | None, typer.Argument(help="One image, with --mask and --label.")]
+Mask = Annotated[Path | None, typer.Option(help="PNG of the image's size; the concept is where it is not 0.")]
+Thing = Annotated[
+    bool | None,
+    typer.Option("--thing/--stuff", help="A countable object, or stuff; by default as the database knows it."),
+]
+Report = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder for the report; a run that was stopped goes on there.")
+]
 
 
 @app.command()
 def add(
     store: Store,
-    image: Annotated[Path | None, typer.Argument(help="One image, with --mask and --label.")] = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="PNG of the image's size; the concept is where it is not 0.")
-    ] = None,
+    image: OneImage = None,
+    mask: Mask = None,
     label: Annotated[str | None, typer.Option(help="What the mask shows.")] = None,
-    thing: Annotated[
-        bool | None,
-        typer.Option("--thing/--stuff", help="A countable object, or stuff; by default as the database knows it."),
-    ] = None,
+    thing: Thing = None,
+    annotations: Annotations = None,
+    images: Images = None,
     pairs: Pairs = None,
     class_file: ClassFile = None,
     coco_panoptic: Coco = None,
@@ -112,12 +120,15 @@ def add(
 
     knnseg add -s faiss:///tmp/db photo.jpg --mask kettle.png --label kettle --thing
 
+    knnseg add -s faiss:///tmp/db --annotations export.json --images photos
+
     knnseg add -s faiss:///tmp/db --pairs images labels --class-file classes.json
 
     knnseg add -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --split training
     """
     one = {} if image is None else _one(image, mask, label)
-    labelled = None if one else examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split)
+    more = (dataset, root, split, None, annotations, images)
+    labelled = None if one else examples(pairs, class_file, coco_panoptic, ignore, *more)
     names = None if labelled is None else _known(names_of(classes, labelled.vocabulary), labelled)
     with open_segmenter(preset, checkpoint, store, device, create=True) as segmenter:
         assert segmenter.database is not None  # a store was given
@@ -180,14 +191,14 @@ def evaluate_command(
     root: Root = None,
     split: Split = "",
     words: Names = None,
+    annotations: Annotations = None,
+    images: Images = None,
     pairs: Pairs = None,
     class_file: ClassFile = None,
     coco_panoptic: Coco = None,
     ignore: Ignore = "0,255",
     classes: Subset = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for the report; a run that was stopped goes on there.")
-    ] = None,
+    out: Report = None,
     restart: Annotated[bool, typer.Option("--restart", help="Start anew where --out has a run already.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Measure on the first images only.")] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print every class, not only a few.")] = False,
@@ -204,12 +215,13 @@ def evaluate_command(
 
     knnseg eval -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --out report
     """
-    labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split, words)
+    labelled = examples(pairs, class_file, coco_panoptic, ignore, dataset, root, split, words, annotations, images)
     names, vocabulary = names_of(classes, labelled.vocabulary), labelled.vocabulary
     say_unlabelled(names, labelled)
     active = vocabulary if names is None else vocabulary.subset(names)
     source = source_of(
         dataset=dataset, root=root, split=split_of(dataset, split), names=words,
+        annotations=annotations, images=images,
         pairs=pairs, class_file=class_file, coco_panoptic=coco_panoptic, ignore=ignore if pairs else None,
         device=device,
     )  # fmt: skip

@@ -20,12 +20,13 @@ from knnseg.cli.options import (
     Preset,
     Store,
     Strict,
+    ask_to_write,
     finish,
-    may_write,
     print_json,
     there_is,
 )
 from knnstore import StoreURL
+from knnstore._options import Group
 
 if TYPE_CHECKING:
     from knnseg.database.concepts import ConceptDatabase
@@ -37,6 +38,7 @@ __all__ = ["concepts_app"]
 
 concepts_app = typer.Typer(
     name="concepts",
+    cls=Group,
     help="List, rename, merge, remove and re-embed what a database knows.",
     no_args_is_help=True,
 )
@@ -64,25 +66,25 @@ def _database(
         raise typer.BadParameter("give --space or --preset")
     if checkpoint is not None and preset is None:
         raise typer.BadParameter("--checkpoint needs --preset")
-    if not read_only:
-        there_is(store)
-        may_write(store)
+    if preset is not None or not read_only:
+        there = there_is(store)
+        if not read_only:
+            ask_to_write(store, there)
     if preset is None:
         opened = ConceptDatabase.existing(store, space, read_only=read_only)
     else:
-        extractor = _extractor(store, preset, checkpoint, device)
+        extractor = _extractor(preset, checkpoint, device)
         opened = ConceptDatabase.open(store, extractor, create=False, read_only=read_only)
     with opened as database:
         yield database
 
 
-def _extractor(store: str, preset: str, checkpoint: Path | None, device: str) -> FeatureExtractor:
+def _extractor(preset: str, checkpoint: Path | None, device: str) -> FeatureExtractor:
     from knnseg.segmenter import read_config
     from knnseg.stages import registry as stages
 
     config = read_config(preset)
     config = config if checkpoint is None else stages.with_checkpoint(config, str(checkpoint))
-    there_is(store)
     return stages.make_extractor(config, device=device)
 
 
@@ -206,9 +208,9 @@ def reembed(
     from knnstore import open_store
 
     originals = Originals(images)
-    there_is(store)
-    may_write(into or store)
-    extractor = _extractor(store, preset, checkpoint, device)
+    there = there_is(store)
+    ask_to_write(into or store, None if into else there)
+    extractor = _extractor(preset, checkpoint, device)
     with (
         open_store(_other_space(store, extractor.space, source), read_only=True) as original,
         ConceptDatabase.open(into or store, extractor) as database,

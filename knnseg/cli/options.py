@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from knnseg.database.naming import CHANGES, SPEC
 from knnseg.database.spaces import spaces
 from knnseg.errors import KnnSegWarning
 from knnstore import StoreURL, collections, open_store
+from knnstore._plugins import may_write
 from knnstore.errors import (
     StoreAuthenticationError,
     StoreConnectionError,
@@ -135,35 +135,42 @@ def printed_warnings() -> Iterator[None]:
         yield
 
 
-def there_is(store: str, *, may_be_down: bool = False) -> None:
-    """Find a mistake in the URL of a store before weights are read.
+def there_is(store: str, *, may_be_down: bool = False) -> list[StoreURL]:
+    """Find a mistake in the URL of a store before weights are read; returns the collections of its database.
 
     Raises:
         KnnStoreError: a URL that makes no sense, of a backend that is not installed, or where nothing is stored.
     """
     try:
-        if not spaces(store):
-            raise StoreNotFoundError(f"nothing is stored at {StoreURL.parse(store)}", hint="Add examples first.")
+        found = list(spaces(store).values())
     except (StoreConnectionError, StoreTimeoutError):
         if not may_be_down:
             raise
+        return []
+    if not found:
+        raise StoreNotFoundError(f"nothing is stored at {StoreURL.parse(store)}", hint="Add examples first.")
+    return found
 
 
-def may_write(store: str) -> None:
-    """Ask for the right to write before weights are read, by deleting what is not there.
+def ask_to_write(store: str, places: list[StoreURL] | None = None) -> None:
+    """Ask for the right to write before weights are read.
 
     Where nothing is stored yet, the changes of concepts are made first: they need no model.
+
+    Args:
+        store: URL of the database.
+        places: its collections, where they are known.
 
     Raises:
         StoreAuthenticationError: a key that may only read, or a folder that this user may not write to.
         KnnStoreError: as for any write.
     """
-    places = collections(store)
+    places = collections(store) if places is None else places
     refused = None
     for place in places or [StoreURL.parse(store).child(CHANGES)]:
         try:
             with open_store(place, None if places else SPEC) as opened:
-                opened.delete([uuid.uuid4().hex])
+                may_write(opened)
             return
         except StoreAuthenticationError as error:  # the key may be limited to another one of them
             refused = error
@@ -188,7 +195,7 @@ def open_segmenter(
     if store is not None and not create:
         there_is(store, may_be_down=on_store_error == "base")
     elif store is not None:
-        may_write(store)
+        ask_to_write(store)
     config = read_config(preset)
     if checkpoint is not None:
         config = with_checkpoint(config, str(checkpoint))

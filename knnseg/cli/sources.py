@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from knnseg.datasets import LabelledImages
 
 __all__ = [
+    "Annotations",
     "ClassFile",
     "Coco",
     "Dataset",
     "Ignore",
+    "Images",
     "Names",
     "Pairs",
     "Root",
@@ -49,6 +51,19 @@ Coco = Annotated[
         "--coco-panoptic", metavar="IMAGES PNGS JSON", help="Folders of images and panoptic PNGs, and the JSON."
     ),
 ]
+Annotations = Annotated[
+    Path | None,
+    typer.Option(
+        "--annotations",
+        "-a",
+        help="What a labelling tool has exported, a file or folder: COCO or LVIS instances, COCO panoptic, Label "
+        "Studio, CVAT, labelme, YOLO. Its format is recognised.",
+    ),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option("--images", help="For --annotations: folder of the images, where they do not lie beside the file."),
+]
 Dataset = Annotated[
     str | None, typer.Option("--dataset", help="A data set of the field by its name; `knnseg datasets` lists them.")
 ]
@@ -71,19 +86,25 @@ def examples(
     root: Path | None = None,
     split: str = "",
     names: Path | None = None,
+    annotations: Path | None = None,
+    images: Path | None = None,
 ) -> LabelledImages:
     """The labelled images that the options speak of.
 
     Raises:
         typer.BadParameter: options missing, or of more than one source.
     """
-    from knnseg.datasets import CocoPanoptic, open_dataset
+    from knnseg.datasets import CocoPanoptic, open_annotations, open_dataset
 
-    if sum(given is not None for given in (pairs, coco, dataset)) != 1:
+    if sum(given is not None for given in (annotations, pairs, coco, dataset)) != 1:
         raise typer.BadParameter(
-            "give one of --pairs with --class-file, --coco-panoptic, and --dataset with --root (add also takes one "
-            "IMAGE)"
+            "give one of --annotations, --pairs with --class-file, --coco-panoptic, and --dataset with --root (add "
+            "also takes one IMAGE)"
         )
+    if annotations is None and images is not None:
+        raise typer.BadParameter("--images needs --annotations")
+    if annotations is not None:
+        return _saying(open_annotations(annotations, images), "kinds of shapes have no outline")
     if dataset is None and (root or split or names):
         raise typer.BadParameter("--root, --split and --names need --dataset")
     if dataset is not None:
@@ -102,10 +123,14 @@ def _pairs(pairs: tuple[Path, Path] | None, class_file: Path | None, ignore: str
         numbers = [int(number) for number in ignore.split(",") if number.strip()]
     except ValueError:
         raise typer.BadParameter(f"--ignore: expected numbers separated by commas, got {ignore!r}") from None
-    labelled = ImageLabelPairs(*pairs, class_file, ignore=numbers)
+    return _saying(ImageLabelPairs(*pairs, class_file, ignore=numbers), "files have no part in a pair")
+
+
+def _saying(labelled: LabelledImages, what: str) -> LabelledImages:
+    """The same images, after a word on what takes no part."""
     if labelled.left_out:
         some = ", ".join(labelled.left_out[:3]) + (", …" if len(labelled.left_out) > 3 else "")
-        print(f"knnseg: {len(labelled.left_out)} files have no part in a pair: {some}", file=sys.stderr)
+        print(f"knnseg: {len(labelled.left_out)} {what}: {some}", file=sys.stderr)
     return labelled
 
 

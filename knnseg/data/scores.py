@@ -56,7 +56,9 @@ class ClassScores:
     """The probability of each class for each mask. A row of zeros is a mask about which nothing is known.
 
     A base whose scores come about in steps may let retrieval in at an earlier one, a *branch*: it returns a subclass
-    that says what the scores are there (:meth:`branch`), and what follows from others (:meth:`resume`).
+    that says what the scores are there (:meth:`branch`), and what follows from others (:meth:`resume`). The subclass is
+    a frozen dataclass, and every array among its fields has a row for each mask: :meth:`select` and
+    :meth:`concatenate` work on all of them.
 
     Args:
         probabilities: float32 (N, C), rows that sum to 1, to 0, or to less than 1 where the rest is the probability

@@ -110,6 +110,7 @@ def write(
         strict: raise where the extractor refuses an image, instead of leaving it out.
     """
     report, failed = AddReport(), list[str]()
+    store.revision()  # what others have added up to now is seen below, also where that takes a moment otherwise
     ids = [identity for examples in prepared for identity in (*examples.ids, *examples.first_ids)]
     stored = store.get(ids, fields=["label"], with_vectors=False)
     there = {own for own, key in zip(stored.ids.tolist(), stored.fields["label"].tolist(), strict=True) if name(key)}

@@ -146,13 +146,22 @@ class Changes:
     def __init__(self, place: StoreURL, *, read_only: bool) -> None:
         self._place, self._read_only = place, read_only
         self._store: EmbeddingStore | None = None
-        self._names = Names()
+        self._names, self._revision = Names(), ""
 
     def names(self) -> Names:
-        """The names as they are now; one small request where nothing has changed."""
+        """The names as they are now, whoever has changed them; one small request where nobody has."""
         store = self._opened()
         if store is None:
             return self._names
+        # Asked first: from then on a store sees what had been written by others, which some see a moment late (Milvus).
+        revision = store.revision()
+        if revision != self._revision or not store.capabilities.revision:
+            self._read(store)
+            self._revision = revision
+        return self._names
+
+    def _read(self, store: EmbeddingStore) -> None:
+        """Add the changes that came since those that are known."""
         while True:
             last = self._names.number
             found = store.get([_id(number) for number in range(max(last, 1), last + _AT_ONCE)], with_vectors=False)
@@ -164,7 +173,7 @@ class Changes:
             while (number := self._names.number + 1) and (made := changes.get(_id(number))):
                 self._names = self._names.after(json.loads(made[0]), number, made[1])
             if self._names.number < last + _AT_ONCE - 1:
-                return self._names
+                return
 
     def make(self, decide: Callable[[Names], Change | None]) -> Names:
         """Make a change that is right for the names as they are at that moment.

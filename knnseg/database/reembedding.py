@@ -94,6 +94,7 @@ def reembed(
         )
     finder, report = originals or Originals(), ReembedReport()
     labels = _labels(source, target)
+    source.revision()  # see write() in adding.py; so in _write() below
     hashes = sorted(str(value) for value in source.count_by("image_hash"))
 
     def done() -> str:
@@ -140,6 +141,7 @@ class _Embedded:
 
 
 def _write(target: ConceptDatabase, group: list[StoredImage], originals: Originals, strict: bool) -> ReembedReport:
+    target.store.revision()
     ids = [identity for image in group for identity in image.records.ids.tolist()]
     there = set(target.store.get(ids, fields=[], with_vectors=False).ids.tolist())
     known = stored_contents(target.store, F("image_hash").isin([image.image_hash for image in group]), target.name)

@@ -2,6 +2,7 @@
 
 from knnseg.datasets.benchmarks import Benchmark, benchmarks, open_dataset, with_names
 from knnseg.datasets.folders import CocoPanoptic, ImageLabelPairs, LabelledImages, read_classes
+from knnseg.datasets.formats import annotation_formats, open_annotations
 from knnseg.datasets.rendered import CONCEPTS, Concept, RenderedScenes
 
 __all__ = [
@@ -12,7 +13,9 @@ __all__ = [
     "ImageLabelPairs",
     "LabelledImages",
     "RenderedScenes",
+    "annotation_formats",
     "benchmarks",
+    "open_annotations",
     "open_dataset",
     "read_classes",
     "with_names",

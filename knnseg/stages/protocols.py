@@ -55,7 +55,7 @@ class BasePredictor(Protocol):
         """
 
     def predict(self, images: Sequence[Image], masks: Sequence[Masks], vocabulary: Vocabulary) -> list[ClassScores]:
-        """P_base of the masks of each image, float32 (N, C).
+        """P_base of the masks of each image, float32 (N, C), the classes in the order of ``vocabulary.names``.
 
         Rows as :class:`~knnseg.ClassScores` has them, 0 where there is no opinion.
         """

@@ -27,6 +27,7 @@ _GROUP = "knnseg"
 _BUILTIN: dict[tuple[Kind, str], Factory] = {
     ("features", "open_clip"): "knnseg.models.open_clip:OpenClipFeatures.load",
     ("features", "dinov2"): "knnseg.models.dinov2:DinoFeatures.load",
+    ("features", "efficientnet"): "knnseg.models.efficientnet:EfficientNetFeatures.load",
     ("features", "fcclip"): "knnseg.models.fcclip.keys:FcClipFeatures.load",
     ("masks", "eomt"): "knnseg.models.proposers.queries:load_eomt",
     ("masks", "fcclip"): "knnseg.models.fcclip.stage:FcClipProposer.load",
@@ -37,6 +38,13 @@ _BUILTIN: dict[tuple[Kind, str], Factory] = {
     ("base", "none"): "knnseg.models.base:NoBase",
     ("base", "dense_clip"): "knnseg.models.open_clip:dense_clip",
     ("base", "fcclip"): "knnseg.models.fcclip.stage:FcClip.load",
+    ("annotations", "coco"): "knnseg.datasets.formats.coco:CocoInstances",
+    ("annotations", "coco_panoptic"): "knnseg.datasets.formats.coco:CocoPanopticFile",
+    ("annotations", "cvat"): "knnseg.datasets.formats.cvat:Cvat",
+    ("annotations", "label_studio"): "knnseg.datasets.formats.label_studio:LabelStudio",
+    ("annotations", "labelme"): "knnseg.datasets.formats.labelme:Labelme",
+    ("annotations", "voc"): "knnseg.datasets.formats.voc:VocBoxes",
+    ("annotations", "yolo"): "knnseg.datasets.formats.yolo:Yolo",
 }
 
 
@@ -76,7 +84,11 @@ def _registry() -> _Registry:
 
 
 def register(plugin: object) -> None:
-    """Register a module or object that has a ``knnseg_register`` hook, without an entry point."""
+    """Register a module or object that has a ``knnseg_register`` hook, without an entry point.
+
+    Of two stages of one kind and name, the one registered last counts. A hook that does not exist is a
+    ``pluggy.PluginValidationError``.
+    """
     _registry().load(plugin)
 
 
@@ -89,7 +101,7 @@ def make(kind: Kind, config: StageConfig, **defaults: Any) -> Any:
     """Make a stage.
 
     Args:
-        kind: ``"features"``, ``"masks"`` or ``"base"``.
+        kind: ``"features"``, ``"masks"``, ``"base"`` or ``"annotations"``.
         config: its name and options.
         defaults: options to pass where the stage accepts them and the configuration does not set them.
 

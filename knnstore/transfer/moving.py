@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-from knnstore._plugins import collections, open_store
+from knnstore._plugins import collections, may_write, open_store
 from knnstore._validation import check_limit
 from knnstore.abc import EmbeddingStore
 from knnstore.errors import InvalidInputError, SpecMismatchError, StoreNotFoundError
@@ -16,7 +16,7 @@ from knnstore.transfer.copying import CopyJob, CopyReport, told_when_interrupted
 from knnstore.types import STORED, Conflict, StoreSpec
 from knnstore.url import StoreURL
 
-__all__ = ["Job", "check_options", "copy_store", "name_below", "run_jobs", "stored_at"]
+__all__ = ["Job", "ask_to_write", "check_options", "copy_store", "name_below", "run_jobs", "stored_at"]
 
 _AGAIN = "Run it again to go on: what is there already is compared and not sent again."
 
@@ -94,6 +94,7 @@ def copy_store(
         ConflictError: ``on_conflict="error"`` and an id is there with other content. Nothing was overwritten; other
             records may have been copied before it was found.
         ContentMismatchError: the source changed while it was copied, or the destination does not hold what was sent.
+        StoreAuthenticationError: the key may only read at the destination, which is asked first.
     """
     source, destination = StoreURL.parse(source), StoreURL.parse(destination)
     check_options(batch_size, on_conflict)
@@ -104,6 +105,8 @@ def copy_store(
         for place in stored_at(source)
         for name in [name_below(source, place)]
     ]
+    if not dry_run:
+        ask_to_write(jobs)
     return run_jobs(jobs, where, batch_size, on_conflict, dry_run=dry_run, progress=progress)
 
 
@@ -112,6 +115,16 @@ def check_options(batch_size: int, on_conflict: str = "error") -> None:
     check_limit("batch_size", batch_size)
     if on_conflict not in ("replace", "skip", "error"):
         raise InvalidInputError("on_conflict", expected="replace, skip or error", got=repr(on_conflict))
+
+
+def ask_to_write(jobs: Iterable[Job]) -> None:
+    """Find out that a key may only read before anything is read to be written there; see :func:`may_write`.
+
+    A collection that is missing is made when its turn comes, which asks the same.
+    """
+    for job in jobs:
+        with suppress(StoreNotFoundError), open_store(job.target) as there:
+            may_write(there)
 
 
 def _place(url: StoreURL) -> tuple[str, str, str, int | None, str]:

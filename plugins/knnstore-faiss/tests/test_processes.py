@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import knnstore
-from knnseg.cli.options import may_write
+from knnseg.cli.options import ask_to_write
 from knnstore import F
 from knnstore.errors import InvalidInputError, StoreAuthenticationError, StoreBusyError
 
@@ -445,12 +445,12 @@ def test_a_scan_of_a_file_that_changes_says_so(shared):
 
 def test_a_writing_command_asks_before_a_model_is_loaded(shared):
     """Also where nothing is stored yet."""
-    may_write(f"faiss://{shared}/there")
+    ask_to_write(f"faiss://{shared}/there")
 
     def writer():
         for name in ("there", "not-there"):
             with pytest.raises(StoreAuthenticationError, match="expected a folder that this user may write to"):
-                may_write(f"faiss://{shared}/{name}")
+                ask_to_write(f"faiss://{shared}/{name}")
 
     join(as_nobody(writer))
-    may_write(f"faiss://{shared}/there")
+    ask_to_write(f"faiss://{shared}/there")

@@ -96,3 +96,33 @@ def test_no_model_is_loaded_for_a_key_that_may_only_read(urls, transport, pairs,
     assert not asked, "a model was loaded"
     listed = run(app, ["concepts", "list", "--json", "-s", reading], catch_exceptions=False)
     assert [c["label"] for c in json.loads(listed.stdout)] == ["noise"]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_copies_ask_for_the_right_to_write_first(urls, tmp_path, transport):
+    """Before the source is read: what is there already would be compared for long, and an export checked."""
+    full, reading = urls("moved", transport)
+    source, folder = f"memory://rights-{transport}", tmp_path / "exported"
+    with knnstore.open_store(source, SPEC) as store:
+        store.upsert(["a", "b"], np.eye(4, dtype=np.float32)[:2], {"label": ["x", "y"]})
+        knnstore.export_parquet(source, folder)
+        knnstore.copy_store(source, full)
+        [file] = (folder / "records").iterdir()
+        file.write_bytes(b"damaged")
+        ask(knnstore.import_parquet, folder, reading)
+        ask(knnstore.copy_store, source, reading)  # nothing is missing there
+        store.update({"label": "z"}, ids=["a"])
+        ask(knnstore.copy_store, source, reading)  # and here is a conflict
+        ask(knnstore.copy_store, source, urls("missing", transport)[1])
+        assert [report.conflicts for report in knnstore.copy_store(source, reading, dry_run=True)] == [1]
+
+
+def test_the_collections_are_listed_once(make_bridge, pairs):
+    bridge = make_bridge(**KEYS)
+    place = bridge.url("listed", "http", api_key=KEYS["api_key"])
+    add = ["add", str(pairs / "a.png"), "--mask", str(pairs / "mask.png"), "--label", "noise", "-s", place]
+    assert CliRunner().invoke(app, add, catch_exceptions=False).exit_code == 0
+    for command in (["concepts", "kind", "noise", "--thing", "-p", "tiny", "-s", place],):
+        before = len(bridge.requests())
+        assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+        assert [r["method"] for r in bridge.requests()[before:]].count("GET /collections") == 1

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 import traceback
+import uuid
 from collections import Counter
 from contextlib import ExitStack
 
@@ -25,6 +26,7 @@ from knnseg import ConceptDatabase, Image
 from knnseg.database.originals import Originals
 from knnseg.database.reembedding import reembed
 from knnseg.errors import VocabularyError
+from knnstore.testing.servers import below, remove
 
 KINDS = ["add", "add", "add", "rename", "merge", "remove", "read", "reembed"]
 NAMES = ["kettle", "teapot", "ball", "lava"]
@@ -258,6 +260,55 @@ def test_some_order_explains_it(tmp_path, extractor, seed):
 @pytest.mark.parametrize("seed", range(6, 46))
 def test_some_order_explains_it_many_times(tmp_path, extractor, seed):
     test_some_order_explains_it(tmp_path, extractor, seed)
+
+
+# -- on a real server, whose open stores see others' writes a moment late unless they ask ------------------------------
+
+
+@pytest.fixture
+def on_milvus(milvus_url):
+    url = below(milvus_url, f"default/writers_{uuid.uuid4().hex[:8]}", index="FLAT")
+    yield url
+    remove(url)
+
+
+@pytest.fixture
+def two(on_milvus, extractor):
+    """The same database twice, open."""
+    with ConceptDatabase.open(on_milvus, extractor) as one, ConceptDatabase.open(on_milvus, extractor) as other:
+        yield one, other
+
+
+def add(database, number):
+    mask = np.ones((1, 16, 16), bool)
+    return database.add_masks(picture(number), mask, ["kettle"], things=[], uri=f"number:{number}")
+
+
+@pytest.mark.server
+def test_an_open_database_sees_what_another_has_just_added(two):
+    one, other = two
+    for number in range(20):
+        assert add(one, number).added == 1
+        assert add(other, number).present == 1, f"example {number} is embedded again"
+        assert [concept.count for concept in other.concepts()] == [number + 1]
+
+
+@pytest.mark.server
+def test_an_open_database_sees_a_new_name(two):
+    one, other = two
+    add(one, 1)
+    assert other.name("kettle") == "kettle"
+    for old, new in (("kettle", "teapot"), ("teapot", "pot")):
+        one.rename(old, new)
+        assert other.name("kettle") == new
+        assert [concept.label for concept in other.concepts()] == [new]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("seed", range(1000, 1003))
+def test_some_order_explains_what_open_databases_see(on_milvus, extractor, seed):
+    made = run(on_milvus, extractor, seed, steps=4)
+    assert explain(made), "\n".join(map(str, sorted(made, key=lambda one: one[2])))
 
 
 def test_a_lost_change_is_not_explained():

@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from knnseg import Config, presets
 from knnseg.errors import WeightsError
+from knnseg.models import efficientnet
 from knnseg.models.dinov2 import VARIANTS
 from knnseg.models.fcclip.config import FcClipConfig
 from knnseg.models.fcclip.model import FCCLIP
@@ -42,7 +43,7 @@ def into_hub_cache(root, repository, *names):
 
 
 def test_every_model_of_a_preset_is_known():
-    networks = {"open_clip", "dense_clip", "dinov2", "fcclip"}
+    networks = {"open_clip", "dense_clip", "dinov2", "efficientnet", "fcclip"}
     for preset in presets():
         config = Config.preset(preset)
         asked = {(s.options.get("model"), s.name) for s in (config.features, config.masks, config.base)}
@@ -74,6 +75,8 @@ def test_the_sizes_are_those_of_the_models():
         assert known()["fcclip"].parameters == size(FCCLIP(FcClipConfig()))
         for name, architecture in VARIANTS.items():
             assert known()[name].parameters == size(timm.create_model(architecture, num_classes=0))
+        for name, architecture in efficientnet.VARIANTS.items():
+            assert known()[name].parameters == size(timm.create_model(architecture))
 
 
 def test_the_folder(monkeypatch, tmp_path):
@@ -143,10 +146,12 @@ def test_the_command_without_weights_and_with_them(tmp_path):
     assert before["presets"] == {
         "base": ["dinov2-b14-reg", BASE],
         "fcclip": ["dinov2-b14-reg", "fcclip"],
+        "photo": ["efficientnet-lite2"],
         "tiny": ["bundled:tiny"],
     }
-    here = {model["name"] for model in before["models"] if model["present"]}
-    assert here == {"bundled:tiny"}
+    here = {model["name"]: model["found_in"] for model in before["models"] if model["present"]}
+    assert here["efficientnet-lite2"] == "package" and here["bundled:tiny"] == "bundled"
+    assert {name for name, place in here.items() if place != "package"} == {"bundled:tiny"}
     said = command("models", **variables).stdout
     assert "preset tiny: ready" in said and "preset fcclip: missing: fcclip; from the hub at first use" in said
     assert f"put it at {weights}/fcclip.pth" in said

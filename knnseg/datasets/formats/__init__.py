@@ -1,0 +1,90 @@
+"""Annotation files of the field and of labelling tools, behind one door.
+
+    examples = open_annotations("export.json", images="photos")
+    database.add(examples)
+
+A format of one's own is an object like :class:`Format`, registered as ``register("annotations", name, factory)`` in the
+hook of :mod:`knnseg.stages.hookspecs`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from os import PathLike
+from pathlib import Path
+
+from knnseg.config import StageConfig
+from knnseg.datasets.folders import LabelledImages
+from knnseg.datasets.formats.shapes import (
+    AnnotatedImage,
+    Bitmap,
+    Box,
+    Drawn,
+    Points,
+    Polygons,
+    RunLengths,
+    Shape,
+    ShapeFile,
+    image_files,
+)
+from knnseg.datasets.formats.source import Format, Source
+from knnseg.errors import DatasetError
+from knnseg.stages.registry import make, names
+
+__all__ = [
+    "AnnotatedImage",
+    "Bitmap",
+    "Box",
+    "Drawn",
+    "Format",
+    "Points",
+    "Polygons",
+    "RunLengths",
+    "Shape",
+    "ShapeFile",
+    "Source",
+    "annotation_formats",
+    "image_files",
+    "open_annotations",
+]
+
+
+def annotation_formats() -> dict[str, str]:
+    """What each registered format is, by the name that ``open_annotations(format=…)`` takes."""
+    return {name: make("annotations", StageConfig(name)).title for name in names("annotations")}
+
+
+def open_annotations(
+    path: str | PathLike[str],
+    images: str | PathLike[str] | None = None,
+    *,
+    format: str = "",  # noqa: A002  # its name
+) -> LabelledImages:
+    """Open a file or folder of annotations, of whatever format it is.
+
+    Args:
+        path: what a tool has exported.
+        images: folder of the images; by default beside the annotations, or in ``images`` there.
+        format: one of :func:`annotation_formats`; "" recognises it.
+
+    Returns:
+        The labelled images. What has no outline, as a box, is left out; ``left_out`` of the result says so.
+
+    Raises:
+        DatasetError: nothing is there, no format recognises it or several do, or it is not as its tool writes it.
+    """
+    source = Source(Path(path), images)
+    if not source.path.exists():
+        raise DatasetError(f"{path}: expected a file or folder of annotations, got no such file")
+    known = {name: make("annotations", StageConfig(name)) for name in names("annotations")}
+    if format and format not in known:
+        near = difflib.get_close_matches(format, known, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise DatasetError(f"annotations: expected a format of {', '.join(known)}, got {format!r}.{hint}")
+    fitting = [name for name, each in known.items() if each.recognises(source)] if not format else [format]
+    if len(fitting) != 1:
+        listed = "\n".join(f"    {name}: {each.title}" for name, each in known.items())
+        got = f"what {' and '.join(fitting)} recognise; say which with `format`" if fitting else "none of these"
+        raise DatasetError(f"{path}: expected annotations of one format:\n{listed}\nbut got {got}.")
+    opened: LabelledImages = known[fitting[0]].open(source)
+    return opened

@@ -1,0 +1,335 @@
+"""What annotation tools write, in one form: images with shapes, which become segments when an image is read.
+
+A format is a reader of files into :class:`AnnotatedImage`; drawing, overlaps and looking for the images is done here,
+once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PureWindowsPath
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from knnseg.data.annotations import LabelledImage, LabelledSegment
+from knnseg.data.arrays import IGNORE
+from knnseg.data.listing import IMAGES
+from knnseg.data.reading import load_annotated, load_image
+from knnseg.data.vocabulary import Vocabulary, tidied
+from knnseg.datasets.folders import LabelledImages
+from knnseg.datasets.formats.source import Source
+from knnseg.errors import DatasetError
+
+__all__ = [
+    "AnnotatedImage",
+    "Bitmap",
+    "Box",
+    "Drawn",
+    "Points",
+    "Polygons",
+    "RunLengths",
+    "Shape",
+    "ShapeFile",
+    "image_files",
+]
+
+
+class Drawn(Protocol):
+    """The outline of a shape."""
+
+    def draw(self, size: tuple[int, int]) -> NDArray[np.bool_]:
+        """The pixels inside, bool (H, W), in an image of ``size`` (H, W). Raises ValueError where it does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Polygons:
+    """The union of polygons, filled as COCO fills them.
+
+    Args:
+        rings: of each its corners as x, y, x, y, …, in pixels; at least three corners.
+    """
+
+    rings: tuple[tuple[float, ...], ...]
+
+    def draw(self, size: tuple[int, int]) -> NDArray[np.bool_]:
+        """See :class:`Drawn`."""
+        for ring in self.rings:
+            if len(ring) < 6 or len(ring) % 2 or not np.isfinite(ring).all():
+                raise ValueError(f"expected polygons of at least three corners, got {str(ring)[:60]}")
+        codes = coco_mask.frPyObjects([list(ring) for ring in self.rings], *size)
+        return coco_mask.decode(coco_mask.merge(codes)).astype(bool)
+
+
+@dataclass(frozen=True, slots=True)
+class RunLengths:
+    """Lengths of runs, column after column, that begin with pixels outside: COCO's, as numbers or compressed.
+
+    Args:
+        size: (H, W) of the image that they were made for.
+        counts: the lengths, or COCO's text of them.
+    """
+
+    size: tuple[int, int]
+    counts: tuple[int, ...] | str
+
+    def draw(self, size: tuple[int, int]) -> NDArray[np.bool_]:
+        """See :class:`Drawn`."""
+        if self.size != size:
+            raise ValueError(f"expected a run-length code for {size}, got one for {self.size}")
+        code = {"size": list(size), "counts": self.counts if isinstance(self.counts, str) else list(self.counts)}
+        if not isinstance(self.counts, str):
+            if min(self.counts, default=0) < 0 or sum(self.counts) != size[0] * size[1]:
+                raise ValueError(f"expected runs of {size[0] * size[1]} pixels together, got {sum(self.counts)}")
+            code = coco_mask.frPyObjects(code, *size)
+        return coco_mask.decode(code).astype(bool)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bitmap:
+    """Pixels of a part of the image.
+
+    Args:
+        pixels: bool (h, w).
+        left: x of its first column.
+        top: y of its first row.
+    """
+
+    pixels: NDArray[np.bool_]
+    left: int = 0
+    top: int = 0
+
+    def draw(self, size: tuple[int, int]) -> NDArray[np.bool_]:
+        """See :class:`Drawn`; what lies outside of the image is cut off."""
+        whole = np.zeros(size, bool)
+        (y, x), (h, w) = (max(self.top, 0), max(self.left, 0)), self.pixels.shape
+        inside = self.pixels[y - self.top : size[0] - self.top, x - self.left : size[1] - self.left]
+        if not inside.size and self.pixels.size:
+            raise ValueError(f"expected a mask inside of {size}, got {h}×{w} pixels at ({self.left}, {self.top})")
+        whole[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+        return whole
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box without an outline: left, top, right and bottom in pixels."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Points on something, each (x, y) in pixels."""
+
+    points: tuple[tuple[float, float], ...]
+
+
+Geometry: TypeAlias = Drawn | Box | Points
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One annotated object or region.
+
+    Args:
+        label: its class.
+        geometry: where it is.
+        thing: a countable object.
+        crowd: several objects that nobody parted: its pixels have a class and belong to no object.
+        layer: shapes of a higher layer lie on top.
+    """
+
+    label: str
+    geometry: Geometry
+    thing: bool = True
+    crowd: bool = False
+    layer: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", tidied(self.label))
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedImage:
+    """An image and its shapes.
+
+    Args:
+        image: the path that the annotation file gives, or the bytes of the image where the file has it inside.
+        shapes: of the image, in order.
+        size: (H, W) that the shapes were drawn on; None where the file does not say.
+        image_id: of the image, in the file.
+        place: where in which file this stands, for errors.
+    """
+
+    image: str | bytes
+    shapes: tuple[Shape, ...]
+    size: tuple[int, int] | None
+    image_id: str
+    place: str
+
+
+class ShapeFile(LabelledImages):
+    """Labelled images from shapes. Where shapes overlap, the smaller lies on top, and crowds lie below all objects.
+
+    Boxes and points have no outline and are left out; ``left_out`` says how many of each class there are. Images
+    without any shape that can be drawn are left out too.
+
+    Args:
+        images: what a file says.
+        files: where the images are, see :func:`image_files`.
+        classes: all class names in the order of the file; None for those that occur, sorted.
+
+    Raises:
+        DatasetError: no shape at all that can be drawn.
+    """
+
+    def __init__(
+        self, source: str, images: Iterable[AnnotatedImage], files: Files, classes: Sequence[str] | None = None
+    ) -> None:
+        every = list(images)
+        self._left_out = Counter(
+            (shape.label, type(shape.geometry).__name__)
+            for image in every
+            for shape in image.shapes
+            if not _drawn(shape)
+        )
+        self._images = [image for image in every if any(map(_drawn, image.shapes))]
+        self._files, self._classes = files, classes
+        if not self._images:
+            got = ", ".join(self.left_out[:3]) or f"{len(every)} images without shapes"
+            raise DatasetError(f"{source}: expected shapes with an outline (polygons or masks), got {got}")
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What the file has and this has not: how many boxes and points, by class."""
+        return tuple(f"{count} {kind.lower()} of {label!r}" for (label, kind), count in sorted(self._left_out.items()))
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The classes; a class is of things where all of its shapes are."""
+        shapes = [shape for image in self._images for shape in image.shapes]
+        stuff = {shape.label for shape in shapes if not shape.thing}
+        names = sorted({shape.label for shape in shapes}) if self._classes is None else map(tidied, self._classes)
+        found = tuple(dict.fromkeys(names))
+        return Vocabulary(found, frozenset(found) - stuff)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def load(self, index: int) -> LabelledImage:
+        """Read one image and draw its shapes."""
+        entry = self._images[index]
+        source = entry.image if isinstance(entry.image, bytes) else self._files.find(entry.image, entry.place)
+        pixels = load_image(source) if entry.size is None else load_annotated(source, entry.size)
+        size = pixels.shape[:2]
+        if entry.size not in (None, size):
+            raise DatasetError(
+                f"{entry.place}: expected an image of {entry.size}, as it was labelled, got {size}: {source!s:.200}"
+            )
+        shapes = [shape for shape in entry.shapes if _drawn(shape)]
+        segments, crowd, info = _painted(shapes, _masks(shapes, size, entry.place), size)
+        uri = entry.place if isinstance(source, bytes) else Path(source).absolute().as_uri()
+        classes = _class_map(segments, crowd, shapes) if (crowd >= 0).any() else ()
+        return LabelledImage(pixels, segments, info, uri, entry.image_id, *classes)
+
+
+def _drawn(shape: Shape) -> bool:
+    return not isinstance(shape.geometry, Box | Points)
+
+
+def _masks(shapes: Sequence[Shape], size: tuple[int, int], place: str) -> list[NDArray[np.bool_]]:
+    masks = []
+    for number, shape in enumerate(shapes):
+        try:
+            masks.append(shape.geometry.draw(size))  # type: ignore[union-attr]  # boxes and points are left out
+        except ValueError as error:
+            raise DatasetError(f"{place}: shape {number} ({shape.label!r}): {error}") from error
+    return masks
+
+
+def _painted(
+    shapes: Sequence[Shape], masks: Sequence[NDArray[np.bool_]], size: tuple[int, int]
+) -> tuple[NDArray[np.int32], NDArray[np.int32], tuple[LabelledSegment, ...]]:
+    """The segments, the position of the crowd of each pixel or -1, and what the numbers of segments mean."""
+    segments, crowd = np.zeros(size, np.int32), np.full(size, -1, np.int32)
+    order = sorted(range(len(shapes)), key=lambda i: (not shapes[i].crowd, shapes[i].layer, -int(masks[i].sum())))
+    for i in order:
+        if shapes[i].crowd:
+            crowd[masks[i]] = i
+        else:
+            segments[masks[i]], crowd[masks[i]] = i + 1, -1
+    info = tuple(LabelledSegment(i + 1, s.label, s.thing) for i, s in enumerate(shapes) if not s.crowd)
+    return segments, crowd, info
+
+
+def _class_map(
+    segments: NDArray[np.int32], crowd: NDArray[np.int32], shapes: Sequence[Shape]
+) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    names = tuple(dict.fromkeys(shape.label for shape in shapes))
+    of_shape = np.array([*(names.index(shape.label) for shape in shapes), IGNORE], np.int32)
+    return of_shape[np.where(segments > 0, segments - 1, crowd)], names
+
+
+class Files:
+    """Where the images of an annotation file are, see :func:`image_files`."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = folders
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
+        for folder in self._folders:
+            for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+                found.setdefault(path.name, []).append(path)
+                if path.suffix.lower() in IMAGES:
+                    found.setdefault(path.stem, []).append(path)
+        return found
+
+    def find(self, given: str, place: str) -> Path:
+        """The file that an annotation calls ``given``, a path, a name, or a name without its ending.
+
+        Raises:
+            DatasetError: it is in none of the folders, or several have its name.
+        """
+        name = PureWindowsPath(given).name  # also takes a path with slashes
+        if Path(given).is_absolute() and Path(given).is_file():
+            return Path(given)
+        direct = [p for folder in self._folders for p in (folder / given.lstrip("/"), folder / name) if p.is_file()]
+        if direct:
+            return direct[0]
+        # Label Studio puts eight letters and a hyphen before the name of what is uploaded.
+        plain = name.partition("-")[2] if len(name.partition("-")[0]) == 8 else name
+        found = list(dict.fromkeys(self._by_name.get(name, []) or self._by_name.get(plain, [])))
+        if len(found) != 1:
+            where = " or ".join(map(str, self._folders))
+            got = "no such file" if not found else f"several: {found[0]}, {found[1]}"
+            raise DatasetError(
+                f"{place}: expected its image {given!r} below {where}, got {got}. Give the folder of the images."
+            )
+        return found[0]
+
+
+def image_files(source: Source) -> Files:
+    """Where to look for images: in the folder that was given, or else beside the annotations and in ``images`` there.
+
+    A path of the annotations counts from there; where it leads nowhere, as those of another machine, its last part is
+    looked for in the folder and below.
+
+    Raises:
+        DatasetError: what was given is not a folder.
+    """
+    if source.images is not None:
+        if not Path(source.images).is_dir():
+            raise DatasetError(f"images: expected a folder, got {source.images}")
+        return Files([Path(source.images)])
+    beside = source.path if source.path.is_dir() else source.path.parent
+    return Files([beside, beside / "images"])

@@ -1,0 +1,90 @@
+"""What a user points at: a file of annotations, or a folder of them."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol
+
+from knnseg.datasets._json import Node, read_json
+from knnseg.datasets.folders import LabelledImages
+from knnseg.errors import DatasetError
+
+__all__ = ["Format", "Source", "read_xml", "wrong"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file or a folder, opened once for all formats that look at it.
+
+    Args:
+        path: of the file or folder.
+        images: folder of the images; None where nobody said.
+    """
+
+    path: Path
+    images: str | PathLike[str] | None = None
+
+    def files(self, ending: str) -> list[Path]:
+        """The files with an ending, in order: those of the folder, or the file itself."""
+        if self.path.is_dir():
+            return sorted(p for p in self.path.iterdir() if p.suffix.lower() == ending and not p.name.startswith("."))
+        return [self.path] if self.path.suffix.lower() == ending else []
+
+    @cached_property
+    def json(self) -> Node | None:
+        """The content of the file, or of the first JSON file of the folder; None where there is none.
+
+        Raises:
+            DatasetError: it is not JSON.
+        """
+        return next((read_json(file) for file in self.files(".json")), None)
+
+    @cached_property
+    def xml(self) -> ET.Element | None:
+        """The same of XML."""
+        return next((read_xml(file) for file in self.files(".xml")), None)
+
+    def json_keys(self) -> frozenset[str]:
+        """The keys of the JSON file, empty where it is not one with keys."""
+        return (
+            frozenset(self.json.value) if self.json is not None and isinstance(self.json.value, dict) else frozenset()
+        )
+
+
+class Format(Protocol):
+    """A reader of what a tool writes; registered as ``register("annotations", name, factory)``."""
+
+    title: str
+    """What it is, for people."""
+
+    def recognises(self, source: Source) -> bool:
+        """Whether a file or folder is of this format. Looks at its form and does not judge what is wrong with it."""
+
+    def open(self, source: Source) -> LabelledImages:
+        """The labelled images. Reads the annotations, and no image yet.
+
+        Raises:
+            DatasetError: with the file, the place in it, what was expected and what was found.
+        """
+
+
+def read_xml(path: Path) -> ET.Element:
+    """The root of an XML file.
+
+    Raises:
+        DatasetError: unreadable.
+    """
+    try:
+        return ET.parse(path).getroot()  # noqa: S314  # expat refuses entities that grow since 2.4.1
+    except (ET.ParseError, OSError, UnicodeDecodeError, ValueError) as error:
+        raise DatasetError(f"{path}: expected an XML file: {error}") from error
+
+
+def wrong(place: str, expected: str, got: Any) -> DatasetError:
+    """The error for a value at a place of a file."""
+    text = repr(got)
+    return DatasetError(f"{place}: expected {expected}, got {text if len(text) <= 80 else f'{text[:77]}…'}")

@@ -1,0 +1,97 @@
+"""YOLO's segmentation labels: a text file for each image, and a YAML file that names the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from knnseg.data.listing import IMAGES
+from knnseg.datasets.folders import LabelledImages
+from knnseg.datasets.formats.shapes import AnnotatedImage, Box, Geometry, Polygons, Shape, ShapeFile, image_files
+from knnseg.datasets.formats.source import Source, wrong
+from knnseg.errors import DatasetError
+
+__all__ = ["Yolo"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ring:
+    """A polygon whose corners x, y, x, y, … are shares of the image's width and height."""
+
+    corners: tuple[float, ...]
+
+    def draw(self, size: tuple[int, int]) -> NDArray[np.bool_]:
+        """See :class:`knnseg.datasets.formats.Drawn`."""
+        return Polygons((tuple(v * size[1 - i % 2] for i, v in enumerate(self.corners)),)).draw(size)
+
+
+class Yolo:
+    """Ultralytics' layout: ``data.yaml`` with ``names``; ``labels`` beside each folder ``images``."""
+
+    title = "YOLO segmentation: data.yaml, or the folder that has it"
+
+    def recognises(self, source: Source) -> bool:
+        """A YAML file with ``names``, or a folder that has one."""
+        return _description(source) is not None
+
+    def open(self, source: Source) -> LabelledImages:
+        """Read every text file in a folder ``labels`` below."""
+        path = _description(source) or source.path
+        names = _names(_yaml(path).get("names"), str(path))
+        texts = sorted(
+            file for file in path.parent.rglob("*.txt") if "labels" in file.relative_to(path.parent).parts[:-1]
+        )
+        read = [_image(text, names, beside=source.images is None) for text in texts if text.stat().st_size]
+        return ShapeFile(str(path), read, image_files(source), list(names.values()))
+
+
+def _description(source: Source) -> Path | None:
+    return next((file for ending in (".yaml", ".yml") for file in source.files(ending) if "names" in _yaml(file)), None)
+
+
+def _yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DatasetError(f"{path}: expected a YAML file: {error}") from error
+    return read if isinstance(read, dict) else {}
+
+
+def _names(given: object, path: str) -> dict[int, str]:
+    pairs = (
+        list(given.items()) if isinstance(given, dict) else list(enumerate(given)) if isinstance(given, list) else []
+    )
+    if not pairs or not all(type(n) is int and isinstance(name, str) and name.strip() for n, name in pairs):
+        raise wrong(f"{path}: names", "class names, in a list or by number", given)
+    return dict(pairs)
+
+
+def _image(text: Path, names: Mapping[int, str], *, beside: bool) -> AnnotatedImage:
+    """The shapes of a file of labels, and the image of its name: in ``images`` beside ``labels``, or anywhere."""
+    parts = list(text.parts)
+    parts[len(parts) - 1 - parts[::-1].index("labels")] = "images"
+    near = Path(*parts)
+    found = [near.with_suffix(ending) for ending in IMAGES if beside and near.with_suffix(ending).is_file()]
+    lines = text.read_text(encoding="utf-8-sig").splitlines()
+    shapes = tuple(_shape(line, f"{text}:{n}", names) for n, line in enumerate(lines, 1) if line.strip())
+    return AnnotatedImage(str(found[0].absolute()) if found else text.stem, shapes, None, text.stem, str(text))
+
+
+def _shape(line: str, place: str, names: Mapping[int, str]) -> Shape:
+    try:
+        number, *values = map(float, line.split())
+    except ValueError:
+        raise wrong(place, "numbers: a class and x y of each corner", line) from None
+    if number not in names:
+        raise wrong(place, f"a class of {sorted(names)[:8]}", number)
+    geometry: Geometry = _Ring(tuple(values))
+    if len(values) == 4:
+        x, y, w, h = values
+        geometry = Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+    return Shape(names[int(number)], geometry)

@@ -1,0 +1,407 @@
+"""Every format reads the same scene, as its tool writes it, into the same segments."""
+
+import base64
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from knnseg.cli.sources import examples
+from knnseg.datasets import annotation_formats, open_annotations
+from knnseg.datasets.formats.label_studio import decode_brush
+from knnseg.errors import DatasetError
+
+H, W = 12, 20
+BLOCK = np.zeros((H, W), bool)
+BLOCK[3:9, 5:16] = True
+BLOCK[4, 7] = False  # a hole, which a polygon has not
+SQUARE = np.zeros((H, W), bool)
+SQUARE[2:8, 4:14] = True
+CORNERS = [[4, 2], [14, 2], [14, 8], [4, 8]]
+FLAT = [v for corner in CORNERS for v in corner]
+# Made by the encoder of label-studio-sdk 2.1.2 from BLOCK, with the pixels 1 to 3 of row 10 besides.
+BRUSH = [
+    0, 0, 3, 192, 57, 27, 255, 1, 3, 0, 197, 127, 248, 140, 2, 127, 248, 192, 48, 255, 254, 35, 0, 197, 127, 248, 140, 3, 21, 255, 226,
+    48, 12, 87, 255, 136, 192, 49, 95, 254, 99, 0, 183, 255, 163, 192, 0,
+]  # fmt: skip
+
+
+def png(mask):
+    with io.BytesIO() as file:
+        Image.fromarray(mask.astype(np.uint8) * 255).save(file, "PNG")
+        return base64.b64encode(file.getvalue()).decode()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.full((H, W, 3), 90, np.uint8)).save(tmp_path / "images" / "photo.png")
+    return tmp_path
+
+
+def coco(folder, annotations, **image):
+    image = {"id": 7, "file_name": "photo.png", "height": H, "width": W} | image
+    content = {
+        "images": [image],
+        "annotations": annotations,
+        "categories": [{"id": 3, "name": "kettle"}, {"id": 5, "name": "tea, green"}],
+    }
+    return write(folder, "instances.json", content)
+
+
+def write(folder, name, content):
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return folder / name
+
+
+def coco_polygon(folder):
+    return coco(
+        folder,
+        [{"id": 1, "image_id": 7, "category_id": 3, "iscrowd": 0, "segmentation": [FLAT], "bbox": [4, 2, 10, 6]}],
+    )
+
+
+def coco_counts(folder):
+    runs = np.flatnonzero(np.diff(SQUARE.ravel("F").astype(np.int8), prepend=0, append=0))
+    counts = np.diff([0, *runs, H * W]).tolist()
+    return coco(
+        folder, [{"id": 1, "image_id": 7, "category_id": 3, "segmentation": {"counts": counts, "size": [H, W]}}]
+    )
+
+
+def coco_compressed(folder):
+    code = coco_mask.encode(np.asfortranarray(SQUARE.astype(np.uint8)))
+    code["counts"] = code["counts"].decode()
+    return coco(folder, [{"id": 1, "image_id": 7, "category_id": 3, "segmentation": code}])
+
+
+def lvis(folder):
+    made = [{"id": 1, "image_id": 7, "category_id": 3, "segmentation": [FLAT]}]
+    path = coco(folder, made, coco_url="http://images.cocodataset.org/images/photo.png")
+    content = json.loads(path.read_text())
+    del content["images"][0]["file_name"]
+    return write(folder, path.name, content)
+
+
+def labelme(folder, *shapes, **other):
+    content = {
+        "version": "6.3.1",
+        "flags": {},
+        "shapes": list(shapes),
+        "imagePath": "photo.png",
+        "imageData": None,
+        "imageHeight": H,
+        "imageWidth": W,
+    }
+    return write(folder, "photo.json", content | other)
+
+
+def labelme_shape(kind, points, label="kettle", **other):
+    return {
+        "label": label,
+        "points": points,
+        "group_id": None,
+        "description": "",
+        "shape_type": kind,
+        "flags": {},
+        "mask": None,
+    } | other
+
+
+def labelme_polygon(folder):
+    return labelme(folder, labelme_shape("polygon", CORNERS))
+
+
+def labelme_mask(folder):
+    return labelme(folder, labelme_shape("mask", [[4.0, 2.0], [13.0, 7.0]], mask=png(SQUARE[2:8, 4:14])))
+
+
+def labelme_inside(folder):
+    data = base64.b64encode((folder / "images" / "photo.png").read_bytes()).decode()
+    return labelme(folder, labelme_shape("polygon", CORNERS), imageData=data, imagePath="..\\elsewhere\\gone.jpg")
+
+
+def labelme_folder(folder):
+    return labelme_polygon(folder).parent
+
+
+CVAT = """<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version><meta><task><labels><label><name>kettle</name></label><label><name>tea, green</name></label></labels></task></meta>
+<image id="0" name="photo.png" width="20" height="12">{}</image></annotations>"""
+
+
+def cvat_polygon(folder):
+    points = ";".join(f"{x:.2f},{y:.2f}" for x, y in CORNERS)
+    return write(
+        folder,
+        "annotations.xml",
+        CVAT.format(f'<polygon label="kettle" source="manual" occluded="0" points="{points}" z_order="0"></polygon>'),
+    )
+
+
+def cvat_mask(folder):
+    return write(
+        folder, "annotations.xml",
+        CVAT.format('<mask label="kettle" source="manual" occluded="0" rle="0, 60" left="4" top="2" width="10" height="6" z_order="0"></mask>'),
+    )  # fmt: skip
+
+
+def cvat_turned_box(folder):
+    """A box of 6×10 around the same centre, turned by 90 degrees."""
+    return write(
+        folder,
+        "annotations.xml",
+        CVAT.format('<box label="kettle" xtl="6" ytl="0" xbr="12" ybr="10" rotation="90" z_order="0"/>'),
+    )
+
+
+def label_studio(folder, *results, image="/data/upload/1/a1b2c3d4-photo.png", **annotation):
+    for n, result in enumerate(results):
+        result.update(
+            {
+                "id": f"r{n}",
+                "from_name": "label",
+                "to_name": "image",
+                "original_width": W,
+                "original_height": H,
+                "image_rotation": 0,
+            }
+        )
+    task = {
+        "id": 12,
+        "data": {"image": image},
+        "annotations": [{"id": 1, "was_cancelled": False, "result": list(results)} | annotation],
+        "predictions": [],
+    }
+    return write(folder, "export.json", [task])
+
+
+def label_studio_polygon(folder):
+    points = [[100 * x / W, 100 * y / H] for x, y in CORNERS]
+    return label_studio(
+        folder, {"type": "polygonlabels", "value": {"points": points, "closed": True, "polygonlabels": ["kettle"]}}
+    )
+
+
+def label_studio_local(folder):
+    path = label_studio_polygon(folder)
+    content = json.loads(path.read_text())
+    content[0]["data"]["image"] = "/data/local-files/?d=photos%2Fphoto.png"
+    return write(folder, path.name, content)
+
+
+def yolo(folder, line=None):
+    (folder / "labels").mkdir()
+    line = line or "1 " + " ".join(str(v / (W, H)[i % 2]) for i, v in enumerate(FLAT))
+    write(folder / "labels", "photo.txt", line + "\n")
+    return write(folder, "data.yaml", "path: .\ntrain: images\nnames:\n  0: tea, green\n  1: kettle\n")
+
+
+def yolo_folder(folder):
+    return yolo(folder).parent
+
+
+WRITTEN = [
+    coco_polygon, coco_counts, coco_compressed, lvis, labelme_polygon, labelme_mask, labelme_inside, labelme_folder, cvat_polygon, cvat_mask,
+    cvat_turned_box, label_studio_polygon, label_studio_local, yolo, yolo_folder,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("written", WRITTEN, ids=lambda f: f.__name__)
+def test_one_scene_in_every_format(folder, written):
+    dataset = open_annotations(written(folder))
+    assert len(dataset) == 1 and "kettle" in dataset.vocabulary.names and not dataset.left_out
+    example = dataset[0]
+    assert [(segment.label, segment.thing) for segment in example.info] == [("kettle", True)]
+    assert np.array_equal(example.segments != 0, SQUARE)
+    assert example.image.shape == (H, W, 3) and example.image[0, 0, 0] == 90
+
+
+@pytest.mark.parametrize("written", WRITTEN, ids=lambda f: f.__name__)
+def test_images_in_a_folder_of_their_own(folder, written, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("photos")
+    path = written(folder)
+    (folder / "images" / "photo.png").rename(elsewhere / ("gone.jpg" if written is labelme_inside else "photo.png"))
+    dataset = open_annotations(path, elsewhere)
+    assert np.array_equal(dataset[0].segments != 0, SQUARE) and str(elsewhere) in dataset[0].uri
+
+
+def test_a_brush_of_label_studio(folder):
+    rgba = decode_brush(bytes(BRUSH)).reshape(H, W, 4)
+    expected = BLOCK.copy()
+    expected[10, 1:4] = True
+    assert np.array_equal(rgba, np.repeat(expected[..., None] * 255, 4, axis=2))
+    written = label_studio(
+        folder, {"type": "brushlabels", "value": {"format": "rle", "rle": BRUSH, "brushlabels": ["kettle"]}}
+    )
+    assert np.array_equal(open_annotations(written)[0].segments != 0, expected)
+    for broken in (BRUSH[:20], BRUSH[:3], [*BRUSH[:3], 0, *BRUSH[4:]], ["x"]):
+        written = label_studio(
+            folder, {"type": "brushlabels", "value": {"format": "rle", "rle": broken, "brushlabels": ["kettle"]}}
+        )
+        with pytest.raises(
+            DatasetError, match=r"export\.json.*result\[0\]\.value\.rle: expected the bytes of a brush mask of 12×20"
+        ):
+            open_annotations(written)
+
+
+def test_label_studio_takes_the_truth_or_the_last_and_joins_separate_controls(folder):
+    points = [[100 * x / W, 100 * y / H] for x, y in CORNERS]
+    outline = {"type": "polygon", "value": {"points": points}}
+    path = label_studio(folder, outline, {"type": "labels", "value": {"labels": ["kettle"]}})
+    content = json.loads(path.read_text())
+    results = content[0]["annotations"][0]["result"]
+    results[1]["id"] = results[0]["id"]
+    other = [{**results[0], "value": {"points": points, "polygonlabels": ["cup"]}, "id": "z"}]
+    wrong = {"was_cancelled": True, "result": other}
+    content[0]["annotations"] = [
+        {"result": other, "updated_at": "2026-01-01"},
+        {"result": results, "updated_at": "2026-02-01"},
+        wrong,
+    ]
+    dataset = open_annotations(write(folder, "export.json", content))
+    assert [segment.label for segment in dataset[0].info] == ["kettle"]
+    content[0]["annotations"][0]["ground_truth"] = True
+    assert open_annotations(write(folder, "export.json", content)).vocabulary.names == ("cup",)
+
+
+def test_the_smaller_lies_on_top_and_crowds_below(folder):
+    def box(number, category, x0, y0, x1, y1, **other):
+        return {
+            "id": number,
+            "image_id": 7,
+            "category_id": category,
+            "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]],
+        } | other
+
+    crowd = np.zeros((H, W), np.uint8)
+    crowd[:, :8] = 1
+    code = coco_mask.encode(np.asfortranarray(crowd))
+    path = coco(folder, [
+        box(1, 3, 2, 2, 6, 6), box(2, 3, 0, 0, 10, 10),
+        {"id": 3, "image_id": 7, "category_id": 5, "iscrowd": 1, "segmentation": {"size": [H, W], "counts": code["counts"].decode()}},
+    ])  # fmt: skip
+    example = open_annotations(path)[0]
+    assert example.segments[3, 3] == 1 and example.segments[0, 0] == 2 and example.segments[11, 0] == 0
+    assert [segment.label for segment in example.info] == ["kettle", "kettle"]
+    semantic = example.semantic(["kettle", "tea, green"])
+    assert semantic[3, 3] == 0 and semantic[11, 0] == 1 and semantic[11, 12] == -1
+
+
+def test_shapes_of_one_group_are_one_object_and_a_higher_layer_lies_on_top(folder):
+    left, right = [[0, 0], [4, 0], [4, 4], [0, 4]], [[10, 0], [14, 0], [14, 4], [10, 4]]
+    path = labelme(
+        folder,
+        *(labelme_shape("polygon", points, group_id=2) for points in (left, right)),
+        labelme_shape("circle", [[10, 8], [10, 11]], "sun"),
+    )
+    example = open_annotations(path)[0]
+    assert sorted(segment.label for segment in example.info) == ["kettle", "sun"]
+    number = next(segment.id for segment in example.info if segment.label == "kettle")
+    assert (example.segments == number).sum() == 32
+    assert (example.segments > 0).sum() - 32 == pytest.approx(math.pi * 9, rel=0.2)
+    shapes = '<polygon label="kettle" points="0,0;4,0;4,4;0,4" z_order="0"/><polygon label="tea, green" points="0,0;8,0;8,8;0,8" z_order="1"/>'
+    example = open_annotations(write(folder, "a.xml", CVAT.format(shapes)))[0]
+    assert {segment.label for segment in example.info if (example.segments == segment.id).any()} == {"tea, green"}
+
+
+BOXES = {
+    "coco": lambda f: coco(f, [{"id": 1, "image_id": 7, "category_id": 3, "segmentation": [], "bbox": [4, 2, 10, 6]}]),
+    "labelme": lambda f: labelme(f, labelme_shape("rectangle", [[4, 2], [14, 8]])),
+    "cvat": lambda f: write(f, "a.xml", CVAT.format('<box label="kettle" xtl="4" ytl="2" xbr="14" ybr="8"/>')),
+    "voc": lambda f: write(f, "a.xml", "<annotation><filename>photo.png</filename><size><width>20</width><height>12</height><depth>3</depth></size>"
+                           "<object><name>kettle</name><bndbox><xmin>5</xmin><ymin>3</ymin><xmax>14</xmax><ymax>8</ymax></bndbox></object></annotation>"),
+    "label_studio": lambda f: label_studio(f, {"type": "rectanglelabels", "value": {"x": 20, "y": 100 / 6, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": ["kettle"]}}),
+    "yolo": lambda f: yolo(f, "1 0.45 0.41667 0.5 0.5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_boxes_have_no_outline_and_are_named(folder, name):
+    path = BOXES[name](folder)
+    with pytest.raises(
+        DatasetError, match=r"expected shapes with an outline \(polygons or masks\), got 1 box of 'kettle'"
+    ):
+        open_annotations(path)
+
+
+def test_boxes_beside_polygons_are_said(folder, capsys):
+    path = labelme(
+        folder,
+        labelme_shape("polygon", CORNERS),
+        labelme_shape("rectangle", [[4, 2], [14, 8]], "cup"),
+        labelme_shape("point", [[1, 1]], "cup"),
+    )
+    dataset = examples(None, None, None, "", annotations=path)
+    assert dataset.left_out == ("1 box of 'cup'", "1 points of 'cup'")
+    assert "2 kinds of shapes have no outline: 1 box of 'cup', 1 points of 'cup'" in capsys.readouterr().err
+
+
+BAD = [
+    ("a.json", "{", r"a\.json: expected a JSON file"),
+    ("a.json", "{}", r"expected annotations of one format:(.|\n)*coco: COCO(.|\n)*but got none of these"),
+    ("a.txt", "x", r"but got none of these"),
+    ("a.xml", "<annotations>", r"a\.xml: expected an XML file"),
+    ("a.xml", CVAT.format('<polygon label="kettle" points="1,2;x,4"/>'), r"image 0: polygon\.points: expected pairs of numbers x,y"),
+    ("a.xml", CVAT.format('<polygon points="1,2;3,4;5,6"/>'), r"a\.xml: image 0: polygon: expected the attribute 'label'"),
+    ("a.xml", CVAT.format('<mask label="a" rle="0,3" left="0" top="0" width="2" height="2"/>'), r"mask\.rle: expected runs of 4 pixels together, got 3"),
+    ("a.xml", "<annotation><object/></annotation>", r"a\.xml: expected the element filename"),
+    ("data.yaml", "names: 3", r"data\.yaml: names: expected class names, in a list or by number, got 3"),
+    ("data.yaml", "names: [", r"data\.yaml: expected a YAML file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD)
+def test_a_bad_file_names_itself_the_place_and_what_was_expected(folder, name, content, message):
+    with pytest.raises(DatasetError, match=message):
+        open_annotations(write(folder, name, content))
+
+
+def test_other_mistakes(folder):
+    with pytest.raises(DatasetError, match="nowhere: expected a file or folder of annotations, got no such file"):
+        open_annotations(folder / "nowhere")
+    path = coco_polygon(folder)
+    with pytest.raises(DatasetError, match=r"expected a format of coco, .*got 'cocoo'. Did you mean 'coco'\?"):
+        open_annotations(path, format="cocoo")
+    with pytest.raises(DatasetError, match="images: expected a folder"):
+        open_annotations(path, folder / "photos")
+    with pytest.raises(
+        DatasetError, match=r"annotations\[0\]\.category_id: expected the id of a category of this file, got 9"
+    ):
+        open_annotations(coco(folder, [{"id": 1, "image_id": 7, "category_id": 9, "segmentation": [FLAT]}]))
+    with pytest.raises(DatasetError, match=r"annotations\[0\]\.segmentation\[0\]: expected a list of numbers, got"):
+        open_annotations(coco(folder, [{"id": 1, "image_id": 7, "category_id": 3, "segmentation": [["a"]]}]))
+    with pytest.raises(
+        DatasetError, match=r"images\[0\]: shape 0 \('kettle'\): expected polygons of at least three corners"
+    ):
+        open_annotations(coco(folder, [{"id": 1, "image_id": 7, "category_id": 3, "segmentation": [[1, 2, 3, 4]]}]))[0]
+    with pytest.raises(DatasetError, match=r"photo\.txt:1: expected a class of \[0, 1\], got 7\.0"):
+        open_annotations(yolo(folder, "7 0 0 1 0 1 1"))
+
+
+def test_an_image_that_is_missing_doubled_or_of_another_size(folder):
+    path = coco_polygon(folder)
+    Image.fromarray(np.zeros((5, 5, 3), np.uint8)).save(folder / "images" / "photo.png")
+    with pytest.raises(
+        DatasetError, match=r"images\[0\]: expected an image of \(12, 20\), as it was labelled, got \(5, 5\)"
+    ):
+        open_annotations(path)[0]
+    (folder / "images" / "photo.png").unlink()
+    with pytest.raises(
+        DatasetError, match=r"expected its image 'photo\.png' below .* got no such file. Give the folder"
+    ):
+        open_annotations(path)[0]
+    for name in "ab":
+        (folder / "images" / name).mkdir()
+        Image.fromarray(np.zeros((H, W, 3), np.uint8)).save(folder / "images" / name / "photo.png")
+    with pytest.raises(DatasetError, match="got several"):
+        open_annotations(path)[0]
+
+
+def test_the_formats_are_listed():
+    assert set(annotation_formats()) >= {"coco", "coco_panoptic", "cvat", "label_studio", "labelme", "voc", "yolo"}
+    assert all(": a" in title or "," in title or ":" in title for title in annotation_formats().values())
