@@ -307,7 +307,7 @@ def test_closing_ends_a_call_in_flight_and_leaves_no_client(make_bridge, transpo
             call.result()
     with pytest.raises(StoreClosedError):
         store._engine.count(None)
-    assert store._engine._connection._client is None
+    assert store._engine._connection._client._made is None
 
 
 # -- opening -----------------------------------------------------------------------------------------------------------

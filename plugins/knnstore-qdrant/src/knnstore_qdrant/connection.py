@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -14,8 +12,8 @@ from typing import Any, TypeVar
 import httpx
 from qdrant_client.qdrant_remote import QdrantRemote
 
-from knnstore.errors import InvalidURLError, StoreClosedError
-from knnstore.remote import Patience, keep_grpc_up
+from knnstore.errors import InvalidURLError
+from knnstore.remote import Patience, PerProcess, keep_grpc_up
 from knnstore.url import StoreURL
 from knnstore_qdrant.errors import retriable
 from knnstore_qdrant.http import PromptTransport, whole_bounds
@@ -69,14 +67,12 @@ class Connection:
 
     def __init__(self, url: StoreURL, options: ServerOptions) -> None:
         self.url, self.options = url, options
-        self._patience = Patience(options.timeout, options.retries)
         self._ssl: ssl.SSLContext | None = None
         self._certificates: dict[str, bytes] = {}
         if options.tls:
             self._read_certificates()
-        self._gate = threading.Lock()
-        self._client: tuple[int, _Client] | None = None
-        self._closed = False
+        patience = Patience(options.timeout, options.retries)
+        self._client = PerProcess(str(url), self._connect, patience, retriable)
 
     def _read_certificates(self) -> None:
         options = self.options
@@ -96,31 +92,14 @@ class Connection:
             StoreClosedError: the connection has been closed, before or meanwhile.
         """
 
-        def attempt(seconds: float) -> T:
+        def attempt(client: _Client, seconds: float) -> T:
             token = _deadline.set(time.monotonic() + seconds)
             try:
-                return send(self._current())
+                return send(client)
             finally:
                 _deadline.reset(token)
 
-        try:
-            return self._patience.call(attempt, lambda error: not self._closed and retriable(error))
-        except Exception as error:
-            if self._closed:  # whatever the client calls it
-                raise self._closed_error() from error
-            raise
-
-    def _closed_error(self) -> StoreClosedError:
-        return StoreClosedError(f"{self.url} was closed while it was in use")
-
-    def _current(self) -> _Client:
-        """The client of this process: neither its sockets nor gRPC's threads survive a fork."""
-        with self._gate:
-            if self._closed:  # a call that was on its way must not open another client, which nobody would close
-                raise self._closed_error()
-            if self._client is None or self._client[0] != os.getpid():
-                self._client = os.getpid(), self._connect()
-            return self._client[1]
+        return self._client.call(attempt)
 
     def _connect(self) -> _Client:
         url, options = self.url, self.options
@@ -155,8 +134,4 @@ class Connection:
 
     def close(self) -> None:
         """Close the client of this process; a call in another thread ends with an error."""
-        with self._gate:
-            self._closed = True
-            if self._client is not None and self._client[0] == os.getpid():
-                self._client[1].close()
-            self._client = None
+        self._client.close()
