@@ -4,8 +4,8 @@
 
 The libraries need other versions of the clients than we do, so they get an environment of their own, made here. All
 contestants take turns, the medians are compared, and the ratio is what is reported. Milvus is a real server: the one of
-KNNSTORE_MILVUS_URL, or the program in the wheel `milvus`. Qdrant is the server of KNNSTORE_QDRANT_URL; without one,
-both sides use the client's local mode, which is Python and says nothing about servers. Both sides search exactly.
+KNNSTORE_MILVUS_URL, or the program in the wheel `milvus`. Qdrant is the server of KNNSTORE_QDRANT_URL, and left
+out without one. Both sides search exactly.
 """
 
 from __future__ import annotations
@@ -144,14 +144,9 @@ def run(args: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) -> 
         address = dict.fromkeys(LIBRARIES, server.partition("://")[2])
         url = f"{server}/default/{name}?index=FLAT"
         results["milvus"] = contest("milvus", url, address, data, path, args.rounds)
-    if "qdrant" in args.only:
-        server = os.environ.get("KNNSTORE_QDRANT_URL", "")
-        if server:
-            url, address = f"{server}/{name}?exact=1", dict.fromkeys(LIBRARIES, server.partition("://")[2])
-        else:
-            url = f"qdrant+local://{folder}/qdrant-ours"
-            address = {library: f"{folder}/qdrant-{library}" for library in LIBRARIES}
-        results["qdrant" if server else "qdrant, local mode"] = contest("qdrant", url, address, data, path, args.rounds)
+    if "qdrant" in args.only and (server := os.environ.get("KNNSTORE_QDRANT_URL", "")):
+        address = dict.fromkeys(LIBRARIES, server.partition("://")[2])
+        results["qdrant"] = contest("qdrant", f"{server}/{name}?exact=1", address, data, path, args.rounds)
     return results
 
 

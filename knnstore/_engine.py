@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +25,7 @@ from knnstore.url import StoreURL
 if TYPE_CHECKING:
     from knnstore.abc import EmbeddingStore
 
-__all__ = ["Backend", "Engine", "OpenRequest", "mapped_error", "mapped_errors"]
+__all__ = ["Backend", "Engine", "LateBackend", "OpenRequest", "mapped_error", "mapped_errors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,31 @@ class Backend(ABC):
         None makes it a :class:`BackendUnavailableError` if it is an ImportError, a :class:`BackendError` otherwise.
         """
         return None
+
+
+class LateBackend(Backend):
+    """A backend whose work is in another module, imported for the first URL, so that a listing loads no client.
+
+    That module has ``open_collection(request)``, ``collections_at(url)`` and ``remove(url, *, full)``. The last says
+    whether it has removed a collection; one with records it removes only if ``full``.
+    """
+
+    module: str
+    """Its name."""
+
+    def open(self, request: OpenRequest) -> EmbeddingStore:
+        store: EmbeddingStore = import_module(self.module).open_collection(request)
+        return store
+
+    def collections(self, url: StoreURL) -> list[StoreURL]:
+        found: list[StoreURL] = import_module(self.module).collections_at(url)
+        return found
+
+    def remove_empty(self, url: StoreURL) -> bool:
+        return bool(import_module(self.module).remove(url, full=False))
+
+    def drop(self, url: StoreURL) -> bool:
+        return bool(import_module(self.module).remove(url, full=True))
 
 
 class Engine(ABC):

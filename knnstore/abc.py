@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnstore import _validation as checks
-from knnstore._engine import Backend, Engine, OpenRequest, mapped_errors
+from knnstore._engine import Backend, Engine, LateBackend, OpenRequest, mapped_errors
 from knnstore._filter_forms import for_engine
 from knnstore.errors import BackendError, InvalidFilterError, InvalidInputError, StoreClosedError
 from knnstore.filters import Filter, Scalar, how_to_compare
@@ -33,7 +33,7 @@ from knnstore.types import (
 )
 from knnstore.url import StoreURL
 
-__all__ = ["Backend", "EmbeddingStore", "OpenRequest"]
+__all__ = ["Backend", "EmbeddingStore", "LateBackend", "OpenRequest"]
 
 
 class EmbeddingStore(Engine):
@@ -205,8 +205,7 @@ class EmbeddingStore(Engine):
         names = checks.check_fields(fields, self._spec, default_all=False)
         checked = self._checked(where)
         if not len(rows):
-            columns = {name: empty_column(self._spec.fields[name], (0, k)) for name in names}
-            return Hits(np.empty((0, k), object), np.empty((0, k), np.float32), columns)
+            return Hits.empty(0, k, self._spec, names)
         with self._mapped("search"):
             return self._search(rows, k, checked, names)
 

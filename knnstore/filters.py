@@ -16,7 +16,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,53 +192,44 @@ class IsIn(Filter):
 
 
 @dataclass(frozen=True, slots=True)
-class And(Filter):
+class _Joined(Filter):
+    operands: tuple[Filter, ...]
+    _shape: tuple[int, int] = field(default=(0, 0), kw_only=True, repr=False, compare=False)
+    _sign: ClassVar[str]
+    _together: ClassVar[np.ufunc]
+
+    def __post_init__(self) -> None:
+        _measure(self, self.operands)
+
+    def leaves(self) -> Iterator[Compare | IsIn]:
+        for operand in self.operands:
+            yield from operand.leaves()
+
+    def check(self, fields: Mapping[str, FieldType]) -> Filter:
+        return type(self)(tuple(operand.check(fields) for operand in self.operands))
+
+    def mask(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+        masks = (operand.mask(columns) for operand in self.operands)
+        return functools.reduce(self._together, masks)
+
+    def __repr__(self) -> str:
+        return f" {self._sign} ".join(_enclosed(operand) for operand in self.operands)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class And(_Joined):
     """Every operand holds."""
 
-    operands: tuple[Filter, ...]
-    _shape: tuple[int, int] = field(default=(0, 0), kw_only=True, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        _measure(self, self.operands)
-
-    def leaves(self) -> Iterator[Compare | IsIn]:
-        for operand in self.operands:
-            yield from operand.leaves()
-
-    def check(self, fields: Mapping[str, FieldType]) -> Filter:
-        return And(tuple(operand.check(fields) for operand in self.operands))
-
-    def mask(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-        masks = (operand.mask(columns) for operand in self.operands)
-        return functools.reduce(np.logical_and, masks)
-
-    def __repr__(self) -> str:
-        return " & ".join(_enclosed(operand) for operand in self.operands)
+    _sign: ClassVar[str] = "&"
+    _together: ClassVar[np.ufunc] = np.logical_and
 
 
-@dataclass(frozen=True, slots=True)
-class Or(Filter):
+@dataclass(frozen=True, slots=True, repr=False)
+class Or(_Joined):
     """At least one operand holds."""
 
-    operands: tuple[Filter, ...]
-    _shape: tuple[int, int] = field(default=(0, 0), kw_only=True, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        _measure(self, self.operands)
-
-    def leaves(self) -> Iterator[Compare | IsIn]:
-        for operand in self.operands:
-            yield from operand.leaves()
-
-    def check(self, fields: Mapping[str, FieldType]) -> Filter:
-        return Or(tuple(operand.check(fields) for operand in self.operands))
-
-    def mask(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-        masks = (operand.mask(columns) for operand in self.operands)
-        return functools.reduce(np.logical_or, masks)
-
-    def __repr__(self) -> str:
-        return " | ".join(_enclosed(operand) for operand in self.operands)
+    _sign: ClassVar[str] = "|"
+    _together: ClassVar[np.ufunc] = np.logical_or
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +268,7 @@ def _size(node: Filter) -> int:
     return node._shape[1] if isinstance(node, And | Or | Not) else 1
 
 
-def _measure(node: And | Or | Not, operands: Sequence[Filter]) -> None:
+def _measure(node: _Joined | Not, operands: Sequence[Filter]) -> None:
     """Note the depth and the number of comparisons, and refuse what no stack and no memory would take."""
     if node._shape == (0, 0):
         shape = (1 + max(map(depth_of, operands), default=0), sum(map(_size, operands)))

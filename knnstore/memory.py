@@ -182,11 +182,7 @@ class MemoryStore(EmbeddingStore):
         view = self._data.view()
         if where is not None and len(rows := view.match(where)) < len(view.ids):  # a copy of all of them takes as long
             view = view.take(rows)
-        hits = Hits(
-            empty_column(str, (len(queries), k)),
-            np.full((len(queries), k), -np.inf, np.float32),
-            {name: empty_column(self.spec.fields[name], (len(queries), k)) for name in fields},
-        )
+        hits = Hits.empty(len(queries), k, self.spec, fields)
         metric = self.spec.metric
         for q, candidates in enumerate(nominated(queries, view.vectors, view.norms, k, metric)):
             scores = pair_scores(queries[q], view.vectors[candidates], metric)

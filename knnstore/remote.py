@@ -13,21 +13,35 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cache
+from importlib import import_module
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import tenacity
 from numpy.typing import NDArray
 
-from knnstore.errors import KnnStoreError, StoreAuthenticationError
+from knnstore.errors import KnnStoreError, StoreAuthenticationError, StoreClosedError
 from knnstore.types import Batch
 
-__all__ = ["Patience", "may_not_write", "record_bytes", "row_slices", "slices", "upload"]
+__all__ = [
+    "Patience", "PerProcess", "is_loopback", "keep_grpc_up", "may_not_write", "record_bytes", "row_slices", "slices",
+    "upload",
+]  # fmt: skip
 
 T = TypeVar("T")
+
+
+class _Closable(Protocol):
+    def close(self) -> object: ...
+
+
+C = TypeVar("C", bound=_Closable)
 
 
 _UNANSWERED = 3
@@ -85,6 +99,80 @@ class Patience:
     def _tried_enough(self, state: tenacity.RetryCallState) -> bool:
         most = self.retries + 1
         return state.attempt_number >= (most if self.answered else min(most, _UNANSWERED))
+
+
+class PerProcess(Generic[C]):
+    """A server's client, made for each process at its first call, since none survives a fork, and closed once for all.
+
+    Args:
+        where: the server, for the error.
+        make: makes a client, which has a method ``close``.
+        patience: with the server.
+        retriable: see :meth:`Patience.call`.
+    """
+
+    def __init__(
+        self, where: str, make: Callable[[], C], patience: Patience, retriable: Callable[[Exception], bool]
+    ) -> None:
+        self._where, self._make, self._patience, self._retriable = where, make, patience, retriable
+        self._gate, self._closed = threading.Lock(), False
+        self._made: tuple[int, C] | None = None
+
+    def call(self, send: Callable[[C, float], T], *, timeout: float | None = None) -> T:
+        """Send a request, again where that may help.
+
+        Args:
+            send: is given the client of this process and the seconds that are left.
+            timeout: see :meth:`Patience.call`.
+
+        Raises:
+            StoreClosedError: closed before, or meanwhile, whatever the client calls that.
+            Exception: whatever the last attempt has raised.
+        """
+        try:
+            return self._patience.call(
+                lambda left: send(self._current(), left),
+                lambda error: not self._closed and self._retriable(error),
+                timeout=timeout,
+            )
+        except Exception as error:
+            if self._closed and not isinstance(error, StoreClosedError):
+                raise self._error() from error
+            raise
+
+    def _current(self) -> C:
+        with self._gate:
+            if self._closed:  # a call that was on its way must not make another client, which nobody would close
+                raise self._error()
+            if self._made is None or self._made[0] != os.getpid():
+                self._made = os.getpid(), self._make()
+            return self._made[1]
+
+    def _error(self) -> StoreClosedError:
+        return StoreClosedError(f"{self._where} was closed while it was in use")
+
+    def close(self) -> None:
+        """Close the client of this process, and make no other; that of a parent is left alone."""
+        with self._gate:
+            self._closed = True
+            if self._made is not None and self._made[0] == os.getpid():
+                self._made[1].close()
+            self._made = None
+
+
+@cache
+def keep_grpc_up() -> Any:
+    """A gRPC channel that is never used nor closed, for a backend that speaks gRPC to ask for before it makes its own.
+
+    After the last channel is closed gRPC ends its threads in the background, and a child that is forked at that moment
+    has a lock that nobody opens: it would hang in making its own channel, and no timeout could end that.
+    """
+    return import_module("grpc").insecure_channel("localhost:1")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine."""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def record_bytes(batch: Batch) -> NDArray[np.int64]:

@@ -6,9 +6,9 @@ N   records in a batch        Q   queries in a batch        K   hits for a query
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -226,6 +226,23 @@ class Records:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Self:
+        """The records that an index or boolean array picks."""
+        vectors = None if self.vectors is None else self.vectors[rows]
+        return replace(
+            self, ids=self.ids[rows], vectors=vectors, fields={name: c[rows] for name, c in self.fields.items()}
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """The records of at least one part of a scan after another; with vectors if all have them."""
+        vectors = [part.vectors for part in parts if part.vectors is not None]
+        return cls(
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate(vectors) if len(vectors) == len(parts) else None,
+            {name: np.concatenate([part.fields[name] for part in parts]) for name in parts[0].fields},
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VectorRecords(Records):
@@ -266,6 +283,19 @@ class Hits:
     ids: NDArray[np.object_]
     scores: NDArray[np.float32]
     fields: dict[str, Column]
+
+    @classmethod
+    def empty(cls, queries: int, k: int, spec: StoreSpec, fields: Iterable[str]) -> Hits:
+        """K slots for each query, where nothing was found yet."""
+        shape = (queries, k)
+        columns = {name: empty_column(spec.fields[name], shape) for name in fields}
+        return cls(empty_column(str, shape), np.full(shape, -np.inf, np.float32), columns)
+
+    def put(self, rows: NDArray[np.intp], found: Hits) -> None:
+        """Take the hits of some queries from ``found``, which has those queries alone."""
+        self.ids[rows], self.scores[rows] = found.ids, found.scores
+        for name, column in self.fields.items():
+            column[rows] = found.fields[name]
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ KNNSTORE = [
     "filter_text",
     "types",
     "url",
+    "folders",
     "probe",
     "options",
     "remote",

@@ -78,33 +78,18 @@ def stored_images(
         group = listed[start : start + batch]
         parts = list(store.scan(F("image_hash").isin(group), with_vectors=with_vectors))
         if parts:
-            together = _concatenated(parts)
+            together = Records.concatenate(parts)
             if named is not None:
-                together = _relabelled(together, named(together.fields["label"].tolist()))
+                together.fields["label"] = named(together.fields["label"].tolist())
+                together = together.take(together.fields["label"] != "")
             yield [_of_image(together, wanted) for wanted in group if (together.fields["image_hash"] == wanted).any()]
-
-
-def _concatenated(parts: list[Records]) -> Records:
-    vectors = [part.vectors for part in parts if part.vectors is not None]
-    return Records(
-        np.concatenate([part.ids for part in parts]),
-        np.concatenate(vectors) if vectors else None,
-        {name: np.concatenate([part.fields[name] for part in parts]) for name in parts[0].fields},
-    )
-
-
-def _relabelled(records: Records, labels: NDArray[np.object_]) -> Records:
-    kept = labels != ""
-    fields = {name: column[kept] for name, column in records.fields.items()} | {"label": labels[kept]}
-    return Records(records.ids[kept], None if records.vectors is None else records.vectors[kept], fields)
 
 
 def _of_image(records: Records, image_hash: str) -> StoredImage:
     """The rows of one image, by id, so that the order of the store does not show."""
     rows = np.flatnonzero(records.fields["image_hash"] == image_hash)
     rows = rows[np.argsort(records.ids[rows].astype(str), kind="stable")]
-    vectors = None if records.vectors is None else records.vectors[rows]
-    return StoredImage(image_hash, Records(records.ids[rows], vectors, {n: c[rows] for n, c in records.fields.items()}))
+    return StoredImage(image_hash, records.take(rows))
 
 
 class Originals:

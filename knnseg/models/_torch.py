@@ -5,22 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import textwrap
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from knnseg.data.arrays import ImageArray
 from knnseg.data.reading import fit, resize
 from knnseg.errors import ConfigError, WeightsError
 
-__all__ = ["fingerprint", "from_hub", "pick_device", "to_batch", "to_numpy", "weights"]
+__all__ = [
+    "existing", "fingerprint", "from_hub", "pick_device", "read_state", "renamed", "renaming", "to_batch", "to_numpy",
+    "weights",
+]  # fmt: skip
 
 
 def pick_device(name: str) -> torch.device:
@@ -133,3 +138,42 @@ def existing(path: str, what: str) -> Path:
     if not Path(path).is_file():
         raise WeightsError(f"{what}: expected a file with weights, got no such file: {path}")
     return Path(path)
+
+
+def read_state(path: str, what: str, where: str) -> dict[str, torch.Tensor]:
+    """Tensors by key, from safetensors or from a file that torch reads with ``weights_only=True``.
+
+    detectron2 wraps the weights as ``{"model": …}`` beside the state of its trainer; that is undone.
+
+    Args:
+        path: the file.
+        what: the model, for messages.
+        where: see :func:`weights`.
+
+    Raises:
+        WeightsError: no such file, one that is not to be trusted, or one that holds something else.
+    """
+    file = existing(path, what)
+    with weights(f"{what} checkpoint {file.name}", where):
+        is_safe = file.suffix == ".safetensors"
+        content = load_file(file) if is_safe else torch.load(file, map_location="cpu", weights_only=True)
+    state = content.get("model", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise WeightsError(f'{path}: expected tensors by key, or such a dictionary under "model", got something else')
+    return dict(state)
+
+
+def renaming(rules: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]]:
+    """Rules for :func:`renamed`, from beginnings of keys, old and new; # is a number."""
+    return [(re.compile(re.escape(old).replace(r"\#", r"(\d+)")), new) for old, new in rules]
+
+
+def renamed(key: str, rules: Iterable[tuple[re.Pattern[str], str]]) -> str | None:
+    """A key of one layout in another, by the first rule that fits; None where no rule does."""
+    for pattern, target in rules:
+        if found := pattern.match(key):
+            first, *rest = target.split("#")
+            return (
+                "".join([first, *(n + part for n, part in zip(found.groups(), rest, strict=True))]) + key[found.end() :]
+            )
+    return None

@@ -29,13 +29,12 @@ from __future__ import annotations
 
 import pytest
 
-_PARTS = ("_closing", "_concurrency", "_errors", "_filtering", "_machine", "_opening", "_oracle", "_reading", "_search",
+_PARTS = ("_concurrency", "_errors", "_filtering", "_machine", "_opening", "_oracle", "_reading", "_search",
           "_updating", "_values", "_vectors", "_writing", "_data")  # fmt: skip
 # A failed assert then shows its values, as in the author's own test files. Must come before the imports below.
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
-from knnstore.testing._closing import ClosingChecks  # noqa: E402
-from knnstore.testing._concurrency import ConcurrencyChecks  # noqa: E402
+from knnstore.testing._concurrency import ClosingChecks, ConcurrencyChecks  # noqa: E402
 from knnstore.testing._errors import ErrorChecks  # noqa: E402
 from knnstore.testing._filtering import FilterChecks  # noqa: E402
 from knnstore.testing._machine import StateMachineChecks  # noqa: E402

@@ -1,4 +1,4 @@
-"""Checks of several threads and of a forked process."""
+"""Checks of several threads, of closing a store while others use it, and of a forked process."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import NoReturn
@@ -18,13 +19,14 @@ import numpy as np
 import pytest
 
 from knnstore.abc import EmbeddingStore
+from knnstore.errors import StoreClosedError
 from knnstore.filters import F
 from knnstore.testing._base import KitBase, Opener
 from knnstore.testing._data import make_queries, make_sample, make_spec
-from knnstore.testing._oracle import assert_hits
+from knnstore.testing._oracle import assert_content, assert_hits
 from knnstore.url import Secret
 
-__all__ = ["ConcurrencyChecks"]
+__all__ = ["ClosingChecks", "ConcurrencyChecks"]
 
 _SECONDS = 60
 """How long a forked process may take before it counts as hung."""
@@ -228,3 +230,51 @@ def _read(reader: int, child: int) -> str:
         text = pipe.read().decode()
     os.waitpid(child, 0)
     return text if ready else f"nothing within {_SECONDS} s; it was killed"
+
+
+_SECONDS = 60
+
+_CALLS: Mapping[str, Callable[[EmbeddingStore], object]] = {
+    "search": lambda store: store.search(make_queries(20), 5, fields=["label"]),
+    "scan": lambda store: list(store.scan(with_vectors=True, batch_size=100)),
+    "get": lambda store: store.get([f"r{i}" for i in range(300)]),
+    "count": lambda store: (store.count(F("area") > 10), store.count_by("label")),
+    "upsert": lambda store: make_sample(300).write(store),
+    "optimize": lambda store: store.optimize(),
+}
+
+
+class ClosingChecks(KitBase):
+    """``close()`` succeeds whatever else is going on, and every other thread hears that the store is closed."""
+
+    rule = "6, close() succeeds whatever else is going on, and ends it"
+
+    @pytest.mark.parametrize("call", _CALLS)
+    def test_closing_while_in_use(self, opener: Opener, call: str) -> None:
+        store = opener(make_spec())
+        sample = make_sample(300).write(store)
+        ended: list[BaseException] = []
+        ready = threading.Semaphore(0)
+
+        def use() -> None:
+            try:
+                while True:
+                    _CALLS[call](store)
+                    ready.release()
+            except BaseException as error:
+                ended.append(error)
+                ready.release()
+
+        threads = [threading.Thread(target=use, daemon=True) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            assert ready.acquire(timeout=_SECONDS), f"{call} does not end"
+        assert not ended, f"before the store was closed: {ended[0]!r}"
+        store.close()
+        for thread in threads:
+            thread.join(_SECONDS)
+            assert not thread.is_alive(), f"{call} goes on after close()"
+        wrong = [error for error in ended if not isinstance(error, StoreClosedError)]
+        assert not wrong, f"{call} while the store is closed: expected a StoreClosedError, got {wrong[0]!r}"
+        assert_content(opener.reopen(), sample)

@@ -233,11 +233,11 @@ class CopyJob:
                 hint="Nothing was overwritten. on_conflict: replace takes the source's, skip keeps what is there.",
             )
         wanted = (state == _MISSING) | ((state == _OTHER) & (self.on_conflict == "replace"))
-        assert self.destination is not None and records.vectors is not None  # by run() and the scan
-        for rows in _pieces(records, np.flatnonzero(wanted)):
-            columns = {name: column[rows] for name, column in records.fields.items()}
+        assert self.destination is not None  # by run()
+        for piece in map(records.take, _pieces(records, np.flatnonzero(wanted))):
+            assert piece.vectors is not None  # by the scan
             # Replacing, also where nothing was: writing a batch again after a lost reply must be no conflict.
-            self.destination.upsert(records.ids[rows].tolist(), records.vectors[rows], columns)
+            self.destination.upsert(piece.ids.tolist(), piece.vectors, piece.fields)
 
     def _compare(self, sent: _Pass, found: _Pass, others: int) -> None:
         if found.seen != sent.seen:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from knnstore._plugins import open_store
 from knnstore.abc import EmbeddingStore
 from knnstore.errors import ContentMismatchError, InvalidInputError
 from knnstore.filters import Filter
+from knnstore.folders import sync, write_whole
 from knnstore.transfer import parquet
 from knnstore.transfer.checksum import Digester, Tally, rows_in
 from knnstore.transfer.copying import check_complete, progress_bar, tallied, told_when_interrupted
@@ -152,7 +152,7 @@ def _being_written(root: Path) -> Iterator[None]:
             if item.name != parquet.MARKER:
                 shutil.rmtree(item) if item.is_dir() else item.unlink()
     (root / parquet.MARKER).write_text(_MARKER_TEXT, encoding="utf-8")
-    _sync(root)
+    sync(root)
     yield
     (root / parquet.MARKER).unlink()
 
@@ -177,23 +177,8 @@ def _check_leftover(root: Path) -> None:
 
 
 def _write_metadata(folder: Path, described: dict[str, Any]) -> None:
-    partial = folder / f"{parquet.METADATA}.partial"
     described = {**described, "metadata_checksum": parquet.described_checksum(described)}
-    partial.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _sync(partial)
-    partial.replace(folder / parquet.METADATA)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    """What is written survives a loss of power; a folder cannot be opened for that on every system."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_whole(folder / parquet.METADATA, (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -238,9 +223,9 @@ class _Writer:
                     rows, size = rows + len(batch), size + table.nbytes
                     bar.update(len(batch))
                     batch = next(batches, None)
-            _sync(self.folder / parquet.RECORDS / name)
+            sync(self.folder / parquet.RECORDS / name)
             files.append({"name": name, "rows": rows})
-        _sync(self.folder / parquet.RECORDS)
+        sync(self.folder / parquet.RECORDS)
         return tally, files
 
     def _batches(self) -> Iterator[Records]:

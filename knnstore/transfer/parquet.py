@@ -145,10 +145,7 @@ def _column(column: Any, kind: FieldType) -> Column:
 
 def _matching(records: Records, where: Filter | None) -> Iterator[Records]:
     if where is not None:
-        rows = np.flatnonzero(where.mask(records.fields))
-        columns = {name: column[rows] for name, column in records.fields.items()}
-        vectors = None if records.vectors is None else records.vectors[rows]
-        records = Records(records.ids[rows], vectors, columns)
+        records = records.take(where.mask(records.fields))
     if len(records):
         yield records
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from knnseg import ConceptDatabase, Config, LabelledImage, LabelledSegment, Segmenter
 from knnseg.config import FusionConfig, StageConfig
@@ -131,3 +132,16 @@ def real_folder():
     if folder is None:
         pytest.skip("no photographs: expected a folder in $KNNSEG_REAL_DATA or at ../shared/real")
     return folder
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Runs ``knnseg`` in this process; what it printed and how it ended."""
+    from knnseg.cli.commands import app
+
+    def call(*arguments, code=0):
+        result = CliRunner().invoke(app, [str(a) for a in arguments])
+        assert result.exit_code == code, result.output
+        return result
+
+    return call

@@ -15,7 +15,7 @@ FIELDS = {"label": str, "area": int, "score": float, "thing": bool}
 LABELS = ["kettle", "", 'say "1==1" or \\', "a\nb", "猫🦓", "100%", "it's", "\x00"]
 
 
-@pytest.fixture(params=["memory", "faiss", "qdrant+edge", "qdrant+local", "milvus+lite",
+@pytest.fixture(params=["memory", "faiss", "qdrant+edge", "milvus+lite",
                         pytest.param("milvus", marks=pytest.mark.server), pytest.param("qdrant", marks=pytest.mark.server)])  # fmt: skip
 def url(request, tmp_path):
     name = f"moving_{uuid.uuid4().hex[:8]}"

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 
 import numpy as np
 import pytest
 
-from knnstore.errors import BackendError, KnnStoreError, StoreTimeoutError
-from knnstore.remote import Patience, record_bytes, row_slices, slices, upload
+from knnstore.errors import BackendError, KnnStoreError, StoreClosedError, StoreTimeoutError
+from knnstore.remote import Patience, PerProcess, record_bytes, row_slices, slices, upload
 from knnstore.types import Batch
 
 
@@ -159,3 +160,37 @@ def test_an_interrupted_upload_says_how_far_it_came(ours: bool, at: int):
     assert str(caught.value).startswith("too slow. Wait." if ours else "mapped too slow")
     assert (caught.value is raised) == ours
     assert ("The first 6 of 10 records" in str(caught.value)) == (at == 6)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_client_is_made_for_each_process_and_closed_once():
+    closed = []
+
+    class Client:
+        def __init__(self):
+            self.process = os.getpid()
+
+        def close(self):
+            closed.append(self.process)
+
+    kept = PerProcess("db://host", Client, Patience(timeout=5), lambda error: isinstance(error, OSError))
+    assert kept.call(lambda client, left: (client.process, left <= 5)) == (os.getpid(), True)
+    if (child := os.fork()) == 0:
+        try:
+            fresh = kept.call(lambda client, _: client.process) == os.getpid()
+            kept.close()
+            os._exit(0 if fresh and closed == [os.getpid()] else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def closing(client, _):
+        kept.close()
+        raise OSError("broken pipe")  # as a client says it
+
+    with pytest.raises(StoreClosedError, match="db://host was closed while it was in use") as raised:
+        kept.call(closing)
+    assert isinstance(raised.value.__cause__, OSError) and closed == [os.getpid()]
+    with pytest.raises(StoreClosedError):
+        kept.call(lambda client, _: None)

@@ -10,7 +10,7 @@ import pytest
 import knnstore
 from knnstore.abc import OpenRequest
 from knnstore.errors import InvalidFieldError, InvalidInputError, SpecMismatchError, StoreCorruptError
-from knnstore.types import Batch, Capabilities, EmbeddingSpace, Records, StoreSpec, StoreStats, empty_column
+from knnstore.types import Batch, Capabilities, EmbeddingSpace, Hits, Records, StoreSpec, StoreStats, empty_column
 
 SPACE = EmbeddingSpace("enc", "sha256:1", "note with 'quotes' and \u00e9")
 FULL = StoreSpec(768, "dot", {"b": str, "a": int, "c": float, "d": bool}, SPACE)
@@ -128,3 +128,24 @@ def test_everything_frozen_can_be_a_key() -> None:
     assert len({*request}) == len({*stats}) == 1
     for value in (Capabilities(), space, report, *knnstore.backends()):
         assert hash(value) == hash(copy.copy(value))
+
+
+def test_records_are_taken_and_joined() -> None:
+    vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
+    records = Records(np.array(["a", "b", "c"], object), vectors, {"n": np.array([1, 2, 3])})
+    part = records.take(np.array([True, False, True]))
+    assert part.ids.tolist() == ["a", "c"] and part.fields["n"].tolist() == [1, 3]
+    joined = Records.concatenate([part, records.take(np.array([1]))])
+    assert joined.ids.tolist() == ["a", "c", "b"] and joined.vectors is not None
+    assert joined.vectors.tolist() == [[0, 1], [4, 5], [2, 3]]
+    bare = Records(records.ids, None, records.fields)
+    assert bare.take(np.array([0])).vectors is None and Records.concatenate([bare, bare]).vectors is None
+
+
+def test_hits_begin_empty_and_are_put() -> None:
+    hits = Hits.empty(2, 2, FULL, ["b", "c"])
+    assert hits.ids.tolist() == [["", ""]] * 2 and np.isneginf(hits.scores).all() and np.isnan(hits.fields["c"]).all()
+    one = Hits(np.array([["x", ""]], object), np.array([[1, -np.inf]], np.float32),
+               {"b": np.array([["y", ""]], object), "c": np.array([[2.0, np.nan]])})  # fmt: skip
+    hits.put(np.array([1]), one)
+    assert hits.ids.tolist() == [["", ""], ["x", ""]] and hits.fields["b"][1, 0] == "y" and hits.scores[1, 0] == 1

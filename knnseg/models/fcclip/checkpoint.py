@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from knnseg.errors import WeightsError
-from knnseg.models._torch import existing, weights
+from knnseg.models._torch import read_state, renamed, renaming
 
 __all__ = ["LoadReport", "load_state", "published_state", "read_checkpoint", "to_ours", "to_published"]
 
@@ -55,31 +51,19 @@ class LoadReport:
     ignored: tuple[str, ...]
 
 
-def _compiled(source: int) -> list[tuple[re.Pattern[str], str]]:
-    pairs = [(rule[source], rule[1 - source]) for rule in _RULES]
-    # The longest beginning first: read from our side, a general rule may stand before a special one.
-    pairs.sort(key=lambda pair: -len(pair[0]))
-    return [(re.compile(re.escape(a).replace(r"\#", r"(\d+)")), b.replace("#", r"\1")) for a, b in pairs]
-
-
-_TO_OURS, _TO_PUBLISHED = _compiled(0), _compiled(1)
-
-
-def _renamed(key: str, rules: list[tuple[re.Pattern[str], str]]) -> str | None:
-    for pattern, target in rules:
-        if found := pattern.match(key):
-            return found.expand(target) + key[found.end() :]
-    return None
+_TO_OURS = renaming(_RULES)
+# The longest beginning first: read from our side, a general rule may stand before a special one.
+_TO_PUBLISHED = renaming(sorted(((ours, published) for published, ours in _RULES), key=lambda rule: -len(rule[0])))
 
 
 def to_ours(key: str) -> str | None:
     """A published key as :class:`~knnseg.models.fcclip.FCCLIP` has it; None for one that no rule fits."""
-    return _renamed(key, _TO_OURS)
+    return renamed(key, _TO_OURS)
 
 
 def to_published(key: str) -> str | None:
     """The inverse of :func:`to_ours`."""
-    return _renamed(key, _TO_PUBLISHED)
+    return renamed(key, _TO_PUBLISHED)
 
 
 def published_state(model: nn.Module) -> dict[str, Tensor]:
@@ -91,20 +75,10 @@ def published_state(model: nn.Module) -> dict[str, Tensor]:
 def read_checkpoint(path: str | PathLike[str]) -> dict[str, Tensor]:
     """Tensors by key, from safetensors or from a file that torch reads with ``weights_only=True``.
 
-    detectron2 wraps the weights as ``{"model": …}`` beside the state of its trainer; that is undone.
-
     Raises:
         WeightsError: no such file, or one that holds something else.
     """
-    file = existing(str(path), "FC-CLIP")
-    with weights(f"FC-CLIP checkpoint {Path(path).name}", "pass the path of a published checkpoint"):
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    state = content.get("model", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f'{path}: expected tensors by key, or such a dictionary under "model", got something else')
-    return dict(state)
+    return read_state(str(path), "FC-CLIP", "pass the path of a published checkpoint")
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:

@@ -11,12 +11,10 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from knnseg.errors import WeightsError
-from knnseg.models._torch import existing, weights
+from knnseg.models._torch import read_state, renamed, renaming
 from knnseg.models.proposers.hub import build, library, settings
 
 __all__ = ["architecture", "load", "read", "to_hub"]
@@ -81,16 +79,12 @@ _IGNORED = re.compile(r"criterion\.|backbone\.layers\.\d+\.blocks\.\d+\.attn\.re
 """Keys that inference does not need: the training loss, and an index that follows from the window's size."""
 _POINTS, _LEVELS = 4, 3
 """Sampling points and feature levels of the pixel decoder's attention, fixed in the original."""
-_COMPILED = [(re.compile(re.escape(a).replace(r"\#", r"(\d+)")), b) for a, b in _RULES]
+_COMPILED = renaming(_RULES)
 
 
 def to_hub(key: str) -> str | None:
     """A key of detectron2's layout in the hub's; None for one that no rule fits."""
-    for pattern, target in _COMPILED:
-        if found := pattern.match(key):
-            numbers = iter(found.groups())
-            return re.sub("#", lambda _, numbers=numbers: next(numbers), target) + key[found.end() :]  # type: ignore[misc]  # an argument by default
-    return None
+    return renamed(key, _COMPILED)
 
 
 def read(path: str) -> dict[str, Tensor]:
@@ -99,18 +93,12 @@ def read(path: str) -> dict[str, Tensor]:
     Raises:
         WeightsError: no such file, one that is not to be trusted, or one that holds something else.
     """
-    file = existing(path, "Mask2Former")
     where = (
         "pass the path of a checkpoint as torch.save or safetensors writes it. A file that torch refuses as unsafe may "
         "run code when it is read: if you trust its origin, read it once where that does no harm and keep its tensors, "
         "safetensors.torch.save_file({key: torch.as_tensor(value) for key, value in content['model'].items()}, file)"
     )
-    with weights(f"Mask2Former checkpoint {file.name}", where):
-        is_safe = file.suffix == ".safetensors"
-        content = load_file(file) if is_safe else torch.load(file, map_location="cpu", weights_only=True)
-    state = content.get("model", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f'{path}: expected tensors by key, or such a dictionary under "model", got something else')
+    state = read_state(path, "Mask2Former", where)
     return {key: value for key, value in state.items() if not _IGNORED.match(key)}
 
 

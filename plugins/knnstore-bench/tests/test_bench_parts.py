@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from knnstore_bench.columns import columns, is_best, verdicts
-from knnstore_bench.filtering import choose_filter
 from knnstore_bench.labels import labels
 from knnstore_bench.plots import make_plots
 from knnstore_bench.results import (
@@ -29,7 +28,7 @@ from knnstore_bench.results import (
 from knnstore_bench.runner import Plan
 from knnstore_bench.summary import ENOUGH, fastest, ratio, rows, significant
 from knnstore_bench.truth import find_truth
-from knnstore_bench.workload import QUERIES, Workload, from_store, made_up
+from knnstore_bench.workload import QUERIES, Workload, choose_filter, from_store, made_up
 
 import knnstore
 from knnstore import F, StoreURL
@@ -344,7 +343,7 @@ def test_labels_of_a_plot_are_text_and_data() -> None:
 
 
 def test_labels_of_near_points_do_not_cover_each_other() -> None:
-    from knnstore_bench.placing import place_labels
+    from knnstore_bench.plots import place_labels
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.text import Text

@@ -23,4 +23,4 @@ def test_closing_ends_a_call_in_flight_and_leaves_no_channel():
                     call.result(10)
         with pytest.raises(StoreClosedError):
             connection.call("GetVersion", milvus_pb2.GetVersionRequest())
-        assert connection._channel is None
+        assert connection._client._made is None

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from knnstore_qdrant.connection import Connection
 from knnstore_qdrant.options import read
-from knnstore_qdrant.remote import Connection
 
 from knnstore.testing.servers import below
 from knnstore.url import StoreURL

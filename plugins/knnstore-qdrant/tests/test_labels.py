@@ -1,4 +1,4 @@
-"""Labels and numbers made to be mistaken for something else are data, on the edge engine and in the local mode."""
+"""Labels and numbers made to be mistaken for something else are data, on the edge engine."""
 
 import numpy as np
 import pytest
@@ -55,9 +55,9 @@ filters = st.recursive(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["edge", "local"])
-def store(request, tmp_path_factory):
-    url = f"qdrant+{request.param}://{tmp_path_factory.mktemp('labels')}/store"
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    url = f"qdrant+edge://{tmp_path_factory.mktemp('labels')}/store"
     with knnstore.open_store(url, SPEC) as store:
         yield store
 

@@ -307,7 +307,7 @@ def test_closing_ends_a_call_in_flight_and_leaves_no_client(make_bridge, transpo
             call.result()
     with pytest.raises(StoreClosedError):
         store._engine.count(None)
-    assert store._engine._connection._client is None
+    assert store._engine._connection._client._made is None
 
 
 # -- opening -----------------------------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def test_consistency_is_asked_for(shared_bridge, numbers, level):
         write(store, 3)
         assert store.count() == 3
         ordering = {"strong": "strong", "session": "medium", "eventual": "weak"}[level]
-        assert store._engine._writes == {"ordering": models.WriteOrdering(ordering)}
+        assert store._engine._ordering == models.WriteOrdering(ordering)
         assert store._engine._reads == (
             {"consistency": models.ReadConsistencyType.MAJORITY} if level == "strong" else {}
         )

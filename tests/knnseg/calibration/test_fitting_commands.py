@@ -14,14 +14,8 @@ from knnseg.datasets import RenderedScenes
 from knnseg.errors import ConfigError
 
 
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == code, result.output
-    return result
-
-
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(tmp_path_factory, run):
     """Six rendered scenes with their label maps as pairs of files, added."""
     root = tmp_path_factory.mktemp("a database")
     scenes = RenderedScenes(6, seed=5, size=(96, 96), including=["kettle", "lava"])
@@ -38,7 +32,7 @@ def store(tmp_path_factory):
     return f"faiss://{root}/store"
 
 
-def test_calibrating_writes_a_configuration_that_works(store, tmp_path):
+def test_calibrating_writes_a_configuration_that_works(store, tmp_path, run):
     out = tmp_path / "fitted.toml"
     result = json.loads(run("calibrate", "-s", store, "--out", out, "--json").stdout)
     assert result["asked"] > 50 and result["best"]["loss"] <= result["before"]["loss"]
@@ -51,7 +45,7 @@ def test_calibrating_writes_a_configuration_that_works(store, tmp_path):
     assert again["before"] == again["best"] == result["best"]
 
 
-def test_a_configuration_of_ones_own_keeps_its_comments_and_other_keys(store, tmp_path):
+def test_a_configuration_of_ones_own_keeps_its_comments_and_other_keys(store, tmp_path, run):
     mine = tmp_path / "mine.toml"
     mine.write_text('preset = "tiny" # bundled\n\n[retrieval]\nk = 3 # few\nclass_balance = 0.5\n', encoding="utf-8")
     out = tmp_path / "elsewhere" / "fitted.toml"
@@ -63,7 +57,7 @@ def test_a_configuration_of_ones_own_keeps_its_comments_and_other_keys(store, tm
     assert Config.from_toml(out).retrieval.class_balance == 0.5
 
 
-def test_calibrate_mistakes(store, tmp_path):
+def test_calibrate_mistakes(store, tmp_path, run):
     run("calibrate", "-s", store, "--on", "masks", code=2)
     with pytest.raises(ConfigError, match="preset"):
         CliRunner().invoke(app, ["calibrate", "-s", store, "-p", "nonsense"], catch_exceptions=False)
@@ -86,7 +80,7 @@ def smaller(tmp_path):
     return path
 
 
-def test_reembedding_brings_every_example_into_another_space(store, smaller, tmp_path):
+def test_reembedding_brings_every_example_into_another_space(store, smaller, tmp_path, run):
     there = {c["label"]: c["count"] for c in json.loads(run("concepts", "list", "-s", store, "--json").stdout)}
     elsewhere = f"faiss://{tmp_path}/other"
     report = json.loads(run("concepts", "reembed", "-s", store, "-p", smaller, "--into", elsewhere, "--json").stdout)

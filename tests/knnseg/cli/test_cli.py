@@ -14,14 +14,6 @@ from knnseg.cli.commands import app
 from knnseg.datasets import RenderedScenes
 from knnseg.errors import VocabularyError
 
-runner = CliRunner()
-
-
-def run(*arguments, code=0):
-    result = runner.invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == code, result.output
-    return result
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -42,7 +34,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def store(folder):
+def store(folder, run):
     url = f"faiss://{folder}/store"
     pairs = ["--pairs", folder / "images", folder / "labels", "--class-file", folder / "classes.json"]
     added = json.loads(run("add", "--store", url, *pairs, "--json").stdout)
@@ -64,18 +56,18 @@ def test_segment_in_a_second_process(folder, store, tmp_path):
     assert result["images"][0]["segments"]
 
 
-def test_segment_prints_a_table(folder, store, tmp_path):
+def test_segment_prints_a_table(folder, store, tmp_path, run):
     output = run("segment", folder / "images" / "0.png", "--store", store, "--out", tmp_path).stdout
     assert "segments" in output and "kettle" in output and "overlay.png" in output
 
 
-def test_segment_names_classes_without_examples(folder, store, tmp_path):
+def test_segment_names_classes_without_examples(folder, store, tmp_path, run):
     """A comma inside a name cuts it in two, and both halves would be used without a word."""
     done = run("segment", folder / "images" / "0.png", "--store", store, "-o", tmp_path, "-c", "kettle,a, b!")
     assert "no examples, so from the base alone: 'a', 'b!'" in done.stderr
 
 
-def test_images_of_one_name_do_not_overwrite_each_other(folder, tmp_path):
+def test_images_of_one_name_do_not_overwrite_each_other(folder, tmp_path, run):
     (tmp_path / "other").mkdir()
     twin = tmp_path / "other" / "0.png"
     twin.write_bytes((folder / "images" / "1.png").read_bytes())
@@ -83,21 +75,21 @@ def test_images_of_one_name_do_not_overwrite_each_other(folder, tmp_path):
     assert {"0.overlay.png", "0-2.overlay.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
-def test_segment_without_a_store_uses_the_base(folder, tmp_path):
+def test_segment_without_a_store_uses_the_base(folder, tmp_path, run):
     result = json.loads(
         run("segment", folder / "images" / "0.png", "-c", "grass,sand", "-o", tmp_path, "--json").stdout
     )
     assert result["classes"] == ["grass", "sand"]
 
 
-def test_eval(folder, store):
+def test_eval(folder, store, run):
     arguments = ["--pairs", folder / "images", folder / "labels", "--class-file", folder / "classes.json"]
     result = json.loads(run("eval", "--store", store, *arguments, "--json").stdout)
     assert result["images"] == 6 and result["final"]["miou"] > result["base"]["miou"]
     assert "pixel accuracy" in run("eval", "--store", store, *arguments).stdout
 
 
-def test_eval_of_many_classes_prints_a_few_and_all_when_asked(folder, store):
+def test_eval_of_many_classes_prints_a_few_and_all_when_asked(folder, store, run):
     arguments = [
         "eval",
         "--store",
@@ -121,10 +113,10 @@ def test_adding_a_class_that_the_data_set_has_not_is_an_error(folder, tmp_path):
     arguments = ["add", "-s", f"faiss://{tmp_path}/s", "--pairs", folder / "images", folder / "labels"]
     arguments += ["--class-file", folder / "classes.json", "--classes", "lava,kettel"]
     with pytest.raises(VocabularyError, match=r"such as 'kettle'.*got 'kettel'"):
-        runner.invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+        CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
 
 
-def test_names_and_paths_with_brackets_are_printed_as_they_are(folder, store, tmp_path):
+def test_names_and_paths_with_brackets_are_printed_as_they_are(folder, store, tmp_path, run):
     out, entries = tmp_path / "[b] report", json.loads((folder / "classes.json").read_text())
     renamed = [entry | {"name": f"[/i] {entry['name']} [x]"} for entry in entries]
     (tmp_path / "classes.json").write_text(json.dumps(renamed))
@@ -133,7 +125,7 @@ def test_names_and_paths_with_brackets_are_printed_as_they_are(folder, store, tm
     assert "[/i] " in output and " [x]" in output and f"report: {out / 'report.html'}" in output
 
 
-def test_eval_leaves_a_report_and_goes_on_there(folder, store, tmp_path):
+def test_eval_leaves_a_report_and_goes_on_there(folder, store, tmp_path, run):
     pairs = ["--pairs", folder / "images", folder / "labels", "--class-file", folder / "classes.json"]
     arguments = ["eval", "-s", store, *pairs, "--out", tmp_path / "out", "--pictures", 1, "--json"]
     first = json.loads(run(*arguments, "--limit", 2).stdout)
@@ -146,12 +138,12 @@ def test_eval_leaves_a_report_and_goes_on_there(folder, store, tmp_path):
     assert (tmp_path / "out" / "progress.jsonl").read_bytes().count(b"\n") == 7
     del result["settings"]
     assert json.loads(run("eval", "-s", store, *pairs, "--json").stdout).items() >= result.items()
-    refused = runner.invoke(app, [str(a) for a in [*arguments, "--ignore", "255"]])
+    refused = CliRunner().invoke(app, [str(a) for a in [*arguments, "--ignore", "255"]])
     assert refused.exit_code == 1 and 'ignore: was "0,255", is "255"' in str(refused.exception)
     assert json.loads(run(*arguments, "--ignore", "255,0", "--limit", 1, "--restart").stdout)["images"] == 1
 
 
-def test_concepts(folder, tmp_path):
+def test_concepts(folder, tmp_path, run):
     url = f"faiss://{tmp_path}/one"
     one = ["--mask", folder / "kettle.png", "--label", "kettle", "--thing"]
     assert "examples added: 1," in run("add", folder / "images" / "0.png", "-s", url, *one).stdout
@@ -161,13 +153,13 @@ def test_concepts(folder, tmp_path):
     assert "'pot'" in run("concepts", "rename", "kettle", "pot", "-s", url).stdout
     assert json.loads(run("concepts", "merge", "pot", "--into", "vessel", "-s", url, "--json").stdout) == {"merged": 1}
     assert "vessel" in run("concepts", "list", "-s", url).stdout
-    refused = runner.invoke(app, ["concepts", "remove", "vessel", "-s", url], input="n\n")
+    refused = CliRunner().invoke(app, ["concepts", "remove", "vessel", "-s", url], input="n\n")
     assert refused.exit_code == 1 and "vessel" in run("concepts", "list", "-s", url).stdout
     run("concepts", "remove", "vessel", "-s", url, "--yes")
     assert json.loads(run("concepts", "list", "-s", url, "--json").stdout) == []
 
 
-def test_one_default_for_things_and_what_is_mixed_is_said(folder, tmp_path):
+def test_one_default_for_things_and_what_is_mixed_is_said(folder, tmp_path, run):
     url = f"faiss://{tmp_path}/kinds"
     one = ["--mask", folder / "kettle.png", "--label", "pot", "-s", url]
     run("add", folder / "images" / "0.png", *one)
@@ -182,7 +174,7 @@ def test_one_default_for_things_and_what_is_mixed_is_said(folder, tmp_path):
     assert run("add", image, *one).stderr == "" and listed()[0]["things"] == 3
 
 
-def test_a_name_with_a_comma(folder, tmp_path):
+def test_a_name_with_a_comma(folder, tmp_path, run):
     url, image = f"faiss://{tmp_path}/commas", folder / "images" / "0.png"
     run("add", image, "--mask", folder / "kettle.png", "--label", "pot, pan", "-s", url)
     (tmp_path / "names.txt").write_text("grass\n\nbowl, dish\n Käse \n", encoding="utf-8")
@@ -198,7 +190,7 @@ def test_a_name_with_a_comma(folder, tmp_path):
     run("segment", image, "-c", "a\nb", code=2)
 
 
-def test_a_name_with_a_comma_in_a_data_set(folder, tmp_path):
+def test_a_name_with_a_comma_in_a_data_set(folder, tmp_path, run):
     entries = json.loads((folder / "classes.json").read_text())
     names = {"kettle": "kettle, pot", "lava": "lava, magma"}
     renamed = [entry | {"name": names.get(entry["name"], entry["name"])} for entry in entries]
@@ -212,7 +204,7 @@ def test_a_name_with_a_comma_in_a_data_set(folder, tmp_path):
     assert list(result["labels"]) == ["lava, magma", "grass"]
 
 
-def test_classes_that_nobody_knows_are_named_once(folder, store, tmp_path):
+def test_classes_that_nobody_knows_are_named_once(folder, store, tmp_path, run):
     config = tmp_path / "retrieval-only.toml"
     config.write_text('preset = "tiny"\n[base]\nname = "none"\n', encoding="utf-8")
     pairs = ["--pairs", folder / "images", folder / "labels", "--class-file", folder / "classes.json"]
@@ -267,7 +259,7 @@ def test_user_errors_are_one_message_and_exit_code_1(arguments, message, capsys,
     [["add", "-s", "memory:///x"], ["segment"], ["segment", "a.png"], ["add", "a.png", "-s", "memory:///x"], ["sgment"],
      ["add", "-s", "memory:///x", "--pairs", "a", "b"], ["segment", "a.png", "-c", "a", "--on-store-error", "hope"]],
 )  # fmt: skip
-def test_wrong_usage_is_exit_code_2(arguments, capsys, monkeypatch):
+def test_wrong_usage_is_exit_code_2(arguments, capsys, monkeypatch, run):
     run(*arguments, code=2)
     monkeypatch.setattr(sys, "argv", ["knnseg", *arguments, "--json"])
     with pytest.raises(SystemExit) as stop:
@@ -289,12 +281,12 @@ def test_an_interruption_is_exit_code_130(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["add", "segment", "eval", "demo", "concepts", "concepts list", "concepts remove"])
-def test_help_says_what_it_does(command):
+def test_help_says_what_it_does(command, run):
     output = run(*command.split(), "--help").stdout
     assert "Usage" in output and len(output) > 300
 
 
-def test_demo_runs_twice_and_gains(tmp_path):
+def test_demo_runs_twice_and_gains(tmp_path, run):
     run("demo", "--out", tmp_path / "d", "--scenes", 1, "--examples", 1)
     result = json.loads(run("demo", "--out", tmp_path / "d", "--scenes", 10, "--examples", 2, "--json").stdout)
     report = result["report"]
@@ -302,7 +294,7 @@ def test_demo_runs_twice_and_gains(tmp_path):
     assert (tmp_path / "d" / "before-and-after.png").exists()
 
 
-def test_a_data_set_by_name_from_adding_to_the_report(tmp_path):
+def test_a_data_set_by_name_from_adding_to_the_report(tmp_path, run):
     """PASCAL VOC as published, with rendered scenes in it: a kettle goes by the number of a cow, lava by that of a chair."""
     root, scenes = tmp_path / "VOC2012", RenderedScenes(4, seed=5, size=(96, 96), including=["kettle", "lava"])
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
@@ -322,4 +314,4 @@ def test_a_data_set_by_name_from_adding_to_the_report(tmp_path):
     assert seen == {"chair", "cow"} and result["base"] != result["final"]
     assert "voc-20" in (tmp_path / "report" / "report.html").read_text()
     assert json.loads(run(*arguments, "--split", "val").stdout) == result  # the same by its name: nothing is refused
-    assert "settings of the run" in str(runner.invoke(app, [*map(str, arguments), "--split", "train"]).exception)
+    assert "settings of the run" in str(CliRunner().invoke(app, [*map(str, arguments), "--split", "train"]).exception)

@@ -168,16 +168,7 @@ def test_opening_lists_each_folder_once_and_opens_no_image(tmp_path, monkeypatch
         dataset[5]
 
 
-runner = CliRunner()
-
-
-def run(*arguments, code=0):
-    result = runner.invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == code, result.output
-    return result
-
-
-def test_add_a_split_from_the_command_line(ade):
+def test_add_a_split_from_the_command_line(ade, run):
     command = [
         "add",
         "-s",
@@ -201,11 +192,11 @@ def test_add_a_split_from_the_command_line(ade):
     [["--dataset", "ade20k"], ["--root", "x"], ["--pairs", "a", "b", "--class-file", "c", "--split", "training"],
      ["--pairs", "a", "b", "--class-file", "c", "--dataset", "ade20k", "--root", "x"]],
 )  # fmt: skip
-def test_options_that_do_not_go_together(options):
+def test_options_that_do_not_go_together(options, run):
     run("add", "-s", "memory:///x", *options, code=2)
 
 
-def test_datasets_are_listed_and_their_trees_shown():
+def test_datasets_are_listed_and_their_trees_shown(run):
     output = run("datasets").stdout
     assert all(name in output for name in COUNTS) and "--layout NAME" in output
     listed = json.loads(run("datasets", "--json").stdout)
@@ -213,7 +204,7 @@ def test_datasets_are_listed_and_their_trees_shown():
     for name, benchmark in benchmarks().items():
         assert benchmark.layout.strip("\n") in run("datasets", "--layout", name).stdout
     assert len(json.loads(run("datasets", "--layout", "voc-20", "--json").stdout)) == 1
-    assert isinstance(runner.invoke(app, ["datasets", "--layout", "imagenet"]).exception, DatasetError)
+    assert isinstance(CliRunner().invoke(app, ["datasets", "--layout", "imagenet"]).exception, DatasetError)
 
 
 def test_companions_of_macos_are_no_files_and_capital_endings_are(tmp_path, trees):

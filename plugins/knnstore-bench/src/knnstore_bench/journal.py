@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from knnstore.errors import InvalidInputError
+from knnstore.folders import write_whole
 from knnstore_bench.results import FORMAT, Detail, Report
 
 __all__ = ["check_same", "load", "save"]
@@ -19,12 +19,7 @@ _FRESH = "Take another folder with --out, or start over with --fresh."
 
 def save(report: Report, path: Path) -> None:
     """Write it in one piece: a reader sees the file as it was or as it is, and never half of it."""
-    written = path.with_name(path.name + ".part")
-    with written.open("wb") as file:
-        file.write(_REPORT.dump_json(report, indent=1) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    written.replace(path)
+    write_whole(path, _REPORT.dump_json(report, indent=1) + b"\n")
 
 
 def load(path: Path) -> Report | None:

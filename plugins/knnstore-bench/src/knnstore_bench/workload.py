@@ -1,12 +1,16 @@
 """What is stored and what is asked: made up with the structure of embeddings, or taken from a store.
 
+The filter lets about half of the records through: labels that lie together, if there are any. That is what an active
+vocabulary does, and where approximate indexes lose most; of much less they scan what matches.
+
 N   records        Q   queries        D   width of a vector
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,12 +20,11 @@ from numpy.typing import NDArray
 from knnstore._plugins import open_store
 from knnstore.abc import EmbeddingStore
 from knnstore.errors import InvalidInputError
-from knnstore.filters import Filter
-from knnstore.types import Batch, Column, Metric, StoreSpec
+from knnstore.filters import F, Filter
+from knnstore.types import Batch, Column, Metric, StoreSpec, VectorRecords
 from knnstore.url import StoreURL
-from knnstore_bench.filtering import choose_filter
 
-__all__ = ["QUERIES", "Workload", "from_store", "made_up"]
+__all__ = ["QUERIES", "SHARE", "Workload", "choose_filter", "from_store", "made_up"]
 
 QUERIES = 250
 """Queries of one batch: about the regions of a photograph."""
@@ -194,13 +197,51 @@ def _rank(value: str) -> bytes:
 def _read(store: EmbeddingStore, ids: list[str]) -> Batch:
     """Records by id, all of their fields."""
     found = [store.get(ids[start : start + 1024]) for start in range(0, len(ids), 1024)]
-    names = list(store.spec.fields)
-    return Batch(
-        [value for part in found for value in part.ids.tolist()],
-        _stacked(part.vectors for part in found),
-        {name: np.concatenate([part.fields[name] for part in found]) for name in names},
-    )
+    records = VectorRecords.concatenate(found)
+    return Batch(records.ids.tolist(), records.vectors, records.fields)
 
 
-def _stacked(parts: Iterable[NDArray[np.float32] | None]) -> NDArray[np.float32]:
-    return np.concatenate([part for part in parts if part is not None])
+SHARE = 0.5
+_MOST_VALUES = 100
+
+
+def choose_filter(spec: StoreSpec, fields: Mapping[str, Column]) -> Filter | None:
+    """A list of labels if there is a field of text with repeated values, else a bound on a number, else a flag.
+
+    Args:
+        spec: declares the fields.
+        fields: a column for each.
+
+    Returns:
+        The filter; None where no field tells the records apart.
+    """
+    texts = [name for name, kind in spec.fields.items() if kind is str]
+    numbers = [name for name, kind in spec.fields.items() if kind in (int, float)]
+    flags = [name for name, kind in spec.fields.items() if kind is bool]
+    found = [_listed(name, fields[name]) for name in texts]
+    found += [_bounded(name, fields[name]) for name in numbers]
+    found += [F(name) == True for name in flags if 0 < fields[name].mean() < 1]  # noqa: E712  # builds a filter
+    return next((where for where in found if where is not None), None)
+
+
+def _listed(name: str, column: Column) -> Filter | None:
+    """Values from the common to the rare, all but the most common, until there are enough records."""
+    counts = Counter(column.tolist()).most_common()
+    if not 2 <= len(counts) <= max(2, len(column) // 4):
+        return None  # the same everywhere, or another for nearly every record, as in a path
+    chosen: list[str] = []
+    enough = SHARE * len(column)
+    for value, count in counts[1:]:
+        if enough <= 0 or len(chosen) == _MOST_VALUES:
+            break
+        if count <= 1.5 * enough:
+            chosen.append(value)
+            enough -= count
+    return F(name).isin(chosen or [counts[-1][0]])
+
+
+def _bounded(name: str, column: Column) -> Filter | None:
+    known = column[~np.isnan(column)] if column.dtype.kind == "f" else column
+    if not len(known) or known.min() == known.max():
+        return None
+    return F(name) >= np.sort(known)[int((1 - SHARE) * (len(known) - 1))].item()

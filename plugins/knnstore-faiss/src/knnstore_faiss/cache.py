@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
+from knnstore.folders import sync
 from knnstore_faiss.ann import AnnIndex
 from knnstore_faiss.database import Commit
 from knnstore_faiss.factory import Effort
@@ -114,7 +115,7 @@ def save(folder: Path, key: CacheKey, commit: Commit, index: AnnIndex) -> int:
         temporary.replace(folder / FILE)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(folder)
+    sync(folder)
     return size
 
 
@@ -146,15 +147,6 @@ def _lock(file: BinaryIO) -> None:
     """Lock for as long as the file is open, or raise where another has it. Windows removes no file that is open."""
     if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # not every file system has it
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def load(folder: Path, key: CacheKey) -> tuple[AnnIndex, Commit] | str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from knnstore.errors import StoreBusyError, StoreCorruptError, StoreNotFoundError
 from knnstore.filters import Filter, Scalar
+from knnstore.folders import sync
 from knnstore.types import Column, Records, StoreSpec, empty_column
 from knnstore_faiss.pool import ConnectionPool
 from knnstore_faiss.schema import FILE, Connection, Meta, connect, patiently
@@ -264,11 +264,7 @@ class Database:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         log = self.folder / f"{FILE}-wal"
         if log.exists():  # a reader may have kept part of it from moving: it is safe where it is, once synced
-            descriptor = os.open(log, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync(log)
 
     def compact(self) -> None:
         """Give back the space of deleted records, where they were many, and let SQLite look at its indexes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from knnstore.abc import OpenRequest
 from knnstore.errors import InvalidURLError, KnnStoreError
+from knnstore.folders import collections_in, folder_of
 from knnstore.types import StoreSpec
 from knnstore.url import StoreURL
 from knnstore_faiss import cache
@@ -12,21 +13,21 @@ from knnstore_faiss.errors import map_error
 from knnstore_faiss.factory import make_index
 from knnstore_faiss.gpu import device_number
 from knnstore_faiss.library import load_faiss
-from knnstore_faiss.options import Options, folder
+from knnstore_faiss.options import Options
 from knnstore_faiss.schema import FILE, connect, is_store, open_meta
 from knnstore_faiss.store import FaissStore
 
-__all__ = ["collections_in", "open_folder", "remove"]
+__all__ = ["collections_at", "open_collection", "remove"]
 
 
-def open_folder(request: OpenRequest) -> FaissStore:
+def open_collection(request: OpenRequest) -> FaissStore:
     """Open or create the collection; see :meth:`knnstore.abc.Backend.open`.
 
     Raises:
         BackendUnavailableError: FAISS is not installed.
         StoreNotFoundError, SpecMismatchError, InvalidURLError, StoreCorruptError: see :func:`knnstore.open_store`.
     """
-    path, options = folder(request.url), Options.parse(request.url)
+    path, options = folder_of(request.url), Options.parse(request.url)
     load_faiss()
     try:
         _check_index(options, request.spec)
@@ -54,14 +55,10 @@ def _check_index(options: Options, spec: StoreSpec | None) -> None:
         make_index(options.index, spec.dim, spec.metric)
 
 
-def collections_in(url: StoreURL) -> list[StoreURL]:
+def collections_at(url: StoreURL) -> list[StoreURL]:
     """The folder itself and those directly below it that hold a store, sorted by name."""
-    path = folder(url)
     Options.parse(url)
-    if not path.is_dir():
-        return []
-    below = sorted(child.name for child in path.iterdir() if child.is_dir() and is_store(child))
-    return ([url] if is_store(path) else []) + [url.child(name) for name in below]
+    return collections_in(url, is_store)
 
 
 def remove(url: StoreURL, *, full: bool) -> bool:
@@ -70,7 +67,7 @@ def remove(url: StoreURL, *, full: bool) -> bool:
     Returns:
         Whether it was removed; see :class:`Backend`.
     """
-    path, options = folder(url), Options.parse(url)
+    path, options = folder_of(url), Options.parse(url)
     if not is_store(path):
         return False
     open_meta(path, None, timeout=options.timeout, read_only=True)  # ours, and readable

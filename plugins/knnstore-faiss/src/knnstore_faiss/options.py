@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from knnstore.errors import InvalidURLError
 from knnstore.options import integer, matching, one_of, option, read_options, seconds
 from knnstore.url import StoreURL
 
-__all__ = ["Options", "folder"]
+__all__ = ["Options"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +42,13 @@ class Options:
         """The options of ``url``.
 
         Raises:
-            InvalidURLError: an unknown option or a value that is not one.
+            InvalidURLError: a variant, an unknown option or a value that is not one.
         """
+        if url.variant:
+            raise InvalidURLError(f"{url}", expected="faiss:///folder", got=f"faiss+{url.variant}")
         return read_options(cls, url)
 
     @property
     def exact(self) -> bool:
         """Whether the index finds the true neighbours."""
         return self.index.lower() == "flat"
-
-
-def folder(url: StoreURL) -> Path:
-    """The folder of a collection: an absolute path.
-
-    Raises:
-        InvalidURLError: a host, a port or a user; or no path at all.
-    """
-    if url.host or url.port is not None or url.user or url.variant:
-        raise InvalidURLError(
-            f"{url}", expected="three slashes before an absolute folder, faiss:///folder", got="a host"
-        )
-    if not url.path.strip("/"):
-        raise InvalidURLError(f"{url}", expected="a folder, such as faiss:///data/concepts", got="none")
-    if "\0" in url.path:
-        raise InvalidURLError(f"{url}", expected="a path without NUL characters")
-    return Path("/" + url.path.lstrip("/"))  # SQLite would take what follows two slashes for a host

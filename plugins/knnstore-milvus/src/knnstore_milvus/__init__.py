@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from knnstore.abc import Backend, EmbeddingStore, OpenRequest
+from knnstore.abc import LateBackend
 from knnstore.errors import KnnStoreError
 from knnstore.hookspecs import Register, hookimpl
 from knnstore.url import StoreURL
@@ -10,31 +10,12 @@ from knnstore.url import StoreURL
 __all__ = ["MilvusBackend", "knnstore_register"]
 
 
-class MilvusBackend(Backend):
+class MilvusBackend(LateBackend):
     """Collections on a Milvus server, or in a file of milvus-lite."""
 
     name = "milvus"
     summary = "a Milvus server, standalone or cluster; milvus+lite: a folder of milvus-lite, to try it out"
-
-    def open(self, request: OpenRequest) -> EmbeddingStore:
-        from knnstore_milvus.opening import open_collection
-
-        return open_collection(request)
-
-    def collections(self, url: StoreURL) -> list[StoreURL]:
-        from knnstore_milvus.opening import collections_at
-
-        return collections_at(url)
-
-    def remove_empty(self, url: StoreURL) -> bool:
-        from knnstore_milvus.opening import remove
-
-        return remove(url, full=False)
-
-    def drop(self, url: StoreURL) -> bool:
-        from knnstore_milvus.opening import remove
-
-        return remove(url, full=True)
+    module = "knnstore_milvus.opening"
 
     def map_error(self, error: Exception, url: StoreURL) -> KnnStoreError | None:
         if isinstance(error, ImportError):

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import base64
 import os
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,8 @@ import grpc
 from pymilvus.exceptions import MilvusException
 from pymilvus.grpc_gen import common_pb2, milvus_pb2_grpc
 
-from knnstore.errors import InvalidURLError, StoreClosedError
-from knnstore.remote import Patience
+from knnstore.errors import InvalidURLError
+from knnstore.remote import Patience, PerProcess, is_loopback, keep_grpc_up
 from knnstore.url import Secret
 from knnstore_milvus.errors import retriable
 from knnstore_milvus.expressions import SERVER
@@ -96,14 +94,11 @@ def _content(option: str, file: str) -> bytes | None:
         raise InvalidURLError(f"option {option}", expected="a readable file in PEM format", got=str(error)) from error
 
 
-@cache
-def _keep_grpc_up() -> grpc.Channel:
-    """A channel that is never used nor closed.
+class _Client:
+    """A channel and its calls."""
 
-    After the last one is closed gRPC ends its threads in the background, and a child that is forked at that moment has
-    a lock that nobody opens: it would hang in making its own channel, and no timeout could end that.
-    """
-    return grpc.insecure_channel("localhost:1")
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.stub, self.close = milvus_pb2_grpc.MilvusServiceStub(channel), channel.close
 
 
 class Connection:
@@ -124,12 +119,8 @@ class Connection:
     def __init__(self, address: str, credentials: Credentials, database: str, patience: Patience) -> None:
         self.address, self.database, self.patience = address, database, patience
         self._credentials = credentials
-        self._lock = threading.Lock()
-        self._channel: grpc.Channel | None = None
-        self._stub: Any = None
-        self._process = 0
-        self._closed = False
-        if credentials.token and not credentials.tls and not _is_local(address):
+        self._client = PerProcess(f"milvus://{address}", self._connect, patience, retriable)
+        if credentials.token and not credentials.tls and not is_loopback(address.rpartition(":")[0].strip("[]")):
             warnings.warn(
                 f"milvus://{address}: the token or password goes over the network in plain text; add ?tls=1",
                 stacklevel=2,
@@ -150,41 +141,19 @@ class Connection:
         """
         if "db_name" in request.DESCRIPTOR.fields_by_name:
             request.db_name = self.database
-        seconds, stub = None if timeout is None else max(timeout, 0.001), self._connected()
         metadata = [*self._credentials.metadata(), ("dbname", self.database)]
-        try:
-            return self.patience.call(
-                lambda left: _checked(getattr(stub, method), request, left, metadata),
-                lambda error: not self._closed and retriable(error),
-                timeout=seconds,
-            )
-        except Exception as error:
-            if self._closed:  # whatever gRPC calls it
-                raise self._closed_error() from error
-            raise
+        return self._client.call(
+            lambda client, left: _checked(getattr(client.stub, method), request, left, metadata),
+            timeout=None if timeout is None else max(timeout, 0.001),
+        )
 
-    def _closed_error(self) -> StoreClosedError:
-        return StoreClosedError(f"milvus://{self.address} was closed while it was in use")
-
-    def _connected(self) -> Any:
-        # A channel does not survive a fork; the parent's is left alone in the child.
-        with self._lock:
-            if self._closed:  # a call that was on its way must not open another channel, which nobody would close
-                raise self._closed_error()
-            if self._stub is None or self._process != os.getpid():
-                _keep_grpc_up()
-                self._channel = self._credentials.channel(self.address)
-                self._stub = milvus_pb2_grpc.MilvusServiceStub(self._channel)
-                self._process = os.getpid()
-            return self._stub
+    def _connect(self) -> _Client:
+        keep_grpc_up()
+        return _Client(self._credentials.channel(self.address))
 
     def close(self) -> None:
         """Hang up; a request in another thread ends with an error."""
-        with self._lock:
-            self._closed = True
-            if self._channel is not None and self._process == os.getpid():
-                self._channel.close()
-            self._channel = self._stub = None
+        self._client.close()
 
 
 def _checked(send: Callable[..., Any], request: Any, timeout: float, metadata: list[tuple[str, str]]) -> Any:
@@ -193,7 +162,3 @@ def _checked(send: Callable[..., Any], request: Any, timeout: float, metadata: l
     if status.code or status.error_code:
         raise MilvusException(status.code, status.reason, status.error_code, retriable=status.retriable)
     return reply
-
-
-def _is_local(address: str) -> bool:
-    return address.rpartition(":")[0].strip("[]") in ("localhost", "::1") or address.startswith("127.")

@@ -12,7 +12,7 @@ from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
 from knnstore.ranking import best, nominated, pair_scores
 from knnstore.remote import row_slices
-from knnstore.types import Hits, Metric, Records, empty_column
+from knnstore.types import Hits, Metric, Records
 from knnstore_milvus.columns import decode, ids_of, padded
 from knnstore_milvus.errors import is_too_large
 from knnstore_milvus.indexes import Index
@@ -89,19 +89,10 @@ class Searcher:
             fields: to return.
             matching: how many records match, about; so few that they fit into an answer are read at once.
         """
-        hits = _none(self.reader, len(queries), k, [])
+        hits = Hits.empty(len(queries), k, self.reader.spec, [])
         for records in self.reader.matches(expr, matching):
             _compete(hits, queries, records, self.reader.spec.metric)
         return _with_fields(self.reader, hits, fields) if fields else hits
-
-
-def _none(reader: Reader, rows: int, k: int, fields: list[str]) -> Hits:
-    kinds = reader.spec.fields
-    return Hits(
-        empty_column(str, (rows, k)),
-        np.full((rows, k), -np.inf, np.float32),
-        {name: empty_column(kinds[name], (rows, k)) for name in fields},
-    )
 
 
 def _compete(hits: Hits, queries: NDArray[np.float32], records: Records, metric: Metric) -> None:
@@ -120,7 +111,7 @@ def _compete(hits: Hits, queries: NDArray[np.float32], records: Records, metric:
 def _with_fields(reader: Reader, hits: Hits, fields: list[str]) -> Hits:
     """The same hits with their fields; one that is deleted in between is none."""
     wanted = list(dict.fromkeys(value for value in hits.ids.ravel() if value))
-    full = _none(reader, len(hits.ids), hits.ids.shape[1], fields)
+    full = Hits.empty(len(hits.ids), hits.ids.shape[1], reader.spec, fields)
     if not wanted:
         return full
     records = reader.get(wanted, fields, False)
@@ -137,7 +128,7 @@ def _with_fields(reader: Reader, hits: Hits, fields: list[str]) -> Hits:
 def _search(
     reader: Reader, queries: NDArray[np.float32], k: int, expr: str, fields: list[str], parameters: Mapping[str, Any]
 ) -> Hits:
-    hits = _none(reader, len(queries), k, fields)
+    hits = Hits.empty(len(queries), k, reader.spec, fields)
     row_bytes = 4 * queries.shape[1] + k * _HIT_BYTES * (1 + len(fields))
     for part in row_slices(len(queries), row_bytes, reader.max_bytes, _MOST_QUERIES):
         _search_part(reader, queries, part, _request(reader, k, expr, fields, parameters), hits)

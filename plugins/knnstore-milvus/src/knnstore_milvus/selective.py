@@ -86,10 +86,10 @@ class SelectiveSearch:
         hits = searcher.approximately(queries, k, expr, fields, effort)
         short = _short(hits, matching)
         if len(short):
-            _replace(hits, short, searcher.thoroughly(queries[short], k, expr, fields, matching))
+            hits.put(short, searcher.thoroughly(queries[short], k, expr, fields, matching))
             short = _short(hits, matching)
         if len(short):
-            _replace(hits, short, searcher.exactly(queries[short], k, expr, fields, matching))
+            hits.put(short, searcher.exactly(queries[short], k, expr, fields, matching))
         return hits
 
     def _is_read(self, matching: int, queries: int) -> bool:
@@ -127,9 +127,3 @@ def _indexed(reader: Reader, total: int) -> int:
 def _short(hits: Hits, matching: int) -> NDArray[np.intp]:
     """The queries that have fewer hits than there are."""
     return np.flatnonzero((hits.ids != "").sum(axis=1) < min(hits.ids.shape[1], matching))
-
-
-def _replace(hits: Hits, rows: NDArray[np.intp], better: Hits) -> None:
-    hits.ids[rows], hits.scores[rows] = better.ids, better.scores
-    for name, column in hits.fields.items():
-        column[rows] = better.fields[name]

@@ -1,4 +1,4 @@
-"""What a store needs of an engine: a server, Qdrant's engine in process, or the client's local mode."""
+"""What a store needs of an engine: a server, or Qdrant's engine in process."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@
     <folder>/qdrant-edge/data/               the engine's own files
     <folder>/qdrant-edge.lock                held by the process that has the collection open
 
-Neither Qdrant Edge nor the local mode lets two processes work on one folder, so one process holds the lock, and stores
-that it opens at the same folder share one engine. ``collection.json`` is written last, and removed first: a process
+Qdrant Edge does not let two processes work on one folder, so one process holds the lock, and stores that it opens at
+the same folder share one engine. ``collection.json`` is written last, and removed first: a process
 killed while it makes or removes a collection leaves a folder with the mark ``unfinished``, or one without any file,
 and the next one clears either away.
 """
@@ -28,7 +28,6 @@ import portalocker
 
 from knnstore.abc import OpenRequest
 from knnstore.errors import (
-    InvalidURLError,
     SpecMismatchError,
     StoreBusyError,
     StoreClosedError,
@@ -36,30 +35,17 @@ from knnstore.errors import (
     StoreFullError,
     StoreNotFoundError,
 )
+from knnstore.folders import folder_of
 from knnstore.options import check_created
 from knnstore.remote import Patience
 from knnstore.types import StoreSpec
-from knnstore.url import StoreURL
 
-__all__ = ["Held", "Layout", "acquire", "folder", "is_collection", "remove"]
+__all__ = ["Held", "Layout", "acquire", "is_collection", "remove"]
 
 _FILE = "collection.json"
 _FOREIGN = ("edge_config.json", "segments", "meta.json")
 _VERSION = 1
 _WAIT = "Close it there, raise ?timeout= (seconds) to wait longer, or use a Qdrant server."
-
-
-def folder(url: StoreURL) -> Path:
-    """The folder of a collection: an absolute path.
-
-    Raises:
-        InvalidURLError: a host, or no path.
-    """
-    if url.host or url.port is not None or url.user:
-        raise InvalidURLError(f"{url}", expected=f"three slashes, {url.backend}+{url.variant}:///folder", got="a host")
-    if not url.path.strip("/") or "\0" in url.path:
-        raise InvalidURLError(f"{url}", expected=f"a folder, {url.backend}+{url.variant}:///data/concepts", got="none")
-    return Path(url.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +54,7 @@ class Layout:
 
     Args:
         folder: of the URL.
-        kind: ``edge`` or ``local``.
+        kind: ``edge``.
     """
 
     folder: Path
@@ -298,7 +284,7 @@ def acquire(
         StoreBusyError: another process has it open.
         SpecMismatchError: another spec, other creation options, or a folder of Qdrant's that is not ours.
     """
-    layout = Layout(folder(request.url), request.url.variant)
+    layout = Layout(folder_of(request.url), request.url.variant)
     door = _door(layout.home)
     if not door.acquire(timeout=timeout):
         raise StoreBusyError(f"{layout.folder} is being opened or closed by another thread", hint=_WAIT)

@@ -7,13 +7,15 @@ from typing import Any
 
 from knnstore.abc import OpenRequest
 from knnstore.errors import BackendUnavailableError, InvalidInputError, InvalidURLError
+from knnstore.folders import collections_in, folder_of
 from knnstore.types import StoreSpec
 from knnstore.url import StoreURL
-from knnstore_qdrant.folder import Held, Layout, acquire, folder, is_collection, remove
-from knnstore_qdrant.options import EdgeOptions, Options, ServerOptions, created_with, read
+from knnstore_qdrant.folder import Held, Layout, acquire, is_collection
+from knnstore_qdrant.folder import remove as remove_folder
+from knnstore_qdrant.options import EdgeOptions, ServerOptions, created_with, read
 from knnstore_qdrant.store import QdrantStore
 
-__all__ = ["collections_at", "open_collection", "remove_at"]
+__all__ = ["collections_at", "open_collection", "remove"]
 
 _MOST_DIM = 65_536
 
@@ -29,41 +31,29 @@ def open_collection(request: OpenRequest) -> QdrantStore:
         return open_on_server(request, options)
     held = _acquire(request, options)
     try:
-        return QdrantStore(request, held.spec, _engine(held, options), options)
+        return QdrantStore(request, held.spec, _edge().EdgeEngine(held, options), options)
     except BaseException:
         held.release()
         raise
 
 
-def _check_spec(spec: StoreSpec, options: Options) -> None:
+def _check_spec(spec: StoreSpec, options: EdgeOptions) -> None:
     """Refuse what Qdrant cannot hold before anything is created."""
     if spec.dim > _MOST_DIM:
         raise InvalidInputError("spec.dim", expected=f"at most {_MOST_DIM}, for Qdrant", got=spec.dim)
-    tenant = getattr(options, "tenant", None)
+    tenant = options.tenant
     if tenant is not None and spec.fields.get(tenant) is not str:
         raise InvalidURLError(f"tenant={tenant}", expected="a declared field of type str", got=sorted(spec.fields))
 
 
-def _acquire(request: OpenRequest, options: Options) -> Held:
-    spec = request.spec
-    engines = _edge() if isinstance(options, EdgeOptions) else _local()  # missing? then before anything is made
+def _acquire(request: OpenRequest, options: EdgeOptions) -> Held:
+    spec, edge = request.spec, _edge()  # missing? then before anything is made
 
     def build(path: Path) -> Any:
         assert spec is not None  # without one, nothing is built
-        if isinstance(options, EdgeOptions):
-            return engines.build_shard(path, spec, options)
-        return engines.build_local(path, spec)
+        return edge.build_shard(path, spec, options)
 
-    def load(path: Path) -> Any:
-        return engines.load_shard(path) if isinstance(options, EdgeOptions) else engines.load_local(path)
-
-    return acquire(request, timeout=options.timeout, created=created_with(options), build=build, load=load)
-
-
-def _engine(held: Held, options: Options) -> Any:
-    if isinstance(options, EdgeOptions):
-        return _edge().EdgeEngine(held, options)
-    return _local().LocalEngine(held, options)
+    return acquire(request, timeout=options.timeout, created=created_with(options), build=build, load=edge.load_shard)
 
 
 def _edge() -> Any:
@@ -76,12 +66,6 @@ def _edge() -> Any:
     return edge
 
 
-def _local() -> Any:
-    from knnstore_qdrant import local
-
-    return local
-
-
 def collections_at(url: StoreURL) -> list[StoreURL]:
     """The collections at a URL and one level below it, sorted."""
     options = read(url)
@@ -89,22 +73,17 @@ def collections_at(url: StoreURL) -> list[StoreURL]:
         from knnstore_qdrant.server import collections_on_server
 
         return collections_on_server(url, options)
-    path = folder(url)
-    if not path.is_dir():
-        return []
-    below = sorted(child.name for child in path.iterdir() if is_collection(Layout(child, url.variant)))
-    return ([url] if is_collection(Layout(path, url.variant)) else []) + [url.child(name) for name in below]
+    return collections_in(url, lambda path: is_collection(Layout(path, url.variant)))
 
 
-def remove_at(url: StoreURL, *, full: bool) -> bool:
+def remove(url: StoreURL, *, full: bool) -> bool:
     """Remove a collection without records, or a ``full`` one too; see :class:`knnstore.abc.Backend`."""
     options = read(url)
     if isinstance(options, ServerOptions):
         from knnstore_qdrant.server import remove_on_server
 
         return remove_on_server(url, options, full=full)
-    layout = Layout(folder(url), url.variant)
+    layout = Layout(folder_of(url), url.variant)
     if not is_collection(layout):
         return False
-    empty = _edge().empty_shard if isinstance(options, EdgeOptions) else _local().empty_local
-    return remove(layout, options.timeout, (lambda _: True) if full else empty)
+    return remove_folder(layout, options.timeout, (lambda _: True) if full else _edge().empty_shard)

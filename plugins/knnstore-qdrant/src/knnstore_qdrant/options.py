@@ -1,4 +1,4 @@
-"""The options of a ``qdrant://``, ``qdrant+edge://`` or ``qdrant+local://`` URL."""
+"""The options of a ``qdrant://`` or ``qdrant+edge://`` URL."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass, fields
 
 from knnstore.errors import InvalidURLError
 from knnstore.options import flag, integer, matching, number, one_of, option, read_options, seconds, secret
+from knnstore.remote import is_loopback
 from knnstore.url import Secret, StoreURL
 
 __all__ = [
-    "CREATION", "PORTS", "EdgeOptions", "LocalOptions", "Options", "ServerOptions", "created_with", "is_loopback",
+    "CREATION", "PORTS", "EdgeOptions", "ServerOptions", "created_with",
     "read",
 ]  # fmt: skip
 
@@ -20,30 +21,13 @@ _FIELD = r"[A-Za-z][A-Za-z0-9_]*"
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What every variant has.
+class EdgeOptions:
+    """``qdrant+edge``, and what a server shares with it. None: not said, so the engine's default or what is stored.
 
     Args:
         batch_bytes: most bytes of one request; a server takes 32 MiB unless it is told otherwise.
         batch_rows: most records of one request.
         timeout: seconds that one request may take with its retries; for a folder, seconds to wait for its lock.
-    """
-
-    batch_bytes: int = option(8 * _MIB, integer(64 * 1024, 30 * _MIB))
-    batch_rows: int = option(1000, integer(1, 100_000))
-    timeout: float = option(30.0, seconds())
-
-
-@dataclass(frozen=True, slots=True)
-class LocalOptions(Options):
-    """``qdrant+local``: the client's own re-implementation. It is always exact and has nothing to tune."""
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeOptions(Options):
-    """``qdrant+edge``, and what a server shares with it. None: not said, so the engine's default or what is stored.
-
-    Args:
         exact: search without an approximate index.
         ef: how many candidates HNSW keeps; 0 takes the engine's default.
         rescore: whether quantised hits are scored again from the original vectors.
@@ -57,6 +41,9 @@ class EdgeOptions(Options):
         tenant: a declared ``str`` field by which searches are nearly always filtered, when creating.
     """
 
+    batch_bytes: int = option(8 * _MIB, integer(64 * 1024, 30 * _MIB))
+    batch_rows: int = option(1000, integer(1, 100_000))
+    timeout: float = option(30.0, seconds())
     exact: bool = option(False, flag())
     ef: int = option(0, integer(0, 100_000))
     rescore: bool | None = option(None, flag())
@@ -110,26 +97,25 @@ CREATION = (
 )  # fmt: skip
 """Options that decide how a collection is made. On one that exists they must say what is there, or nothing."""
 
-_KINDS: dict[str, type[Options]] = {"": ServerOptions, "edge": EdgeOptions, "local": LocalOptions}
+_KINDS: dict[str, type[EdgeOptions]] = {"": ServerOptions, "edge": EdgeOptions}
 
 
-def read(url: StoreURL) -> Options:
+def read(url: StoreURL) -> EdgeOptions:
     """The options of ``url``, of the class that its variant has.
 
     Raises:
         InvalidURLError: an unknown variant or option, a value that is none, options that exclude each other.
     """
     if url.variant not in _KINDS:
-        raise InvalidURLError(f"{url}", expected="qdrant://, qdrant+edge:// or qdrant+local://", got=url.variant)
+        raise InvalidURLError(f"{url}", expected="qdrant:// or qdrant+edge://", got=url.variant)
     options = read_options(_KINDS[url.variant], url)
-    if isinstance(options, EdgeOptions):
-        _check_quantization(options)
+    _check_quantization(options)
     if isinstance(options, ServerOptions):
         _check_security(options, url)
     return options
 
 
-def created_with(options: Options) -> dict[str, object]:
+def created_with(options: EdgeOptions) -> dict[str, object]:
     """The creation options that were given."""
     names = {f.name for f in fields(options)} & set(CREATION)
     return {name: value for name in sorted(names) if (value := getattr(options, name)) is not None}
@@ -159,8 +145,3 @@ def _check_security(options: ServerOptions, url: StoreURL) -> None:
             f"{url}: an API key would travel unencrypted to {url.host}",
             hint="Add tls=1, or insecure_key=1 if the network itself is private.",
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine."""
-    return host in ("localhost", "::1") or host.startswith("127.")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from knnstore.errors import StoreCorruptError
 from knnstore.filters import FieldType, Scalar
-from knnstore.types import Batch, Column, Hits, Records, empty_column
+from knnstore.types import Batch, Column, Hits, Records, StoreSpec, empty_column
 from knnstore_qdrant.floats import codes, floats, key
 
 __all__ = [
@@ -109,7 +109,8 @@ def records_of(points: Sequence[Point], fields: Mapping[str, FieldType], dim: in
 
     Args:
         points: N points with ``_id`` and the fields in their payload.
-        fields: the fields wanted and their types.
+        spec: of the collection.
+        fields: those wanted.
         dim: D.
         vectors: whether the points carry their vectors.
     """
@@ -174,7 +175,8 @@ def _column(values: list[Any], kind: FieldType) -> Column:
 def hits_of(
     answers: Sequence[Sequence[ScoredPoint]],
     k: int,
-    fields: Mapping[str, FieldType],
+    spec: StoreSpec,
+    fields: Sequence[str],
     score: Callable[[NDArray[np.float32]], NDArray[np.float32]],
 ) -> Hits:
     """Hits in the engine's order.
@@ -182,23 +184,20 @@ def hits_of(
     Args:
         answers: at most k hits for each of Q queries.
         k: the width of the columns.
-        fields: the fields wanted and their types.
+        spec: of the collection.
+        fields: those wanted.
         score: the engine's scores as the contract's, float32 (M,) each.
     """
     points = [point for answer in answers for point in answer]
     scores = score(np.array([point.score for point in points], np.float32))
     ids = ids_of(points)
-    columns = {name: _field(points, name, kind) for name, kind in fields.items()}
+    columns = {name: _field(points, name, spec.fields[name]) for name in fields}
     shape = (len(answers), k)
     if len(points) == len(answers) * k:  # as nearly always: nothing to pad
         whole = {name: column.reshape(shape) for name, column in columns.items()}
         return Hits(ids.reshape(shape), scores.reshape(shape), whole)
     found = np.arange(k) < np.array([len(answer) for answer in answers])[:, None]
-    hits = Hits(
-        empty_column(str, shape),
-        np.full(shape, -np.inf, np.float32),
-        {name: empty_column(kind, shape) for name, kind in fields.items()},
-    )
+    hits = Hits.empty(*shape, spec, fields)
     hits.ids[found], hits.scores[found] = ids, scores
     for name, column in columns.items():
         hits.fields[name][found] = column

@@ -1,190 +1,40 @@
-"""One collection of a Qdrant server, over gRPC or HTTP: a client for each process, deadlines, bounded retries."""
+"""One collection of a Qdrant server, as one store sees it, through the client: the same calls for gRPC and HTTP."""
 
 from __future__ import annotations
 
-import os
-import ssl
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
-import grpc
-import httpx
+import numpy as np
+from numpy.typing import NDArray
 from qdrant_client import models
-from qdrant_client.qdrant_remote import QdrantRemote
 
 from knnstore.abc import OpenRequest
-from knnstore.errors import InvalidURLError, SpecMismatchError, StoreClosedError, StoreTimeoutError
-from knnstore.remote import Patience
+from knnstore.errors import SpecMismatchError, StoreTimeoutError
+from knnstore.filters import Scalar
 from knnstore.transfer.copying import progress_bar
-from knnstore.types import Consistency
-from knnstore.url import StoreURL
-from knnstore_qdrant.client import ClientEngine
+from knnstore.types import Consistency, Metric
+from knnstore_qdrant.connection import Connection
 from knnstore_qdrant.engine import Change, Detail, Offset, recall_floor
-from knnstore_qdrant.errors import replicas_missing, retriable
+from knnstore_qdrant.errors import replicas_missing
+from knnstore_qdrant.filters import Dialect
 from knnstore_qdrant.mark import MARK, REVISION, mark_anew, unmarked
-from knnstore_qdrant.numbers import whole_bounds
-from knnstore_qdrant.options import PORTS, ServerOptions
-from knnstore_qdrant.points import Point
-from knnstore_qdrant.prompt import PromptTransport
+from knnstore_qdrant.points import Point, ScoredPoint
 
-__all__ = ["METADATA", "Connection", "RemoteEngine", "identity_of"]
+__all__ = ["DISTANCE", "METADATA", "RemoteEngine", "identity_of"]
 
 T = TypeVar("T")
 
-_LEAST = 0.05
+DISTANCE: dict[Metric, models.Distance] = {
+    "cosine": models.Distance.DOT,  # the rows are unit rows already, and Qdrant's cosine would normalise them again
+    "dot": models.Distance.DOT,
+    "l2": models.Distance.EUCLID,
+}
 _JSON = 6
 """What JSON makes of a byte at most: four bytes of a number become up to 24 characters, a control character six."""
-
-_deadline: ContextVar[float] = ContextVar("_deadline")
-
-
-def _seconds_left() -> float:
-    return max(_deadline.get(time.monotonic() + 30.0) - time.monotonic(), _LEAST)
-
-
-@cache
-def _keep_grpc_up() -> grpc.Channel:
-    """A channel that is never used nor closed.
-
-    After the last one is closed gRPC ends its threads in the background, and a child that is forked at that moment has
-    a lock that nobody opens: it would hang in making its own channel, and no timeout could end that.
-    """
-    return grpc.insecure_channel("localhost:1")
-
-
-class _Client(QdrantRemote):
-    """The client, with one deadline for a call instead of whole seconds for each phase of it."""
-
-    @property  # type: ignore[override]  # what every gRPC call gets; whole seconds in the base class
-    def _timeout(self) -> float:
-        return _seconds_left()
-
-    @_timeout.setter
-    def _timeout(self, value: float) -> None:
-        """The base class sets it once, for all calls."""
-
-
-def _as_we_send(request: httpx.Request, call_next: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
-    """A request of the client within our deadline, with integers where they matter."""
-    body = request.content
-    if (ours := whole_bounds(body)) is not body:
-        headers = {name: value for name, value in request.headers.items() if name != "content-length"}
-        request = httpx.Request(request.method, request.url, headers=headers, content=ours)
-    request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), _seconds_left())
-    return call_next(request)
-
-
-class Connection:
-    """A server, as the URL names it. The client is made at the first call of each process.
-
-    Args:
-        url: where.
-        options: how.
-
-    Raises:
-        InvalidURLError: a certificate that cannot be read.
-    """
-
-    def __init__(self, url: StoreURL, options: ServerOptions) -> None:
-        self.url, self.options = url, options
-        self._patience = Patience(options.timeout, options.retries)
-        self._ssl: ssl.SSLContext | None = None
-        self._certificates: dict[str, bytes] = {}
-        if options.tls:
-            self._read_certificates()
-        self._gate = threading.Lock()
-        self._client: tuple[int, _Client] | None = None
-        self._closed = False
-
-    def _read_certificates(self) -> None:
-        options = self.options
-        files = {"root_certificates": options.ca, "certificate_chain": options.cert, "private_key": options.cert_key}
-        try:
-            self._certificates = {name: Path(file).read_bytes() for name, file in files.items() if file}
-            self._ssl = ssl.create_default_context(cafile=options.ca or None)
-            if options.cert:
-                self._ssl.load_cert_chain(options.cert, options.cert_key)
-        except OSError as error:  # an ssl.SSLError is one
-            raise InvalidURLError(f"{self.url}: ca, cert or cert_key", expected="a PEM file", got=str(error)) from error
-
-    def call(self, send: Callable[[Any], T]) -> T:
-        """Make a call, within the timeout, again where that may help.
-
-        Raises:
-            StoreClosedError: the connection has been closed, before or meanwhile.
-        """
-
-        def attempt(seconds: float) -> T:
-            token = _deadline.set(time.monotonic() + seconds)
-            try:
-                return send(self._current())
-            finally:
-                _deadline.reset(token)
-
-        try:
-            return self._patience.call(attempt, lambda error: not self._closed and retriable(error))
-        except Exception as error:
-            if self._closed:  # whatever the client calls it
-                raise self._closed_error() from error
-            raise
-
-    def _closed_error(self) -> StoreClosedError:
-        return StoreClosedError(f"{self.url} was closed while it was in use")
-
-    def _current(self) -> _Client:
-        """The client of this process: neither its sockets nor gRPC's threads survive a fork."""
-        with self._gate:
-            if self._closed:  # a call that was on its way must not open another client, which nobody would close
-                raise self._closed_error()
-            if self._client is None or self._client[0] != os.getpid():
-                self._client = os.getpid(), self._connect()
-            return self._client[1]
-
-    def _connect(self) -> _Client:
-        url, options = self.url, self.options
-        if options.transport == "grpc":
-            _keep_grpc_up()
-        port = url.port or PORTS[options.transport]
-        host = f"[{url.host}]" if ":" in url.host else url.host
-        client = _Client(
-            host=host,
-            port=port,
-            grpc_port=port,
-            prefer_grpc=options.transport == "grpc",
-            https=options.tls,
-            # As a header and not as api_key, which would warn where we have decided already; see options.
-            headers={"api-key": options.api_key.reveal()} if options.api_key else None,
-            check_compatibility=False,  # a thread of its own, over HTTP, which need not be reachable; we look ourselves
-            grpc_options={
-                "grpc.keepalive_time_ms": 20_000,
-                "grpc.keepalive_timeout_ms": 10_000,
-                "grpc.enable_retries": 0,  # ours are counted and timed
-                # It connects again half a second after a server came back at the latest; by itself, after two minutes.
-                "grpc.initial_reconnect_backoff_ms": 100,
-                "grpc.max_reconnect_backoff_ms": 500,
-                "grpc.min_reconnect_backoff_ms": 5_000,  # what one attempt may take: more than one way round the world
-                **self._certificates,
-            },
-            transport=PromptTransport(self._ssl or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), connections=32, kept=16),
-            trust_env=False,
-        )
-        client.http.client.add_middleware(_as_we_send)
-        return client
-
-    def close(self) -> None:
-        """Close the client of this process; a call in another thread ends with an error."""
-        with self._gate:
-            self._closed = True
-            if self._client is not None and self._client[0] == os.getpid():
-                self._client[1].close()
-            self._client = None
-
 
 _LEVELS: dict[Consistency, tuple[models.ReadConsistencyType | None, models.WriteOrdering]] = {
     "strong": (models.ReadConsistencyType.MAJORITY, models.WriteOrdering.STRONG),
@@ -219,7 +69,26 @@ def _fewer(created: Mapping[str, object]) -> int | None:
     return asked if asked < replicas else None
 
 
-class RemoteEngine(ClientEngine):
+class ClientDialect:
+    """Filters as the client's classes."""
+
+    def group(self, must: Sequence[Any] = (), should: Sequence[Any] = (), must_not: Sequence[Any] = ()) -> Any:
+        return models.Filter(must=list(must) or None, should=list(should) or None, must_not=list(must_not) or None)
+
+    def equal(self, field: str, value: str | int | bool) -> Any:
+        return models.FieldCondition(key=field, match=models.MatchValue(value=value))
+
+    def among(self, field: str, values: Sequence[str] | Sequence[int]) -> Any:
+        return models.FieldCondition(key=field, match=models.MatchAny(any=list[Any](values)))
+
+    def between(self, field: str, bounds: Mapping[str, float]) -> Any:
+        return models.FieldCondition(key=field, range=models.Range(**bounds))
+
+    def among_ids(self, ids: Sequence[str]) -> Any:
+        return models.HasIdCondition(has_id=list(ids))
+
+
+class RemoteEngine:
     """A collection of a server, as one store sees it.
 
     Args:
@@ -232,19 +101,20 @@ class RemoteEngine(ClientEngine):
 
     server = True
     repeatable = False
+    truth: type[bool] | type[int] = bool
 
     def __init__(
         self, connection: Connection, name: str, request: OpenRequest, created: Mapping[str, object], identity: str
     ) -> None:
-        super().__init__(name)
-        self._identity = identity
+        self.dialect: Dialect = ClientDialect()
+        self._name, self._identity = name, identity
         options = connection.options
         self._connection = connection
         self.recall_floor = recall_floor(options.exact, created.get("quantization"))
         self.wire = _JSON if options.transport == "http" else 1
         self._read_level, ordering = _LEVELS[request.consistency]
         self._fewer = _fewer(created) if request.consistency == "strong" else None
-        self._writes = {"ordering": models.WriteOrdering(options.ordering) if options.ordering else ordering}
+        self._ordering = models.WriteOrdering(options.ordering) if options.ordering else ordering
         quantization = None
         if options.rescore is not None or options.oversampling is not None:
             quantization = models.QuantizationSearchParams(rescore=options.rescore, oversampling=options.oversampling)
@@ -305,28 +175,83 @@ class RemoteEngine(ClientEngine):
     def _info(self) -> Any:
         return self._call(lambda client: client.get_collection(self._name))
 
-    def _write(self, *operations: models.UpdateOperation) -> None:
-        if self._writes["ordering"] == models.WriteOrdering.WEAK:
-            super()._write(*operations)
-            operations = ()
-        # Of two weakly ordered marks each replica may keep another one, so a mark goes through the leader.
-        ordering = max(self._writes["ordering"], models.WriteOrdering.MEDIUM, key=_ORDERINGS.index)
-        marked = [*operations, mark_anew()]
-        self._call(lambda client: client.batch_update_points(self._name, marked, wait=True, ordering=ordering))
+    def upsert(
+        self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]], *, insert_only: bool
+    ) -> None:
+        points = models.Batch(ids=ids, vectors=vectors.tolist(), payloads=payloads)  # type: ignore[arg-type]  # UUIDs
+        # Stored points are updated only if they match, and nothing matches. Since 1.16; update_mode came with 1.17.
+        update_filter = self.dialect.group(must=[self.dialect.among_ids([])]) if insert_only else None
+        self._write(models.UpsertOperation(upsert=models.PointsBatch(batch=points, update_filter=update_filter)))
 
-    def count(self, where: Any, *, exact: bool = True) -> int:
-        return super().count(unmarked(where), exact=exact)
+    def change(self, changes: Sequence[Change]) -> None:
+        operations = [
+            models.SetPayloadOperation(set_payload=models.SetPayload(payload=payload, filter=unmarked(where)))
+            for where, payload in changes
+        ]
+        self._write(*operations)
+
+    def retrieve(self, ids: list[str], payload: list[str], *, vectors: bool) -> Sequence[Point]:
+        return self._call(
+            lambda client: client.retrieve(
+                self._name, ids, with_payload=payload, with_vectors=vectors, **self._reads
+            )
+        )  # fmt: skip
+
+    def query(
+        self, vectors: NDArray[np.float32], limit: int, where: Any, payload: list[str], *, exact: bool
+    ) -> Sequence[Sequence[ScoredPoint]]:
+        requests = [
+            models.QueryRequest(
+                query=models.NearestQuery(nearest=row), filter=where, limit=limit, params=self._params.get(exact),
+                with_payload=payload,
+            )
+            for row in vectors.tolist()
+        ]  # fmt: skip
+        answers = self._call(lambda client: client.query_batch_points(self._name, requests, **self._reads))
+        return [answer.points for answer in answers]
 
     def scroll(
         self, where: Any, payload: list[str], limit: int, offset: Offset, *, vectors: bool
     ) -> tuple[Sequence[Point], Offset]:
-        return super().scroll(unmarked(where), payload, limit, offset, vectors=vectors)
+        return self._call(
+            lambda client: client.scroll(
+                self._name, unmarked(where), limit=limit, offset=offset, with_payload=payload, with_vectors=vectors,
+                **self._reads,
+            )
+        )  # fmt: skip
 
-    def change(self, changes: Sequence[Change]) -> None:
-        super().change([(unmarked(where), payload) for where, payload in changes])
+    def count(self, where: Any, *, exact: bool = True) -> int:
+        answer = self._call(lambda client: client.count(self._name, unmarked(where), exact=exact, **self._reads))
+        return int(answer.count)
+
+    def facet(self, field: str, where: Any, limit: int) -> Mapping[Scalar, int]:
+        answer = self._call(
+            lambda client: client.facet(self._name, field, where, limit=limit, exact=True, **self._reads)
+        )
+        return {hit.value: hit.count for hit in answer.hits}
+
+    def delete(self, ids: list[str]) -> None:
+        self._write(models.DeleteOperation(delete=models.PointIdsList(points=ids)))  # type: ignore[arg-type]  # UUIDs
 
     def delete_where(self, where: Any) -> None:
-        super().delete_where(unmarked(where))
+        self._write(models.DeleteOperation(delete=models.FilterSelector(filter=unmarked(where))))
+
+    def _write(self, *operations: models.UpdateOperation) -> None:
+        """Everything that changes points goes through here: one request, whose operations are done in their order."""
+        if self._ordering == models.WriteOrdering.WEAK:
+            self._send(operations, self._ordering)
+            operations = ()
+        # Of two weakly ordered marks each replica may keep another one, so a mark goes through the leader.
+        ordering = max(self._ordering, models.WriteOrdering.MEDIUM, key=_ORDERINGS.index)
+        self._send([*operations, mark_anew()], ordering)
+
+    def _send(self, operations: Sequence[models.UpdateOperation], ordering: models.WriteOrdering) -> None:
+        self._call(
+            lambda client: client.batch_update_points(self._name, list(operations), wait=True, ordering=ordering)
+        )
+
+    def flush(self) -> None:
+        """Every write has been waited for."""
 
     def revision(self) -> str:
         marks = self.retrieve([MARK], [REVISION], vectors=False)

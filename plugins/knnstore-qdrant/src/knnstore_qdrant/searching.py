@@ -5,26 +5,30 @@ the rest in others) it finds three quarters of the neighbours: where nothing nea
 wrong place. So the nearest of everything are asked for, more of them the less the filter leaves, with the fields that
 it looks at; where enough of them match, those are the answer. The other queries are searched exactly among what
 matches, and so are all of them where that takes no longer.
+
+An engine that gives a pair of vectors always the same score still chooses freely among equal scores: which of two twins
+gets the last of the k places depends on where they lie. So one hit more than asked for is fetched; where it equals the
+k-th, the search is repeated with a larger limit until the whole group of equals is there; and equals are put in the
+order of their ids. So the answer is the same whatever else is stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from knnstore.filters import Filter
 from knnstore.remote import row_slices
-from knnstore.types import Hits, StoreSpec, empty_column
+from knnstore.types import Hits, StoreSpec
 from knnstore_qdrant.engine import Engine
 from knnstore_qdrant.errors import refused_by_limits
 from knnstore_qdrant.filters import Compiler
 from knnstore_qdrant.floats import key
 from knnstore_qdrant.points import ID, ScoredPoint, hits_of
-from knnstore_qdrant.ties import by_id, complete_ties
 
-__all__ = ["HIT_BYTES", "Searcher", "filter_bytes", "payload_of"]
+__all__ = ["HIT_BYTES", "Searcher", "by_id", "complete_ties", "filter_bytes", "payload_of"]
 
 HIT_BYTES = 512
 """About what a hit takes in an answer; with long texts more, but an answer has no limit of its own."""
@@ -64,11 +68,11 @@ class Searcher:
         hits = self._ask(queries, k, None, fields)
         short = np.flatnonzero(hits.ids[:, -1] == "")
         if len(short):  # an empty slot means that there are no more, and not that the graph led nowhere
-            _put(hits, short, self._exactly(queries[short], k, None, fields))
+            hits.put(short, self._exactly(queries[short], k, None, fields))
         return hits
 
     def _behind(self, queries: NDArray[np.float32], k: int, where: Filter, fields: list[str]) -> Hits:
-        hits = _empty(len(queries), k, fields, self._spec)
+        hits = Hits.empty(len(queries), k, self._spec, fields)
         matching = self._engine.count(self._compiler.compile(where), exact=False)
         total = self._engine.count(None, exact=False)
         depth = int(_MARGIN * k * max(total, 1) / max(matching, 1))
@@ -84,10 +88,10 @@ class Searcher:
             flat = {name: column.ravel() for name, column in near.fields.items()}
             allowed = where.mask(flat).reshape(near.ids.shape) & (near.ids != "")
             enough = allowed.sum(axis=1) >= k
-            _put(hits, left[enough], _first(near, enough, allowed, k))
+            hits.put(left[enough], _first(near, enough, allowed, k))
             left, depth = left[~enough], depth * _DEEPER
         if len(left):
-            _put(hits, left, self._exactly(queries[left], k, where, fields))
+            hits.put(left, self._exactly(queries[left], k, where, fields))
         return hits
 
     def _exactly(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:
@@ -118,7 +122,7 @@ class Searcher:
             answers = complete_ties(
                 answers, queries, k, lambda rows, more: engine.query(rows, more, compiled, payload, exact=exact), sign
             )
-        hits = hits_of(answers, k, {name: self._spec.fields[name] for name in fields}, self._scores)
+        hits = hits_of(answers, k, self._spec, fields, self._scores)
         return by_id(hits) if engine.repeatable else hits
 
     def _scores(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -141,17 +145,6 @@ def _first(near: Hits, rows: NDArray[np.bool_], allowed: NDArray[np.bool_], k: i
     return Hits(near.ids[at], near.scores[at], {name: values[at] for name, values in near.fields.items()})
 
 
-def _empty(count: int, k: int, fields: list[str], spec: StoreSpec) -> Hits:
-    columns = {name: empty_column(spec.fields[name], (count, k)) for name in fields}
-    return Hits(empty_column(str, (count, k)), np.full((count, k), -np.inf, np.float32), columns)
-
-
-def _put(hits: Hits, rows: NDArray[np.intp], found: Hits) -> None:
-    hits.ids[rows], hits.scores[rows] = found.ids, found.scores
-    for name, column in hits.fields.items():
-        column[rows] = found.fields[name]
-
-
 def filter_bytes(where: Filter | None) -> int:
     """About what a filter takes in each query of a request."""
     if where is None:
@@ -161,3 +154,48 @@ def filter_bytes(where: Filter | None) -> int:
         values = getattr(leaf, "values", None) or [getattr(leaf, "value", 0)]
         total += 64 + sum(len(value.encode()) + 8 if isinstance(value, str) else 16 for value in values)
     return total
+
+
+Search = Callable[[NDArray[np.float32], int], Sequence[Sequence[ScoredPoint]]]
+
+
+def complete_ties(
+    answers: Sequence[Sequence[ScoredPoint]], queries: NDArray[np.float32], k: int, search: Search, sign: int
+) -> list[Sequence[ScoredPoint]]:
+    """At most k hits for each query; where the k-th place is shared, those with the smallest ids have it.
+
+    Args:
+        answers: for each query, its first k + 1 hits.
+        queries: float32 (Q, D).
+        k: how many are wanted.
+        search: asks again, for some of the queries, with another limit.
+        sign: 1 where a higher score is better, -1 where it is a distance.
+    """
+    whole, limit = list(answers), k + 1
+    while open_ends := [q for q, found in enumerate(whole) if _tied(found, k, limit)]:
+        limit *= 2
+        for q, found in zip(open_ends, search(queries[open_ends], limit), strict=True):
+            whole[q] = found
+    return [_untied(found, k, sign) for found in whole]
+
+
+def _tied(found: Sequence[ScoredPoint], k: int, limit: int) -> bool:
+    """Whether the group of equals at the k-th place may go on beyond what was fetched."""
+    return len(found) >= limit and found[-1].score == found[k - 1].score
+
+
+def _untied(found: Sequence[ScoredPoint], k: int, sign: int) -> Sequence[ScoredPoint]:
+    if len(found) <= k or found[k].score != found[k - 1].score:
+        return found[:k]
+    return sorted(found, key=lambda hit: (-sign * hit.score, hit.payload[ID]))[:k]
+
+
+def by_id(hits: Hits) -> Hits:
+    """The same hits, equal scores in the order of their ids."""
+    for q, scores in enumerate(hits.scores):
+        if (scores[1:] == scores[:-1]).any():
+            order = np.array(sorted(range(len(scores)), key=lambda i: (-scores[i], hits.ids[q, i])), np.intp)
+            hits.ids[q] = hits.ids[q, order]
+            for column in hits.fields.values():
+                column[q] = column[q, order]
+    return hits

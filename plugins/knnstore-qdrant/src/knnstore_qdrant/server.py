@@ -22,13 +22,13 @@ from knnstore.errors import (
 from knnstore.options import check_created
 from knnstore.types import StoreSpec
 from knnstore.url import StoreURL
-from knnstore_qdrant.client import DISTANCE
+from knnstore_qdrant.connection import Connection
 from knnstore_qdrant.errors import map_error
 from knnstore_qdrant.floats import key
 from knnstore_qdrant.mark import unmarked
 from knnstore_qdrant.names import CUT, SLASH, collection_name, collection_path
 from knnstore_qdrant.options import ServerOptions, created_with
-from knnstore_qdrant.remote import METADATA, Connection, RemoteEngine, identity_of
+from knnstore_qdrant.remote import DISTANCE, METADATA, RemoteEngine, identity_of
 from knnstore_qdrant.store import QdrantStore
 
 __all__ = ["collections_on_server", "open_on_server", "remove_on_server"]

@@ -17,7 +17,7 @@ from knnstore_qdrant.engine import Engine
 from knnstore_qdrant.errors import fewer, map_error, refused_by_limits
 from knnstore_qdrant.filters import Compiler
 from knnstore_qdrant.floats import floats, key
-from knnstore_qdrant.options import Options
+from knnstore_qdrant.options import EdgeOptions
 from knnstore_qdrant.points import ID, Point, change_of, changes_of, ids_of, payloads_of, point_ids, records_of
 from knnstore_qdrant.searching import HIT_BYTES, Searcher, payload_of
 
@@ -39,7 +39,7 @@ class QdrantStore(EmbeddingStore):
         options: of the URL.
     """
 
-    def __init__(self, request: OpenRequest, spec: StoreSpec, engine: Engine, options: Options) -> None:
+    def __init__(self, request: OpenRequest, spec: StoreSpec, engine: Engine, options: EdgeOptions) -> None:
         super().__init__(request.url, spec, read_only=request.read_only)
         self._engine, self._options = engine, options
         self._compiler = Compiler(engine.dialect, spec.fields)
