@@ -7,9 +7,11 @@ too, beside the sentence on standard error.
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -56,6 +58,15 @@ def run_app(app: Callable[[], object], prefix: str, explained: Callable[[Excepti
     # Before a library that uses OpenMP is loaded, which reads it once: threads that wait by spinning take the cores
     # from those that they wait for, wherever anything else runs on the machine. It changes no result.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        _run(app, prefix, explained)
+    except KeyboardInterrupt as stop:  # a second one, while the first is being told
+        raise SystemExit(_interrupted(stop)) from None
+    finally:
+        _let_it_end()
+
+
+def _run(app: Callable[[], object], prefix: str, explained: Callable[[Exception], tuple[str, int] | None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a label that the terminal has no letters for is no error
             stream.reconfigure(errors="backslashreplace")
@@ -73,6 +84,17 @@ def run_app(app: Callable[[], object], prefix: str, explained: Callable[[Excepti
         sys.stderr.write(f"{prefix}: {text}\n")
         _print_json(error, text)
         raise SystemExit(said[1]) from None
+
+
+def _let_it_end() -> None:
+    """Ctrl-C changes nothing any more: the exit code is known, and Python would die of it on its way out.
+
+    It would die of one that has been told, too, if that came while it ran code from a text, as dataclasses are made: it
+    keeps a note of that until it runs another text.
+    """
+    exec("")  # noqa: S102  # the other text
+    # When it ends, and not now: a program that called a command in its own process goes on.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 def _ended(end: SystemExit) -> object:

@@ -197,6 +197,21 @@ class OpeningChecks(KitBase):
         assert_content(opener(at="below"), sample)
         assert opener(make_spec("l2", dim=3, fields={})).count() == 0
 
+    def test_the_revision_stays_until_somebody_writes(self, opener: Opener) -> None:
+        """Who goes on with what was begun in another process finds the state of then, or sees that it has changed."""
+        store, sample = opener(make_spec()), make_sample(4)
+        if not (store.capabilities.persistent and store.capabilities.revision):
+            return
+        seen = [store.revision()]
+        for part in (sample.take(range(2)), sample):
+            part.write(store)
+            seen.append(store.revision())
+            for read_only in (True, False):
+                store = opener.reopen(read_only=read_only)
+                store.search(sample.vectors, 2)
+                assert store.revision() == seen[-1], "opening the store changes its revision"
+        assert len(set(seen)) == 3, f"revisions {seen}"
+
     def test_ping(self, opener: Opener) -> None:
         """It answers whether a collection is there or not, and makes none."""
         assert ping(opener.url) >= 0

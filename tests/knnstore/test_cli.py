@@ -423,3 +423,30 @@ def test_version(command: str) -> None:
     program = f"import sys; from {command}.cli import main; sys.argv = [{command!r}, '--version']; main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == f"{command} {importlib.metadata.version(command)}\n"
+
+
+# -- Ctrl-C at the worst moments ---------------------------------------------------------------------------------------
+
+RUN = "from knnstore.cli import run_app\nrun_app(app, 'error', lambda error: None)"
+FLOOD = """
+import atexit, os, subprocess, time
+def flood():  # Ctrl-C again and again, until nobody is there
+    command, null = f"while kill -INT {os.getpid()}; do :; done", subprocess.DEVNULL
+    subprocess.Popen(["sh", "-c", command], start_new_session=True, stdout=null, stderr=null)
+    time.sleep(0.3)
+atexit.register(flood)
+"""
+
+
+@pytest.mark.parametrize(
+    ("app", "code", "said"),
+    [
+        ("def app(): exec('raise KeyboardInterrupt')", 130, "\ninterrupted\n"),  # as where a dataclass is made
+        (f"{FLOOD}def app(): pass", 0, ""),  # while Python ends
+        (f"{FLOOD}def app(): raise KeyboardInterrupt", 130, "\ninterrupted\n"),
+    ],
+)
+def test_ctrl_c_ends_with_a_code_and_no_traceback(app: str, code: int, said: str, tmp_path: Path) -> None:
+    (tmp_path / "ours.py").write_text(f"{app}\n{RUN}")
+    done = subprocess.run([sys.executable, "-m", "ours"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (code, said)

@@ -363,3 +363,35 @@ def test_what_the_engine_says_of_a_full_disk(text):
     from knnstore_qdrant.errors import map_error
 
     assert isinstance(map_error(Exception(text), "here"), StoreFullError)
+
+
+# -- the revision ------------------------------------------------------------------------------------------------------
+
+
+KILLED = """
+import os, sys, knnstore, numpy as np
+store = knnstore.open_store(sys.argv[1])
+if sys.argv[2] == "writes":
+    store.upsert(["new"], np.ones((1, 16), np.float32), {"label": ["x"], "area": [1]})
+print(store.revision(), flush=True)
+os._exit(1)
+"""
+
+
+@pytest.mark.parametrize("engine", ["edge", "local"])
+@pytest.mark.parametrize("what", ["reads", "writes"])
+def test_the_revision_after_a_kill(tmp_path, engine, what):
+    """Who was killed reading leaves it as it was; who was killed writing leaves a new one, which nobody has seen."""
+    place = url(tmp_path).replace("edge", engine)
+    with knnstore.open_store(place, SPEC) as store:
+        write(store, 0, 3)
+        before = store.revision()
+    with in_another(KILLED, place, what) as process:
+        seen = process.communicate(timeout=60)[0].strip()
+    assert (seen == before) == (what == "reads")
+    found = []
+    for _ in range(2):
+        with knnstore.open_store(place) as store:
+            found.append(store.revision())
+    assert found[0] == found[1]
+    assert (found[0] == before) == (what == "reads")

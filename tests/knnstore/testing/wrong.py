@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import unicodedata
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -271,6 +272,22 @@ class RevisionForgetsDeletions(MemoryStore):
         gone = super()._delete_where(where)
         self._data.revision -= 1
         return gone
+
+
+@caught_by("test_the_revision_stays_until_somebody_writes")
+class RevisionBeginsAnew(MemoryStore):
+    """Counts its own writes from its opening on; keeps its records, or so it says."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._token = uuid.uuid4().hex
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, persistent=True, multi_process=False)
+
+    def _revision(self) -> str:
+        return f"{self._token}-{self._data.revision}"
 
 
 @caught_by("test_what_is_kept_with_a_revision")

@@ -2,6 +2,7 @@
 
     <folder>/qdrant-edge/collection.json     the spec and how the collection was made
     <folder>/qdrant-edge/data/               the engine's own files
+    <folder>/qdrant-edge/revision            the mark of what is there; away from the first write on, until closing
     <folder>/qdrant-edge.lock                held by the process that has the collection open
 
 Qdrant Edge does not let two processes work on one folder, so one process holds the lock, and stores that it opens at
@@ -18,10 +19,11 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 from weakref import WeakValueDictionary
 
 import portalocker
@@ -76,6 +78,14 @@ class Layout:
         return self.folder / f"qdrant-{self.kind}.lock"
 
     @property
+    def revision(self) -> Path:
+        """A mark as on a server, see mark.py, with which the next one who opens the collection goes on.
+
+        It is not there while somebody writes, or was killed writing: then there is a new one.
+        """
+        return self.home / "revision"
+
+    @property
     def data(self) -> Path:
         """The engine's files."""
         return self.home / "data"
@@ -116,6 +126,7 @@ class Layout:
             if self.data.exists():
                 shutil.rmtree(self.data)
             (self.home / f"{_FILE}.partial").unlink(missing_ok=True)
+            self.revision.unlink(missing_ok=True)
             self.unfinished.unlink()
             self.home.rmdir()
 
@@ -147,14 +158,24 @@ class Held:
     engine: Any
     lock: portalocker.Lock
     pid: int = field(default_factory=os.getpid)
+    mark: str = ""
     users: int = 0
-    writes: int = 0
     unflushed: int = 0
     mutex: threading.RLock = field(default_factory=threading.RLock)
-    token: str = field(default_factory=lambda: os.urandom(8).hex())
     calls: int = 0
     closed: bool = False
     idle: threading.Condition = field(default_factory=threading.Condition)
+
+    def __post_init__(self) -> None:
+        with suppress(OSError):
+            self.mark = self.layout.revision.read_text(encoding="utf-8")
+        if not self.mark:
+            self.mark = uuid4().hex
+            self._keep_mark()  # now: who only reads may be killed too
+
+    def _keep_mark(self) -> None:
+        with suppress(OSError):  # without it the next one has a new mark, and looks again at what it knew
+            self.layout.revision.write_text(self.mark, encoding="utf-8")
 
     @contextmanager
     def used(self) -> Iterator[Any]:
@@ -177,11 +198,11 @@ class Held:
     @contextmanager
     def written(self) -> Iterator[None]:
         """Another revision once a write is done, and not before it: who sees the new one must see what was written."""
+        self.layout.revision.unlink(missing_ok=True)
         try:
             yield
         finally:
-            with self.idle:
-                self.writes += 1
+            self.mark = uuid4().hex
 
     def check_process(self) -> None:
         """Refuse to work in a forked child: the engine's threads are not there, and its files belong to the parent.
@@ -212,7 +233,7 @@ class Held:
 
     def revision(self) -> str:
         """Another text after each write; nobody else can write while we hold the lock."""
-        return f"{self.token}-{self.writes}"
+        return self.mark
 
     def need_space(self, size: int) -> None:
         """Refuse to grow where the disk may not hold it.
@@ -247,6 +268,7 @@ class Held:
                 self.idle.wait_for(lambda: not self.calls)
             try:
                 self.engine.close()
+                self._keep_mark()
             finally:
                 self.lock.release()
 
