@@ -123,7 +123,7 @@ def on_true_masks(bench: Bench, made: Segmenter) -> dict[str, float]:
         found = result.evidence.neighbours
         assert found is not None
         truth += [segment.label for segment in example.info]
-        voted += [bench.vocabulary.names[i] for i in result.scores.probabilities.argmax(axis=1)]
+        voted += [result.vocabulary.names[i] for i in result.scores.probabilities.argmax(axis=1)]
         nearest += found.labels[:, 0].tolist()
     right = {"votes": np.array(truth) == np.array(voted), "nearest": np.array(truth) == np.array(nearest)}
     labels = np.array(truth)

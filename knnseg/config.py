@@ -144,16 +144,20 @@ class PaintingConfig:
         min_visible: a mask of an instance is dropped where it gets fewer pixels than this share of those that it
             covers.
         min_score: panoptic segments with a lower class probability are dropped.
+        unknown: what is left of 1 in the probabilities of a mask goes to a class ``unknown`` at the end of the result's
+            vocabulary. Without a base predictor that is every mask with less confidence than T of the fusion.
     """
 
     min_area: int = 16
     min_visible: float = 0.5
     min_score: float = 0.0
+    unknown: bool = False
 
     def __post_init__(self) -> None:
         _require(_whole(self.min_area, 0), "painting.min_area", "a number of pixels", self.min_area)
         _require(_real(self.min_visible, 0, 1), "painting.min_visible", "0 to 1", self.min_visible)
         _require(_real(self.min_score, 0, 1), "painting.min_score", "0 to 1", self.min_score)
+        _require(isinstance(self.unknown, bool), "painting.unknown", "true or false", self.unknown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,13 +49,14 @@ def taught(request, real_folder):
 
 def test_what_it_gives(taught):
     name, segmenter, query = taught
-    scores = evaluate(segmenter, query, query.vocabulary).final.semantic
+    regions = evaluate(segmenter, query, query.vocabulary).final.semantic
     right = []
     for example in query:
         masks = Masks.from_partition(np.where(example.segments > 0, example.segments, -1))
-        best = segmenter.predict(example.image, query.vocabulary, masks=masks).scores.probabilities.argmax(axis=1)
-        right += [query.vocabulary.names[i] == s.label for i, s in zip(best, example.info, strict=True)]
-    found = scores.mean_iou(), scores.pixel_accuracy, np.mean(right)
+        scores = segmenter.predict(example.image, query.vocabulary, masks=masks).scores
+        best = scores.probabilities.argmax(axis=1)
+        right += [scores.classes[i] == s.label for i, s in zip(best, example.info, strict=True)]
+    found = regions.mean_iou(), regions.pixel_accuracy, np.mean(right)
     print(f"{name}: mIoU {found[0]:.4f}, pixel accuracy {found[1]:.4f}, true masks {found[2]:.4f}")
     assert all(value >= measured - 0.02 for value, measured in zip(found, MEASURED[name], strict=True))
 
