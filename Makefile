@@ -15,7 +15,7 @@ $(VENV)/.base: constraints.txt $(PROJECTS:%=%/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "knnseg needs python3 >= 3.11, got " + sys.version.split()[0])'
 	@echo "installing into $(VENV): the first time takes a few minutes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install -c constraints.txt -e knnstore -e 'knnseg[torch,cli]' -e 'plugins/knnstore-faiss[cpu]'
+	@$(PIP) install -c constraints.txt -e knnstore -e 'knnseg[photo,cli]' -e 'plugins/knnstore-faiss[cpu]'
 	@touch $@
 
 # The pip that a new environment brings may be too old for the groups of pyproject.toml.

@@ -126,11 +126,11 @@ class RememberedProposals:
         return [self._seen[image.content_hash] for image in images]
 
 
-def photographs(folder: Path, half: str) -> ImageLabelPairs:
-    """The ``"reference"`` or the ``"query"`` half."""
-    msrc = folder / "msrc"
-    stems = json.loads((msrc / "split.json").read_text(encoding="utf-8"))[half]
-    return ImageLabelPairs(msrc / "images", msrc / "labels", msrc / "classes.json", ignore=[0], stems=stems)
+def photographs(folder: Path, half: str, name: str = "msrc") -> ImageLabelPairs:
+    """The ``"reference"`` or the ``"query"`` half of ``"msrc"`` or ``"camvid"``."""
+    own = folder / name
+    stems = json.loads((own / "split.json").read_text(encoding="utf-8"))[half]
+    return ImageLabelPairs(own / "images", own / "labels", own / "classes.json", ignore=[0], stems=stems)
 
 
 def _module(path: Path) -> Any:

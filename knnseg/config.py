@@ -111,11 +111,14 @@ class PaintingConfig:
         min_visible: a mask of an instance is dropped where it gets fewer pixels than this share of those that it
             covers.
         min_score: panoptic segments with a lower class probability are dropped.
+        unknown: what is left of 1 in the probabilities of a mask goes to a class ``unknown`` at the end of the result's
+            vocabulary. Without a base predictor that is every mask with less confidence than T of the fusion.
     """
 
     min_area: Annotated[int, Field(ge=0, description="a number of pixels")] = 16
     min_visible: Share = 0.5
     min_score: Share = 0.0
+    unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from knnseg.data.arrays import IGNORE, ImageArray
+from knnseg.data.vocabulary import UNKNOWN
 from knnseg.errors import ConfigError
 
 __all__ = ["colours", "legend_strip", "overlay", "paint_classes", "side_by_side", "stack"]
 
 _ROWS = 256
 """Rows of pixels that are blended at once."""
+_GREY = (128, 128, 128)
 _GOLDEN = 0.61803398875
 """Stepping the hue by the golden ratio keeps any number of colours apart without knowing how many there will be."""
 
@@ -27,6 +29,13 @@ def colours(count: int) -> NDArray[np.uint8]:
         lightness, saturation = (0.55, 0.4, 0.7)[i % 3], (0.85, 0.6)[i // 3 % 2]
         table.append(colorsys.hls_to_rgb((0.02 + i * _GOLDEN) % 1, lightness, saturation))
     return np.round(np.array(table).reshape(-1, 3) * 255).astype(np.uint8)
+
+
+def _of_names(names: Sequence[str]) -> NDArray[np.uint8]:
+    """The colours of classes; what is unknown is grey."""
+    table = colours(len(names))
+    table[[i for i, name in enumerate(names) if name == UNKNOWN]] = _GREY
+    return table
 
 
 def paint_classes(semantic: NDArray[np.int32], count: int) -> ImageArray:
@@ -56,7 +65,7 @@ def overlay(
     """
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha: expected 0 to 1, got {alpha}")
-    table = np.concatenate([colours(len(names)), np.zeros((1, 3), np.uint8)])
+    table = np.concatenate([_of_names(names), np.zeros((1, 3), np.uint8)])
     painted = np.empty(image.shape, np.uint8)
     for start in range(0, len(image), _ROWS):  # in float64, a photograph of a phone would be half a gigabyte at once
         part, classes = image[start : start + _ROWS], semantic[start : start + _ROWS]
@@ -81,7 +90,7 @@ def _boundaries(parts: NDArray[np.int32], thickness: int) -> NDArray[np.bool_]:
 
 def legend_strip(names: Sequence[str], shown: Sequence[int], width: int, *, size: int = 13) -> Image.Image:
     """Swatches with names, in as many lines as the width needs."""
-    font, table = ImageFont.load_default(size), colours(len(names))
+    font, table = ImageFont.load_default(size), _of_names(names)
     gap, swatch = size // 2, size
     places, x, y = [], gap, gap
     for c in shown:

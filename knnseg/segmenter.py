@@ -310,6 +310,8 @@ class Segmenter:
             if self._on_store_error == "raise":
                 raise
             degraded = str(error)
+        if self.config.painting.unknown:
+            vocabulary, final = vocabulary.with_unknown(), [scores.with_unknown() for scores in final]
         with clock("painting"):
             maps = each(
                 lambda i: paint(images[i].pixels, masks[i], final[i], vocabulary, self.config.painting),

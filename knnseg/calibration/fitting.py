@@ -1,5 +1,8 @@
 """Fitting k, τ, λ and T on the database itself: every image of it is asked about as if it were not there.
 
+Where there is no base and the configuration knows the class ``unknown``, T keeps most of the right answers. What
+becomes of a class that nobody taught is asked as if the examples of its own were not there.
+
 No test labels are needed. The stored masks say what is where in an image. What the proposer cuts out of it is embedded,
 its neighbours are taken from the other images, and what the fusion would say is compared with what is there.
 """
@@ -7,6 +10,7 @@ its neighbours are taken from the other images, and what the fusion would say is
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -33,6 +37,8 @@ _TEMPERATURES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _WEIGHTS = tuple(i / 10 for i in range(11))
 _QUANTILES = tuple(i / 20 for i in range(1, 20))
 _NO_THRESHOLD = -1.0
+_KEPT = 0.95
+"""Share of the right answers that T keeps where there is no base; the least certain of them become ``unknown``."""
 _LEAST = 1e-3
 """A probability of 0 for the right class would cost infinitely much, and one mislabelled example decide alone."""
 
@@ -66,6 +72,8 @@ class Calibration:
         asked: how many masks were asked about.
         alone: masks left out because their class has no example in another image.
         missing: examples left out because their image has to be seen, or their mask, and it was not found.
+        unknown: share of the masks that the best numbers would call ``unknown`` if their class had not been taught; 0
+            where nothing is called so.
     """
 
     config: Config
@@ -75,6 +83,7 @@ class Calibration:
     asked: int
     alone: int
     missing: int
+    unknown: float = 0.0
 
 
 def calibrate(
@@ -115,9 +124,12 @@ def calibrate(
     judge = _Judge(asked, segmenter.config, segmenter.database)
     before = judge.trial(segmenter.config.retrieval, segmenter.config.fusion)
     trials = judge.trials(with_base=not isinstance(segmenter.base, NoBase))
-    best = min(itertools.chain([before], trials), key=lambda trial: trial.loss)
+    best, untaught = min(itertools.chain([before], trials), key=lambda trial: trial.loss), 0.0
+    if isinstance(segmenter.base, NoBase) and segmenter.config.painting.unknown:
+        best, untaught = judge.with_unknown(best)
     config = replace(segmenter.config, retrieval=best.retrieval, fusion=best.fusion)
-    return Calibration(config, before, best, judge.base_accuracy, len(asked.truth), asked.alone, asked.missing)
+    counted = (len(asked.truth), asked.alone, asked.missing)
+    return Calibration(config, before, best, judge.base_accuracy, *counted, untaught)
 
 
 class _Judge:
@@ -144,11 +156,12 @@ class _Judge:
     def trials(self, *, with_base: bool) -> Iterator[Trial]:
         """The choices of the grid, each with its best T; λ and T only where there is a base."""
         start = self._config
+        alone = replace(start.fusion, threshold=_NO_THRESHOLD) if start.painting.unknown else start.fusion
         temperatures = _TEMPERATURES if start.retrieval.weighting == "exponential" else (start.retrieval.temperature,)
         for k, temperature in itertools.product(_NEIGHBOURS, temperatures):
             retrieval = replace(start.retrieval, k=k, temperature=temperature)
             if not with_base:
-                yield self.trial(retrieval, start.fusion)
+                yield self.trial(retrieval, alone)
                 continue
             retrieved, certainty = self._retrieve(retrieval, start.fusion)
             thresholds = [_NO_THRESHOLD, *_thresholds(certainty)]
@@ -161,9 +174,22 @@ class _Judge:
                 right, cost = np.where(kept[best], right, self._base[0]), np.where(kept[best], cost, self._base[1])
                 yield self._trial(retrieval, replace(fusion, threshold=thresholds[best]), right, cost)
 
-    def _retrieve(self, retrieval: RetrievalConfig, fusion: FusionConfig) -> tuple[ClassScores, NDArray[np.float32]]:
+    def with_unknown(self, trial: Trial) -> tuple[Trial, float]:
+        """The choice with the T that keeps most of its right answers, and what share T would call unknown of masks
+        whose class has no example.
+        """
+        retrieved, certainty = self._retrieve(trial.retrieval, trial.fusion)
+        right = self._outcome(retrieved)[0] & np.isfinite(certainty)
+        threshold = _lowest(certainty[right], self._share[right], 1 - _KEPT) if right.any() else _NO_THRESHOLD
+        fusion = replace(trial.fusion, threshold=threshold)
+        _, others = self._retrieve(trial.retrieval, fusion, self._asked.of_other_classes())
+        return self.trial(trial.retrieval, fusion), float(self._share @ (others < threshold))
+
+    def _retrieve(
+        self, retrieval: RetrievalConfig, fusion: FusionConfig, asked: Queries | None = None
+    ) -> tuple[ClassScores, NDArray[np.float32]]:
         """P_ret and what T is compared with."""
-        nearest, classes = self._asked.first(retrieval.k), Vocabulary(self._asked.base.classes)
+        nearest, classes = (asked or self._asked).first(retrieval.k), Vocabulary(self._asked.base.classes)
         retrieved = vote(nearest, vote_weights(nearest, retrieval, self._counts), classes)
         return retrieved, confidence(nearest, retrieved, fusion)
 
@@ -180,6 +206,13 @@ class _Judge:
         self, retrieval: RetrievalConfig, fusion: FusionConfig, right: NDArray[np.bool_], cost: NDArray[np.float64]
     ) -> Trial:
         return Trial(retrieval, fusion, float(self._share @ right), float(self._share @ cost))
+
+
+def _lowest(values: NDArray[np.float32], weights: NDArray[np.float64], share: float) -> float:
+    """The value below which a share of the weight is, rounded down."""
+    order = np.argsort(values)
+    at = np.searchsorted(np.cumsum(weights[order]), share * weights.sum(), side="right")
+    return math.floor(float(values[order[min(int(at), len(order) - 1)]]) * 1e4) / 1e4
 
 
 def _thresholds(certainty: NDArray[np.float32]) -> list[float]:

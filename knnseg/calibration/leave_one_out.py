@@ -51,6 +51,15 @@ class Queries:
     alone: int = 0
     missing: int = 0
 
+    def of_other_classes(self) -> Queries:
+        """The same masks without the neighbours of their own class, as if it had not been taught."""
+        found = self.neighbours
+        other = found.labels != np.array(self.base.classes, object)[self.truth][:, None]
+        order = np.argsort(~other, axis=1, kind="stable")  # the others first, still best first
+        scores = np.where(other, found.scores, np.float32(-np.inf))
+        columns = (np.take_along_axis(column, order, axis=1) for column in (found.ids, scores, found.labels))
+        return replace(self, neighbours=Neighbours(*columns))
+
     def first(self, k: int) -> Neighbours:
         """The k nearest of each."""
         found = self.neighbours

@@ -58,7 +58,7 @@ def calibrate(
         out.write_text(_toml(result, preset, out), encoding="utf-8")
     if as_json:
         parts = {name: asdict(getattr(result, name)) for name in ("before", "best")}
-        print_json({name: getattr(result, name) for name in ("asked", "alone", "missing", "base")} | parts)
+        print_json({name: getattr(result, name) for name in ("asked", "alone", "missing", "base", "unknown")} | parts)
     else:
         _show(result, out, originals)
 
@@ -99,6 +99,9 @@ def _show(result: Calibration, out: Path | None, originals: Originals) -> None:
         table.add_row(name, *_cells(trial))
     console = Console(markup=False)
     console.print(table)
+    if result.unknown:
+        said = f"{result.unknown:.0%} of the masks would be, if their class had no example"
+        console.print(f"unknown: what has less confidence than T; {said}", soft_wrap=True)
     if result.alone:
         console.print(f"left out: {result.alone} masks whose class has no example in another image", soft_wrap=True)
     if result.missing:

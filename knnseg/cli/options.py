@@ -50,7 +50,10 @@ __all__ = [
 
 Store = Annotated[str, typer.Option("--store", "-s", help="URL of the concept database, such as faiss:///folder.")]
 Preset = Annotated[
-    str, typer.Option("--preset", "-p", help="A preset (`tiny`, `base`, `fcclip`) or the path of a TOML configuration.")
+    str,
+    typer.Option(
+        "--preset", "-p", help="A preset (`photo`, `tiny`, `base`, `fcclip`) or the path of a TOML configuration."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="Where models run: auto, cpu, cuda, cuda:1.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Weights for the stages that take a checkpoint.")]

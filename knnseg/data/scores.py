@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnseg.data.arrays import expect
+from knnseg.data.vocabulary import UNKNOWN
 from knnseg.errors import ConfigError, ShapeError
 
 __all__ = ["FINAL", "ClassScores", "Neighbours", "check_branch"]
@@ -105,6 +106,14 @@ class ClassScores:
         for field_ in fields(self):
             if isinstance(value := getattr(self, field_.name), np.ndarray):
                 yield field_.name, value
+
+    def with_unknown(self) -> ClassScores:
+        """With what is left of 1 for the class ``unknown``, which comes last where it is not among the classes yet."""
+        rest = np.maximum(1 - self.probabilities.sum(axis=1, keepdims=True), 0)
+        if UNKNOWN not in self.classes:
+            return ClassScores(np.hstack([self.probabilities, rest]), (*self.classes, UNKNOWN))
+        own = np.array([name == UNKNOWN for name in self.classes], np.float32)
+        return ClassScores(self.probabilities + rest * own, self.classes)
 
     def branch(self, name: str) -> ClassScores:
         """The scores at one of the branches, (N, C).

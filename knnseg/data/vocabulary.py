@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from knnseg.errors import KnnSegWarning, VocabularyError
 
-__all__ = ["Vocabulary", "tidied", "tidy"]
+__all__ = ["UNKNOWN", "Vocabulary", "tidied", "tidy"]
+
+UNKNOWN = "unknown"
+"""The class of what is none of the classes."""
 
 
 def tidy(label: str) -> str:
@@ -94,6 +97,10 @@ class Vocabulary:
         kept = tuple(map(tidy, names))
         wording = {name: self.wording[name] for name in kept if name in self.wording}
         return Vocabulary(kept, self.things & set(kept), wording)
+
+    def with_unknown(self) -> Vocabulary:
+        """With the class ``unknown`` at the end, where it is not among the names already."""
+        return self if UNKNOWN in self.names else Vocabulary((*self.names, UNKNOWN), self.things, self.wording)
 
     def words(self, name: str) -> tuple[str, ...]:
         """All words for one class, each once: its wording, or else the parts of its name, which commas may part."""

@@ -109,17 +109,17 @@ class Scores:
 
         Args:
             example: the image and its labels; pixels of classes out of the vocabulary are void.
-            semantic: int32 (H, W), class positions.
+            semantic: int32 (H, W), class positions; what is out of the vocabulary is nothing.
             panoptic: int32 (H, W) of segment numbers, and the segments.
             instances: the objects.
         """
         truth = example.semantic(self._vocabulary.names)
         known = {s.id: self._position[s.label] for s in example.info if s.label in self._position}
-        found = {s.id: self._position[s.label] for s in panoptic[1]}
+        found = {s.id: self._position[s.label] for s in panoptic[1] if s.label in self._position}  # others are unknown
         classes = [self._position[instance.label] for instance in instances]
         crowd = _crowd(example, truth, known)
         return Counts(
-            self.semantic.measure(truth, semantic),
+            self.semantic.measure(truth, within(semantic, self._vocabulary)),
             self.panoptic.measure(example.segments, known, panoptic[0], found, crowd),
             self.instances.measure(example.segments, known, instances, classes, crowd),
         )
@@ -129,6 +129,11 @@ class Scores:
         self.semantic.merge(counts.pixels)
         self.panoptic.merge(counts.segments)
         self.instances.merge(counts.instances)
+
+
+def within(semantic: NDArray[np.int32], vocabulary: Vocabulary) -> NDArray[np.int32]:
+    """A semantic map with ``IGNORE`` for what a result knows as ``unknown``, at the end of its own vocabulary."""
+    return np.where(semantic < len(vocabulary), semantic, np.int32(IGNORE))
 
 
 def _crowd(example: LabelledImage, truth: NDArray[np.int32], known: Mapping[int, int]) -> NDArray[np.int32] | None:

@@ -37,8 +37,6 @@ _STRIDE = 32
 """Of the last stage, pixels."""
 _STAGES = (4, 6)
 """What they give are the features: the first of them with a stride of 16 pixels, the last with one of 32."""
-_OWN = 0.5
-"""Share of the image's own mean in what is taken off; docs/design/photo.md says what it was chosen by."""
 
 
 class EfficientNetFeatures:
@@ -47,9 +45,8 @@ class EfficientNetFeatures:
     The grid has a cell for every 16 pixels of the resized image; the last stage, which has one for every 32, is brought
     to it by bilinear interpolation.
 
-    Features are centred, since the cosine of raw ones is ruled by what all of them share. No other images are needed
-    for that. Half of what is taken off is the mean that the network knows, see :func:`_mean`, and half is the mean of
-    the image itself, which takes off what its light and its kind of scene add to every cell.
+    Features are centred, since the cosine of raw ones is ruled by what all of them share. No images are needed for
+    that: the network knows its mean, see :func:`_mean`.
 
     Args:
         name: for the embedding space.
@@ -61,19 +58,19 @@ class EfficientNetFeatures:
         ConfigError: a side that is too short.
     """
 
-    def __init__(self, name: str, model: torch.nn.Module, *, long_side: int = 480, device: str = "auto") -> None:
+    def __init__(self, name: str, model: torch.nn.Module, *, long_side: int = 640, device: str = "auto") -> None:
         if long_side < _STRIDE:
             raise ConfigError(f"long_side: expected at least {_STRIDE} pixels, got {long_side}")
         self._device, self._side = pick_device(device), long_side
         self._model: Any = model.eval().to(self._device)
         self._stages = list(model.get_submodule("blocks").children())[: _STAGES[-1] + 1]
         self._means = [_mean(self._stages[stage]) for stage in _STAGES]
-        settings: dict[str, Any] = {"long_side": long_side, "stages": _STAGES, "own_mean": _OWN}
+        settings: dict[str, Any] = {"long_side": long_side, "stages": _STAGES, "centred": True}
         self._space = EmbeddingSpace(name, fingerprint(model, settings), note=json.dumps(settings, sort_keys=True))
 
     @classmethod
     def load(
-        cls, model: str = "efficientnet-lite2", weights_file: str = "", long_side: int = 480, device: str = "auto"
+        cls, model: str = "efficientnet-lite2", weights_file: str = "", long_side: int = 640, device: str = "auto"
     ) -> EfficientNetFeatures:
         """Load the weights of ImageNet.
 
@@ -115,8 +112,7 @@ class EfficientNetFeatures:
         return [self._extract(image.pixels) for image in images]
 
     def _extract(self, image: ImageArray) -> Features:
-        given = zip(self._forward(image), self._means, strict=True)
-        middle, last = (x - torch.lerp(mean, x.mean((2, 3), keepdim=True), _OWN) for x, mean in given)
+        middle, last = (given - mean for given, mean in zip(self._forward(image), self._means, strict=True))
         last = F.interpolate(last, size=middle.shape[-2:], mode="bilinear", align_corners=False)
         grid = to_numpy(torch.cat([middle, last], dim=1)[0])
         return Features(grid, (int(image.shape[0]), int(image.shape[1])))

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_every_constant_is_readable_from_toml(tmp_path):
     for name, kind in kinds.items():
         text += f"[{name}]\n"
         for key, value in dataclasses.asdict(kind()).items():
-            text += f"{key} = {repr(value).replace(chr(39), chr(34))}\n"
+            text += f"{key} = {json.dumps(value)}\n"
     config = Config.from_toml(written(tmp_path, text))
     assert {name: getattr(config, name) for name in kinds} == {name: kind() for name, kind in kinds.items()}
 

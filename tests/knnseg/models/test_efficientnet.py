@@ -44,11 +44,11 @@ def test_the_weights_are_those_of_the_package_and_each_in_its_place(extractor):
 
 def test_the_grid(extractor):
     (features,) = extractor.extract([Picture(picture("chelsea.png"))])  # 300 × 451 pixels
-    assert features.data.shape == (472, 20, 30) and features.image_size == (300, 451) and extractor.dim == 472
+    assert features.data.shape == (472, 26, 40) and features.image_size == (300, 451) and extractor.dim == 472
     (again,) = extractor.extract([Picture(picture("chelsea.png"))])
     assert np.array_equal(features.data, again.data)
     (narrow,) = extractor.extract([Picture(picture("chelsea.png")[:2])])
-    assert narrow.data.shape == (472, 2, 30)
+    assert narrow.data.shape == (472, 2, 40)
 
 
 def test_the_space_changes_with_the_size_and_with_the_weights(extractor):

@@ -1,0 +1,77 @@
+"""The preset ``photo`` on photographs: one choice of numbers is good on two sets, and at any size.
+
+A subset of what ``benchmarks/real.py --only preset`` measures. Examples come from the reference halves alone, and
+measurements from the query halves alone.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from knnseg import Masks, Segmenter
+from knnseg.datasets import ImageLabelPairs
+from knnseg.evaluation import evaluate
+
+pytestmark = [
+    pytest.mark.real_data,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore:classes. .* are known to nobody"),  # a subset has no example of some
+]
+
+MEASURED = {"msrc": (0.742, 0.921, 0.944), "camvid": (0.540, 0.834, 0.975)}
+"""Mean IoU, pixel accuracy and accuracy on true masks, of the subset."""
+EVERY = {"msrc": (3, 12), "camvid": (2, 10)}
+"""Of the reference and of the query half."""
+
+
+@pytest.fixture(scope="module", params=["msrc", "camvid"])
+def taught(request, real_folder):
+    """Name, segmenter with examples, and the photographs to segment."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several threads on busy cores wait for one another
+    folder = real_folder / request.param
+    stems = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+    halves = [
+        ImageLabelPairs(folder / "images", folder / "labels", folder / "classes.json", ignore=[0], stems=stems[half])
+        for half in ("reference", "query")
+    ]
+    reference, query = (half[::step] for half, step in zip(halves, EVERY[request.param], strict=True))
+    with Segmenter.from_config("photo", f"memory:///{request.param}", device="cpu") as segmenter:
+        segmenter.database.add(reference)
+        yield request.param, segmenter, query
+    torch.set_num_threads(threads)
+
+
+def test_what_it_gives(taught):
+    name, segmenter, query = taught
+    regions = evaluate(segmenter, query, query.vocabulary).final.semantic
+    right = []
+    for example in query:
+        masks = Masks.from_partition(np.where(example.segments > 0, example.segments, -1))
+        scores = segmenter.predict(example.image, query.vocabulary, masks=masks).scores
+        best = scores.probabilities.argmax(axis=1)
+        right += [scores.classes[i] == s.label for i, s in zip(best, example.info, strict=True)]
+    found = regions.mean_iou(), regions.pixel_accuracy, np.mean(right)
+    print(f"{name}: mIoU {found[0]:.4f}, pixel accuracy {found[1]:.4f}, true masks {found[2]:.4f}")
+    assert all(value >= measured - 0.02 for value, measured in zip(found, MEASURED[name], strict=True))
+
+
+def test_a_photograph_segments_the_same_at_320_and_at_1280_pixels(taught):
+    name, segmenter, query = taught
+    same = []
+    for example in query[::3]:
+        picture = Image.fromarray(example.image)
+        small, large = (
+            np.asarray(picture.resize((side, round(side * picture.height / picture.width)), Image.Resampling.BICUBIC))
+            for side in (320, 1280)
+        )
+        one, other = (segmenter.predict(image, query.vocabulary).semantic for image in (small, large))
+        rows, columns = ((np.arange(n) * m // n) for n, m in zip(other.shape, one.shape, strict=True))
+        same.append(np.mean(one[rows][:, columns] == other))
+    print(f"{name}: the same labels on {np.round(same, 3)}")
+    assert np.mean(same) >= 0.95
