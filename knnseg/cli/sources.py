@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from knnseg.cli.options import AsJson, print_json
+from knnseg.cli.options import AsJson, names_of, print_json
 from knnseg.errors import DatasetError
 from knnstore.url import without_urls
 
@@ -31,6 +31,7 @@ __all__ = [
     "Pairs",
     "Root",
     "Split",
+    "StuffClasses",
     "datasets_command",
     "examples",
     "say_unlabelled",
@@ -69,6 +70,10 @@ LeaveBoxes = Annotated[
     bool,
     typer.Option("--leave-boxes", help="For --annotations: use no boxes, instead of guessing outlines inside of them."),
 ]
+StuffClasses = Annotated[
+    list[str] | None,
+    typer.Option(help="For --annotations: classes that are stuff, as grass and sky; names as for --classes."),
+]
 Dataset = Annotated[
     str | None, typer.Option("--dataset", help="A data set of the field by its name; `knnseg datasets` lists them.")
 ]
@@ -94,6 +99,7 @@ def examples(
     annotations: Path | None = None,
     images: Path | None = None,
     leave_boxes: bool = False,
+    stuff: list[str] | None = None,
 ) -> LabelledImages:
     """The labelled images that the options speak of.
 
@@ -107,10 +113,12 @@ def examples(
             "give one of --annotations, --pairs with --class-file, --coco-panoptic, and --dataset with --root (add "
             "also takes one IMAGE)"
         )
-    if annotations is None and (images is not None or leave_boxes):
-        raise typer.BadParameter("--images and --leave-boxes need --annotations")
+    if annotations is None and (images is not None or leave_boxes or stuff):
+        raise typer.BadParameter("--images, --leave-boxes and --stuff-classes need --annotations")
     if annotations is not None:
-        labelled = open_annotations(annotations, images, boxes="leave" if leave_boxes else "outline")
+        labelled = open_annotations(
+            annotations, images, boxes="leave" if leave_boxes else "outline", stuff=names_of(stuff) or ()
+        )
         if outlined := getattr(labelled, "outlined", 0):
             print(
                 f"knnseg: outlines were guessed from colours in {outlined} boxes; --leave-boxes uses none",

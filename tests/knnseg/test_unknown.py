@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from knnseg import NoBase, PaintingConfig, Vocabulary
+from knnseg import Vocabulary
 from knnseg.calibration.fitting import calibrate
+from knnseg.config import PaintingConfig
 from knnseg.data.reading import load_label_map
 from knnseg.data.scores import ClassScores
 from knnseg.drawing import legend_strip
 from knnseg.evaluation import evaluate
+from knnseg.models.base import NoBase
 
 NAMES = ("sky", "grass", "ball")
 THRESHOLD = 0.9

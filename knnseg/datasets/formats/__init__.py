@@ -10,11 +10,13 @@ hook of :mod:`knnseg.stages.hookspecs`.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from typing import get_args
 
 from knnseg.config import StageConfig
+from knnseg.data.vocabulary import tidied
 from knnseg.datasets.folders import LabelledImages
 from knnseg.datasets.formats.shapes import (
     AnnotatedImage,
@@ -60,6 +62,7 @@ def open_annotations(
     *,
     format: str = "",  # noqa: A002  # its name
     boxes: Boxes = "outline",
+    stuff: Iterable[str] = (),
 ) -> LabelledImages:
     """Open a file or folder of annotations, of whatever format it is.
 
@@ -68,6 +71,8 @@ def open_annotations(
         images: folder of the images; by default beside the annotations, or in ``images`` there.
         format: one of :func:`annotation_formats`; "" recognises it.
         boxes: ``"outline"`` makes of a box the likely outline of what it was drawn around, ``"leave"`` leaves it out.
+        stuff: classes that are stuff, such as grass and sky; the others are countable things, unless a COCO file says
+            otherwise.
 
     Returns:
         The labelled images. Points are left out; ``left_out`` of the result says so.
@@ -78,7 +83,7 @@ def open_annotations(
     """
     if boxes not in get_args(Boxes):
         raise DatasetError(f"boxes: expected one of {', '.join(get_args(Boxes))}, got {boxes!r}")
-    source = Source(Path(path), images, boxes)
+    source = Source(Path(path), images, boxes, frozenset(map(tidied, stuff)))
     if not source.path.exists():
         raise DatasetError(f"{path}: expected a file or folder of annotations, got no such file")
     known = {name: make("annotations", StageConfig(name)) for name in names("annotations")}

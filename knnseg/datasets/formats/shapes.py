@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from typing import Protocol, TypeAlias
@@ -204,13 +204,16 @@ class ShapeFile(LabelledImages):
     """
 
     def __init__(self, source: Source, images: Iterable[AnnotatedImage], classes: Sequence[str] | None = None) -> None:
-        every, self._unusable = list(images), (Points,) if source.boxes == "outline" else (Points, Box)
+        self._unusable = (Points,) if source.boxes == "outline" else (Points, Box)
+        every = [_with_stuff(image, source.stuff) for image in images]
         shapes = [shape for image in every for shape in image.shapes]
         self.outlined = 0 if source.boxes == "leave" else sum(isinstance(shape.geometry, Box) for shape in shapes)
         """How many boxes became outlines."""
         self._left_out = Counter((s.label, type(s.geometry).__name__) for s in shapes if not self._usable(s))
         self._images = [image for image in every if any(map(self._usable, image.shapes))]
         self._files, self._classes = image_files(source), classes
+        if unknown := sorted(source.stuff - {shape.label for shape in shapes} - set(classes or ())):
+            raise DatasetError(f"{source.path}: stuff: expected classes of this file, got {unknown[0]!r}")
         if not self._images:
             got = ", ".join(self.left_out[:3]) or f"{len(every)} images without shapes"
             raise DatasetError(f"{source.path}: expected polygons, masks or boxes, got {got}")
@@ -250,6 +253,10 @@ class ShapeFile(LabelledImages):
         uri = entry.place if isinstance(source, bytes) else Path(source).absolute().as_uri()
         classes = _class_map(segments, crowd, shapes) if (crowd >= 0).any() else ()
         return LabelledImage(pixels, segments, info, uri, entry.image_id, *classes)
+
+
+def _with_stuff(image: AnnotatedImage, stuff: frozenset[str]) -> AnnotatedImage:
+    return replace(image, shapes=tuple(replace(s, thing=s.thing and s.label not in stuff) for s in image.shapes))
 
 
 _MANY = {"Box": "boxes", "Points": "points"}

@@ -26,11 +26,13 @@ class Source:
         path: of the file or folder.
         images: folder of the images; None where nobody said.
         boxes: what becomes of boxes: ``"outline"`` the likely object inside, ``"leave"`` leaves them out.
+        stuff: classes that are stuff, whatever the file says.
     """
 
     path: Path
     images: str | PathLike[str] | None = None
     boxes: Boxes = "outline"
+    stuff: frozenset[str] = frozenset()
 
     def files(self, ending: str) -> list[Path]:
         """The files with an ending, in order: those of the folder, or the file itself."""

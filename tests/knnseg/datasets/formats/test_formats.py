@@ -411,6 +411,14 @@ def test_an_image_that_is_missing_doubled_or_of_another_size(folder):
         open_annotations(path)[0]
 
 
+def test_classes_that_are_stuff(folder):
+    path = labelme_polygon(folder)
+    dataset = examples(None, None, None, "", annotations=path, stuff=[" kettle "])
+    assert not dataset[0].info[0].thing and not dataset.vocabulary.things
+    with pytest.raises(DatasetError, match="stuff: expected classes of this file, got 'pot'"):
+        open_annotations(path, stuff=["kettle", "pot"])
+
+
 def test_the_formats_are_listed():
     assert set(annotation_formats()) >= {"coco", "coco_panoptic", "cvat", "label_studio", "labelme", "voc", "yolo"}
     assert all(": a" in title or "," in title or ":" in title for title in annotation_formats().values())
