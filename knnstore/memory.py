@@ -86,7 +86,7 @@ class _Collection:
         """Forget records and count them; the caller holds the lock."""
         gone = [self.rows.pop(value) for value in ids if value in self.rows]
         self._dead.update(gone)
-        self.revision += 1
+        self.revision += bool(gone)
         return len(gone)
 
     def write(self, batch: Batch, picked: list[int]) -> None:

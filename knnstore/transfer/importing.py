@@ -6,7 +6,7 @@ from pathlib import Path
 
 from knnstore.transfer import parquet
 from knnstore.transfer.copying import CopyReport, tallied, told_when_interrupted
-from knnstore.transfer.moving import Job, ask_to_write, check_options, run_jobs
+from knnstore.transfer.moving import Job, check_options, run_jobs
 from knnstore.types import Conflict
 from knnstore.url import StoreURL
 
@@ -49,10 +49,11 @@ def import_parquet(
     check_options(batch_size, on_conflict)
     url, found = StoreURL.parse(destination), parquet.read_folder(Path(folder))
     jobs = [Job(str(part), part, url.child(name) if name else url) for name, part in found]
-    if not dry_run:
-        ask_to_write(jobs)
-    with told_when_interrupted(lambda _: f"interrupted while checking {folder}; nothing was written."):
-        for _, part in found:
-            tally = tallied(part, None, batch_size, part.size, progress=progress)
-            tally.check(part.size, part.checksum, str(part))
-    return run_jobs(jobs, None, batch_size, on_conflict, dry_run=dry_run, progress=progress)
+
+    def check() -> None:
+        with told_when_interrupted(lambda _: f"interrupted while checking {folder}; nothing was written"):
+            for _, part in found:
+                tally = tallied(part, None, batch_size, part.size, progress=progress)
+                tally.check(part.size, part.checksum, str(part))
+
+    return run_jobs(jobs, None, batch_size, on_conflict, dry_run=dry_run, progress=progress, check=check)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from knnstore.transfer.copying import CopyJob, CopyReport, told_when_interrupted
 from knnstore.types import STORED, Conflict, StoreSpec
 from knnstore.url import StoreURL
 
-__all__ = ["Job", "ask_to_write", "check_options", "copy_store", "name_below", "run_jobs", "stored_at"]
+__all__ = ["Job", "check_options", "copy_store", "name_below", "run_jobs", "stored_at"]
 
 _AGAIN = "Run it again to go on: what is there already is compared and not sent again."
 
@@ -105,8 +105,6 @@ def copy_store(
         for place in stored_at(source)
         for name in [name_below(source, place)]
     ]
-    if not dry_run:
-        ask_to_write(jobs)
     return run_jobs(jobs, where, batch_size, on_conflict, dry_run=dry_run, progress=progress)
 
 
@@ -117,7 +115,7 @@ def check_options(batch_size: int, on_conflict: str = "error") -> None:
         raise InvalidInputError("on_conflict", expected="replace, skip or error", got=repr(on_conflict))
 
 
-def ask_to_write(jobs: Iterable[Job]) -> None:
+def _ask_to_write(jobs: Iterable[Job]) -> None:
     """Find out that a key may only read before anything is read to be written there; see :func:`may_write`.
 
     A collection that is missing is made when its turn comes, which asks the same.
@@ -139,8 +137,19 @@ def run_jobs(
     *,
     dry_run: bool,
     progress: bool,
+    check: Callable[[], object] = lambda: None,
 ) -> list[CopyReport]:
-    """Look at every pair first, so that one that does not fit is found before anything is written; then copy."""
+    """Look at every pair first, so that one that does not fit is found before anything is written; then copy.
+
+    Args:
+        jobs: what to copy where.
+        where: only records for which this holds.
+        batch_size: see :func:`copy_store`; so are the others.
+        on_conflict: what to do about an id that is there with other content.
+        dry_run: compare only.
+        progress: show progress bars.
+        check: called in between, once it is known that all pairs fit and that the destination may be written to.
+    """
     reports = list[CopyReport]()
 
     def so_far(inside: str) -> str:
@@ -148,21 +157,25 @@ def run_jobs(
         return f"{inside or 'interrupted before anything was written'}. {whole}{_AGAIN}"
 
     with told_when_interrupted(so_far):
-        _run(jobs, reports, where, batch_size, on_conflict, dry_run=dry_run, progress=progress)
+        filters = _filters(jobs, where)
+        if not dry_run:
+            _ask_to_write(jobs)
+        check()
+        _run(jobs, reports, filters, batch_size, on_conflict, dry_run=dry_run, progress=progress)
     return reports
 
 
 def _run(
     jobs: Sequence[Job],
     reports: list[CopyReport],
-    where: Filter | None,
+    filters: list[Filter | None],
     batch_size: int,
     on_conflict: Conflict,
     *,
     dry_run: bool,
     progress: bool,
 ) -> None:
-    for job, concerning in zip(jobs, _filters(jobs, where), strict=True):
+    for job, concerning in zip(jobs, filters, strict=True):
         with ExitStack() as stack:
             source = _opened(job.source, stack)
             there = _existing(job.target, source.spec, read_only=dry_run)

@@ -236,6 +236,24 @@ def test_explanations_name_the_examples_that_voted(segmenter, result, scene):
         segmenter.explain(result, 999)
 
 
+def test_a_service_that_runs_sees_what_another_process_renames(store_url, extractor, scene, make_segmenter):
+    """It says what a fresh process says; what it has said before stays explained by the names of then."""
+    with ConceptDatabase.open(store_url, extractor) as own, ConceptDatabase.open(store_url, extractor) as others:
+        others.add(scene(i) for i in range(4))
+        running = make_segmenter(own, base=NoBase())
+        before = running.predict(scene(50).image)
+        others.rename("grass", "meadow")
+        after = running.predict(scene(50).image)
+        with ConceptDatabase.open(store_url, extractor) as anew:
+            fresh = make_segmenter(anew, base=NoBase()).predict(scene(50).image)
+        assert tuple(after.vocabulary) == tuple(fresh.vocabulary) and np.array_equal(after.panoptic, fresh.panoptic)
+        [old] = [segment for segment in before.segments_info if segment.label == "grass"]
+        [new] = [segment for segment in after.segments_info if segment.label == "meadow"]
+        for result, segment, name in ((before, old, "grass"), (after, new, "meadow")):
+            why = running.explain(result, segment.id)
+            assert (why.label, why.votes[0].label) == (name, name)
+
+
 def test_one_extractor_for_base_and_keys_runs_once(taught, scene):
     from knnseg.models.base import DenseClip
 

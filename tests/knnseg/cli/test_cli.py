@@ -159,6 +159,16 @@ def test_concepts(folder, tmp_path, run):
     assert json.loads(run("concepts", "list", "-s", url, "--json").stdout) == []
 
 
+def test_long_names_are_listed_whole(folder, tmp_path, run):
+    url = f"faiss://{tmp_path}/long"
+    names = [f"{'a very long name ' * 12}{end}" for end in ("one", "other")]
+    for name in names:
+        run("add", folder / "images" / "0.png", "-s", url, "--mask", folder / "kettle.png", "--label", name)
+    lines = run("concepts", "list", "-s", url).stdout.splitlines()
+    shown = "".join(line.split("│")[1].strip().replace(" ", "") for line in lines if line.startswith("│"))
+    assert all(name.replace(" ", "") in shown for name in names)
+
+
 def test_one_default_for_things_and_what_is_mixed_is_said(folder, tmp_path, run):
     url = f"faiss://{tmp_path}/kinds"
     one = ["--mask", folder / "kettle.png", "--label", "pot", "-s", url]
@@ -185,6 +195,8 @@ def test_a_name_with_a_comma(folder, tmp_path, run):
 
     assert classes("-c", "pot, pan", "-c", "grass, sand") == ["pot, pan", "grass", "sand"]
     assert classes("-c", '"bowl, dish", grass', "-c", "sand") == ["bowl, dish", "grass", "sand"]
+    cut = run("segment", image, "-s", url, "-c", "pot, pan,grass", "-o", tmp_path / "out")  # not as a whole
+    assert "no examples, so from the base alone: 'pot', 'pan', 'grass'" in cut.stderr
     assert classes("-c", f"@{tmp_path / 'names.txt'}", "-c", "pan") == ["grass", "bowl, dish", "Käse", "pan"]
     run("segment", image, "-c", f"@{tmp_path / 'none.txt'}", code=2)
     run("segment", image, "-c", "a\nb", code=2)

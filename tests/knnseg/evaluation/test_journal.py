@@ -148,6 +148,11 @@ def test_the_store_and_its_revision_are_settings(segmenter, examples, scene):
     segmenter.database.add(scene(1))
     changed = differences(before, settings_of(segmenter, examples, examples.vocabulary))
     assert [line.split(":")[0] for line in changed] == ["store.revision", "store.entries"]
+    before = settings_of(segmenter, examples, examples.vocabulary)
+    name = segmenter.database.concepts()[0].label
+    segmenter.database.rename(name, f"{name} again")
+    changed = differences(before, settings_of(segmenter, examples, examples.vocabulary))
+    assert [line.split(":")[0] for line in changed] == ["store.revision"]
 
 
 def test_a_replacement_is_seen_where_the_revision_may_stay(segmenter, examples, monkeypatch):
