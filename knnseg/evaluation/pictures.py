@@ -16,7 +16,7 @@ from scipy.ndimage import binary_dilation
 from knnseg.data.annotations import LabelledImage
 from knnseg.data.arrays import IGNORE, ImageArray
 from knnseg.drawing import colours, overlay
-from knnseg.evaluation.counts import Counts, within
+from knnseg.evaluation.counts import Counts, without_unknown
 from knnseg.evaluation.report import Report
 from knnseg.evaluation.run import base_painting
 from knnseg.segmenter import Segmenter
@@ -88,7 +88,7 @@ def draw(segmenter: Segmenter, example: LabelledImage, report: Report, name: str
     vocabulary = report.vocabulary
     result = segmenter.predict(example.image, vocabulary)
     maps = [example.semantic(vocabulary.names), base_painting(result, segmenter).semantic]
-    maps.append(within(result.semantic, vocabulary))
+    maps.append(without_unknown(result.semantic, vocabulary))
     shown, shares = _by_area(maps, vocabulary.names.index(name), len(vocabulary))
     photograph, small = _shrunk(example.image, maps)
     place = np.full(len(vocabulary) + 1, IGNORE, np.int32)  # the last is for IGNORE
