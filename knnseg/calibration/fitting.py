@@ -121,11 +121,12 @@ def calibrate(
     kind = Proposals if on == "proposals" else Examples
     asker = kind(segmenter, segmenter.database, originals or Originals(), neighbours=_NEIGHBOURS[-1])
     asked = asker.ask(most, seed=seed, progress=progress)
-    judge = _Judge(asked, segmenter.config, segmenter.database)
+    may_be_unknown = isinstance(segmenter.base, NoBase) and segmenter.config.painting.unknown
+    judge = _Judge(asked, segmenter.config, segmenter.database, may_be_unknown=may_be_unknown)
     before = judge.trial(segmenter.config.retrieval, segmenter.config.fusion)
     trials = judge.trials(with_base=not isinstance(segmenter.base, NoBase))
     best, untaught = min(itertools.chain([before], trials), key=lambda trial: trial.loss), 0.0
-    if isinstance(segmenter.base, NoBase) and segmenter.config.painting.unknown:
+    if may_be_unknown:
         best, untaught = judge.with_unknown(best)
     config = replace(segmenter.config, retrieval=best.retrieval, fusion=best.fusion)
     counted = (len(asked.truth), asked.alone, asked.missing)
@@ -133,10 +134,13 @@ def calibrate(
 
 
 class _Judge:
-    """Holds what a choice of numbers would say against what the examples are."""
+    """Holds what a choice of numbers would say against what the examples are.
 
-    def __init__(self, asked: Queries, config: Config, database: ConceptDatabase) -> None:
-        self._asked, self._config = asked, config
+    Where a mask may be unknown, choices are judged by the votes of all masks: T comes after.
+    """
+
+    def __init__(self, asked: Queries, config: Config, database: ConceptDatabase, *, may_be_unknown: bool) -> None:
+        self._asked, self._config, self._may_be_unknown = asked, config, may_be_unknown
         self._counts = {concept.label: concept.count for concept in database.concepts()}
         self._supported = np.array([name in self._counts for name in asked.base.classes])
         sizes = np.bincount(asked.truth, asked.size, minlength=len(asked.base.classes))
@@ -151,17 +155,17 @@ class _Judge:
     def trial(self, retrieval: RetrievalConfig, fusion: FusionConfig) -> Trial:
         """One choice."""
         retrieved, certainty = self._retrieve(retrieval, fusion)
-        return self._trial(retrieval, fusion, *self._outcome(self._fuse(retrieved, certainty, fusion)))
+        scores = retrieved if self._may_be_unknown else self._fuse(retrieved, certainty, fusion)
+        return self._trial(retrieval, fusion, *self._outcome(scores))
 
     def trials(self, *, with_base: bool) -> Iterator[Trial]:
         """The choices of the grid, each with its best T; λ and T only where there is a base."""
         start = self._config
-        alone = replace(start.fusion, threshold=_NO_THRESHOLD) if start.painting.unknown else start.fusion
         temperatures = _TEMPERATURES if start.retrieval.weighting == "exponential" else (start.retrieval.temperature,)
         for k, temperature in itertools.product(_NEIGHBOURS, temperatures):
             retrieval = replace(start.retrieval, k=k, temperature=temperature)
             if not with_base:
-                yield self.trial(retrieval, alone)
+                yield self.trial(retrieval, start.fusion)
                 continue
             retrieved, certainty = self._retrieve(retrieval, start.fusion)
             thresholds = [_NO_THRESHOLD, *_thresholds(certainty)]

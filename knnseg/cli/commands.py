@@ -259,22 +259,28 @@ def demo(
     ),
     scenes: Annotated[int, typer.Option(min=1, help="Scenes to measure on.")] = 32,
     examples: Annotated[int, typer.Option(min=1, help="Example scenes for each new concept.")] = 6,
+    photos: Annotated[Path | None, typer.Option(help="A folder of images/, labels/ and classes.json instead.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Segment rendered scenes, teach the model the concepts that it was never trained on, and segment again."""
-    from knnseg.cli.demo import run_demo
+    """Segment rendered scenes, teach the model the concepts that it was never trained on, and segment again.
 
-    result = run_demo(out, scenes=scenes, examples=examples, progress=sys.stderr.isatty())
+    With --photos: the same on labelled photographs, of which every other one is taught.
+    """
+    from knnseg.cli.demo import run_demo, run_photos
+
+    progress = sys.stderr.isatty()
+    if photos is None:
+        result = run_demo(out, scenes=scenes, examples=examples, progress=progress)
+    else:
+        result = run_photos(photos, out, progress=progress)
     if as_json:
         print_json(result)
         return
     print_report(result["report"], result["groups"])
     console = Console(markup=False)
-    console.print(
-        f"{result['added']} examples of {len(result['groups']['new concepts'])} new concepts and their "
-        f"surroundings added in {result['seconds_adding']:.1f} s, no training",
-        soft_wrap=True,
-    )
+    new = result["groups"] and len(result["groups"]["new concepts"])
+    what = f"examples of {new} new concepts and their surroundings" if new else "examples"
+    console.print(f"{result['added']} {what} added in {result['seconds_adding']:.1f} s, no training", soft_wrap=True)
     console.print(f"picture:  {result['picture']}", soft_wrap=True)
     console.print(f"store:    {result['store']}", soft_wrap=True)
     console.print(f"try next: {result['try_next']}", soft_wrap=True, highlight=False)

@@ -119,7 +119,7 @@ class Scores:
         classes = [self._position[instance.label] for instance in instances]
         crowd = _crowd(example, truth, known)
         return Counts(
-            self.semantic.measure(truth, within(semantic, self._vocabulary)),
+            self.semantic.measure(truth, without_unknown(semantic, self._vocabulary)),
             self.panoptic.measure(example.segments, known, panoptic[0], found, crowd),
             self.instances.measure(example.segments, known, instances, classes, crowd),
         )
@@ -131,7 +131,7 @@ class Scores:
         self.instances.merge(counts.instances)
 
 
-def within(semantic: NDArray[np.int32], vocabulary: Vocabulary) -> NDArray[np.int32]:
+def without_unknown(semantic: NDArray[np.int32], vocabulary: Vocabulary) -> NDArray[np.int32]:
     """A semantic map with ``IGNORE`` for what a result knows as ``unknown``, at the end of its own vocabulary."""
     return np.where(semantic < len(vocabulary), semantic, np.int32(IGNORE))
 

@@ -23,7 +23,7 @@ from knnseg.data.annotations import LabelledImage
 from knnseg.data.arrays import IGNORE, ImageArray
 from knnseg.drawing import colours, overlay
 from knnseg.errors import skipping
-from knnseg.evaluation.counts import Counts, within
+from knnseg.evaluation.counts import Counts, without_unknown
 from knnseg.evaluation.report import MEANS, Report, Standing, standings
 from knnseg.evaluation.run import base_painting
 from knnseg.segmenter import Segmenter
@@ -95,7 +95,7 @@ def draw(segmenter: Segmenter, example: LabelledImage, report: Report, name: str
     vocabulary = report.vocabulary
     result = segmenter.predict(example.image, vocabulary)
     maps = [example.semantic(vocabulary.names), base_painting(result, segmenter).semantic]
-    maps.append(within(result.semantic, vocabulary))
+    maps.append(without_unknown(result.semantic, vocabulary))
     shown, shares = _by_area(maps, vocabulary.names.index(name), len(vocabulary))
     photograph, small = _shrunk(example.image, maps)
     place = np.full(len(vocabulary) + 1, IGNORE, np.int32)  # the last is for IGNORE

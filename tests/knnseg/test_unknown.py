@@ -98,7 +98,11 @@ def test_measured_it_is_a_pixel_without_a_class(make, strange, scene):
 def test_the_threshold_is_fitted_to_the_examples(make, taught, scene):
     segmenter = make(threshold=-1.0)
     found = calibrate(segmenter, on="examples")
-    assert found.best.accuracy >= 0.9 and THRESHOLD < found.config.fusion.threshold < 1
+    assert (
+        found.best.accuracy >= 0.9
+        and found.best.loss <= found.before.loss
+        and THRESHOLD < found.config.fusion.threshold < 1
+    )
     assert found.unknown > 0.9, "a ball is like nothing else here"
     segmenter.config = found.config
     strange = scene(60, ("sky", "grass", "coal"))

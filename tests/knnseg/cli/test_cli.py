@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -304,6 +306,29 @@ def test_demo_runs_twice_and_gains(tmp_path, run):
     report = result["report"]
     assert report["final"]["miou_new concepts"] > report["base"]["miou_new concepts"] + 0.1
     assert (tmp_path / "d" / "before-and-after.png").exists()
+
+
+def test_demo_on_labelled_photographs(tmp_path, run):
+    """Pairs of surfaces of scikit-image; two of four are taught."""
+    data = Path(skimage.__file__).parent / "data"
+    names = ["brick", "grass", "gravel"]
+    surfaces = [np.asarray(Image.open(data / f"{name}.png").convert("RGB"))[:, :, :3] for name in names]
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for i, pair in enumerate([(0, 1), (1, 2), (1, 2), (2, 0)]):
+        left, right = (surfaces[k][i * 128 : i * 128 + 128, :128] for k in pair)
+        labels = np.repeat(np.array(pair) + 1, 128)[None].repeat(128, 0)
+        Image.fromarray(np.hstack([left, right])).save(tmp_path / "images" / f"{i}.png")
+        Image.fromarray(labels.astype(np.uint8)).save(tmp_path / "labels" / f"{i}.png")
+    classes = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
+    (tmp_path / "classes.json").write_text(json.dumps(classes))
+    result = json.loads(run("demo", "--out", tmp_path / "d", "--photos", tmp_path, "--json").stdout)
+    assert result["added"] == 4 and result["report"]["images"] == 2 and "--preset photo" in result["try_next"]
+    assert result["report"]["base"]["miou"] == 0 and result["report"]["final"]["miou"] > 0.8
+    with Image.open(result["picture"]) as sheet:
+        assert sheet.width > 4 * 256
+    nothing = runner.invoke(app, ["demo", "--out", str(tmp_path / "d"), "--photos", str(tmp_path / "nowhere")])
+    assert "nowhere/images" in str(nothing.exception) or "nowhere/classes.json" in str(nothing.exception)
 
 
 def test_a_data_set_by_name_from_adding_to_the_report(tmp_path, run):
