@@ -29,6 +29,7 @@ from knnstore import StoreURL
 from knnstore._options import Group
 
 if TYPE_CHECKING:
+    from knnseg.config import Config
     from knnseg.database.concepts import ConceptDatabase
     from knnseg.database.reembedding import ReembedReport
     from knnseg.stages.protocols import FeatureExtractor
@@ -66,26 +67,31 @@ def _database(
         raise typer.BadParameter("give --space or --preset")
     if checkpoint is not None and preset is None:
         raise typer.BadParameter("--checkpoint needs --preset")
-    if preset is not None or not read_only:
+    config = None if preset is None else _config(preset, checkpoint)
+    if config is not None or not read_only:
         there = there_is(store)
         if not read_only:
             ask_to_write(store, there)
-    if preset is None:
+    if config is None:
         opened = ConceptDatabase.existing(store, space, read_only=read_only)
     else:
-        extractor = _extractor(preset, checkpoint, device)
-        opened = ConceptDatabase.open(store, extractor, create=False, read_only=read_only)
+        opened = ConceptDatabase.open(store, _extractor(config, device), create=False, read_only=read_only)
     with opened as database:
         yield database
 
 
-def _extractor(preset: str, checkpoint: Path | None, device: str) -> FeatureExtractor:
+def _config(preset: str, checkpoint: Path | None) -> Config:
     from knnseg.segmenter import read_config
-    from knnseg.stages import registry as stages
+    from knnseg.stages.registry import with_checkpoint
 
     config = read_config(preset)
-    config = config if checkpoint is None else stages.with_checkpoint(config, str(checkpoint))
-    return stages.make_extractor(config, device=device)
+    return config if checkpoint is None else with_checkpoint(config, str(checkpoint))
+
+
+def _extractor(config: Config, device: str) -> FeatureExtractor:
+    from knnseg.stages.registry import make_extractor
+
+    return make_extractor(config, device=device)
 
 
 @concepts_app.command(name="list")
@@ -210,7 +216,7 @@ def reembed(
     originals = Originals(images)
     there = there_is(store)
     ask_to_write(into or store, None if into else there)
-    extractor = _extractor(preset, checkpoint, device)
+    extractor = _extractor(_config(preset, checkpoint), device)
     with (
         open_store(_other_space(store, extractor.space, source), read_only=True) as original,
         ConceptDatabase.open(into or store, extractor) as database,

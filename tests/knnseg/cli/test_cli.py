@@ -327,7 +327,7 @@ def test_demo_on_labelled_photographs(tmp_path, run):
     assert result["report"]["base"]["miou"] == 0 and result["report"]["final"]["miou"] > 0.8
     with Image.open(result["picture"]) as sheet:
         assert sheet.width > 4 * 256
-    nothing = runner.invoke(app, ["demo", "--out", str(tmp_path / "d"), "--photos", str(tmp_path / "nowhere")])
+    nothing = run("demo", "--out", tmp_path / "d", "--photos", tmp_path / "nowhere", code=1)
     assert "nowhere/images" in str(nothing.exception) or "nowhere/classes.json" in str(nothing.exception)
 
 
