@@ -196,7 +196,7 @@ _NUMBERS: dict[str, Any] = {
 
 
 def _anchor(data: dict[str, Any], folder: Path) -> None:
-    """Make the paths of a file relative to its folder; what is no path is left for the checks to refuse."""
+    """Make the paths of a file relative to its folder; what is not a path is left for the checks to refuse."""
     keys = data.get("keys")
     if isinstance(keys, dict) and isinstance(keys.get("whitening"), str) and keys["whitening"]:
         keys["whitening"] = str(folder / keys["whitening"])

@@ -53,14 +53,14 @@ class Segmentation:
         image: uint8 (H, W, 3), what was segmented.
         vocabulary: the C classes.
         semantic: int32 (H, W), position in the vocabulary, ``IGNORE`` (-1) where nothing is known.
-        panoptic: int32 (H, W), segment numbers from 1; 0 is no segment.
+        panoptic: int32 (H, W), segment numbers from 1; 0 where there is no segment.
         segments_info: the segments, in the order of their numbers.
         masks: the N proposals that were classified.
         scores: P_final, (N, C).
         evidence: how the scores came about.
         degraded: why the database was not used though it should have been; "" normally.
         seconds: wall time by stage.
-        source: the path of the image, as it was given; "" for an image that was no file.
+        source: the path of the image, as it was given; "" for an image that did not come from a file.
     """
 
     image: ImageArray
@@ -106,7 +106,7 @@ class Segmentation:
     def save(
         self, folder: str | PathLike[str], stem: str = "segmentation", *, image_id: int = 1, image_file: str = ""
     ) -> list[Path]:
-        """Write ``STEM.overlay.png``, ``STEM.semantic.png`` (16-bit, position + 1, 0 is none) and COCO panoptic files.
+        """Write ``STEM.overlay.png``, ``STEM.semantic.png`` (16 bits, position + 1, 0 for no class), COCO panoptic.
 
         Args:
             folder: made where it does not exist.
@@ -135,7 +135,7 @@ class Segmentation:
             stem: of the names of the files.
             image_id: of the image; give each another where they are to be read together, see :func:`joined_coco`.
             image_file: the file name of the image, in whatever folder of images they will be read with; by default
-                the name that it was read from, or ``STEM.png`` for an image that was no file.
+                the name that it was read from, or ``STEM.png`` for an image that did not come from a file.
         """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)

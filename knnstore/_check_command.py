@@ -86,7 +86,7 @@ class _Progress:
             self._bar.set_description_str(name)
 
     def done(self, result: CheckResult) -> None:
-        """A check has ended; a failure in cleaning up comes beside it, and is no check of its own."""
+        """A check has ended; a failure in cleaning up comes beside it, and is not a check of its own."""
         self._failed += result.outcome in ("failed", "gap closed")
         if result.name != self._name:
             return

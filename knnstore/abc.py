@@ -113,7 +113,7 @@ class EmbeddingStore(Engine):
 
     @final
     def delete(self, ids: Ids | Iterator[str] | None = None, *, where: Filter | None = None) -> int:
-        """Remove records by id or by filter. An id that is not stored is no error.
+        """Remove records by id or by filter. An id that is not stored is ignored.
 
         Returns:
             How many records were removed; on a server, how many were there a moment before.
@@ -147,7 +147,7 @@ class EmbeddingStore(Engine):
 
         Args:
             fields: for each field to change, one value for all records, or with ``ids`` a column of N values.
-            ids: N distinct ids; one that is not stored is no error.
+            ids: N distinct ids; one that is not stored is ignored.
             where: every record for which this holds before the change.
 
         Returns:

@@ -68,7 +68,7 @@ def run_app(app: Callable[[], object], prefix: str, explained: Callable[[Excepti
 
 def _run(app: Callable[[], object], prefix: str, explained: Callable[[Exception], tuple[str, int] | None]) -> None:
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a label that the terminal has no letters for is no error
+        if isinstance(stream, io.TextIOWrapper):  # a label that the terminal has no letters for is not an error
             stream.reconfigure(errors="backslashreplace")
     try:
         app()

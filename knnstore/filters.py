@@ -75,7 +75,7 @@ class Filter:
         raise NotImplementedError
 
     def check(self, fields: Mapping[str, FieldType]) -> Filter:
-        """Hold every comparison against the declared fields.
+        """Check every comparison against the declared fields.
 
         Returns:
             The same filter with every value of exactly the declared type (an int becomes a float on a float field), so
@@ -387,7 +387,7 @@ class F:
         hint = how_to_compare(self)
         if other and not isinstance(other[0], F | Filter):  # 20 & F("live"): what is left of F("area") < 20 & F("live")
             hint += " Put each comparison in parentheses: & and | bind more tightly than ==."
-        raise InvalidFilterError(f"the field {self.name!r} alone is no filter", hint=hint)
+        raise InvalidFilterError(f"the field {self.name!r} alone is not a filter", hint=hint)
 
     __and__ = __rand__ = __or__ = __ror__ = __invert__ = _not_a_filter
 

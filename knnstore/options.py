@@ -80,7 +80,7 @@ def read_options(kind: type[OptionsT], url: StoreURL) -> OptionsT:
         url: where.
 
     Raises:
-        InvalidURLError: an option that is no field, a value that is none, a secret that is not where it should be.
+        InvalidURLError: an unknown option, a value that cannot be read, a secret that is not where it should be.
     """
     secrets = [f.name for f in fields(kind) if f.metadata.get("secret")]
     readers = {f.name: f.metadata["reader"] for f in fields(kind) if "reader" in f.metadata}

@@ -101,8 +101,8 @@ class StoreURL:
         """Take a URL apart.
 
         Raises:
-            InvalidURLError: no scheme, a port that is no number, an option twice. The message quotes nothing that could
-                be part of a password, whatever went wrong.
+            InvalidURLError: no scheme, a port that is not a number, an option twice. The message quotes nothing that
+                could be part of a password, whatever went wrong.
         """
         if isinstance(url, StoreURL):
             return url

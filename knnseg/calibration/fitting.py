@@ -134,7 +134,7 @@ def calibrate(
 
 
 class _Judge:
-    """Holds what a choice of numbers would say against what the examples are.
+    """Compares what a choice of numbers would say with what the examples are.
 
     Where a mask may be unknown, choices are judged by the votes of all masks: T comes after.
     """

@@ -48,7 +48,7 @@ def source_of(**given: object) -> dict[str, Any]:
 
 
 def split_of(dataset: str | None, split: str) -> str:
-    """The split by its name, where none was given too."""
+    """The split by its name, or the default where it was not given."""
     from knnseg.datasets import benchmarks
 
     return split or (benchmarks()[dataset].evaluation if dataset else "")
@@ -87,7 +87,7 @@ def run_eval(
         result = report.to_dict() | {"settings": settings}
         if out is not None:
             text = json.dumps(result, indent=1, ensure_ascii=False)
-            # Names of files may have bytes that are no text; as escapes they are JSON.
+            # Names of files may have bytes that are not text; as escapes they are JSON.
             (out / "report.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             write_page(report, segmenter, examples, settings, out / "report.html", pictures=pictures)
     return result

@@ -50,7 +50,7 @@ Classes = Annotated[
 def segment(
     images: Annotated[list[Path], typer.Argument(help="Images.")],
     store: Annotated[
-        str | None, typer.Option("--store", "-s", help="URL of the concept database; none uses the base alone.")
+        str | None, typer.Option("--store", "-s", help="URL of the concept database; without it the base alone.")
     ] = None,
     classes: Classes = None,
     out: Annotated[

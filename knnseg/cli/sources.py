@@ -161,7 +161,9 @@ def say_unlabelled(names: Iterable[str] | None, labelled: LabelledImages) -> Non
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            print(without_urls(f"knnseg: {name!r} is no class of these labels.{hint}", sys.argv[1:]), file=sys.stderr)
+            print(
+                without_urls(f"knnseg: {name!r} is not a class of these labels.{hint}", sys.argv[1:]), file=sys.stderr
+            )
 
 
 def datasets_command(

@@ -39,8 +39,8 @@ class LabelledImage:
         info: what the numbers mean, each at most once.
         uri: where the image comes from, for people.
         image_id: the id of the image within its dataset, for evaluation files.
-        class_map: int32 (H, W), position in ``class_names`` of each pixel's class, ``IGNORE`` where it has none; for
-            data sets that know the class of more pixels than they have segments for, such as crowds. None: the
+        class_map: int32 (H, W), position in ``class_names`` of each pixel's class, ``IGNORE`` where it has no class;
+            for data sets that know the class of more pixels than they have segments for, such as crowds. None: the
             segments say all that is known.
         class_names: what the positions of ``class_map`` mean.
         crowds: pixels that have a class and no segment are crowds, whose objects are not told apart; false where the

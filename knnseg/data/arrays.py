@@ -21,7 +21,7 @@ def plain(value: object, name: str, error: type[KnnSegError] = ShapeError) -> ND
     """A value as the array of NumPy that it is, or that it is a view of.
 
     Raises:
-        error: a masked array that leaves entries out, which would come back; or what is no array, such as a tensor
+        error: a masked array that leaves entries out, which would come back; or what is not an array, such as a tensor
             that wants a gradient or is on a GPU.
     """
     if np.ma.is_masked(value):
@@ -53,7 +53,7 @@ def whole_numbers(value: object, name: str, error: type[KnnSegError] = ShapeErro
 
 
 def expect(array: NDArray[np.generic], name: str, kind: type[np.generic], ndim: int) -> None:
-    """Hold an array against the dtype and number of dimensions that it must have.
+    """Check an array against the dtype and number of dimensions that it must have.
 
     Raises:
         ShapeError: it has others, or is masked or no array.

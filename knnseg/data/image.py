@@ -25,7 +25,7 @@ class Image:
 
     Args:
         pixels: uint8 (H, W, 3), RGB; not copied, and read-only from here.
-        uri: where it comes from, "" for an image that was no file.
+        uri: where it comes from, "" for an image that did not come from a file.
 
     Raises:
         ShapeError: an array of another form. :meth:`read` takes files, bytes, PIL images and other arrays.

@@ -175,7 +175,7 @@ def fit(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int
 
 
 def within(size: tuple[int, int], long_side: int) -> tuple[int, int]:
-    """(H, W) scaled down so that the longer side is ``long_side``; as it is where it is no longer."""
+    """(H, W) scaled down so that the longer side is ``long_side``; unchanged where it is not longer."""
     scale = min(1.0, long_side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 

@@ -137,7 +137,7 @@ class ClassScores:
 
 
 def check_branch(name: str, branches: Iterable[str]) -> None:
-    """Hold the branch that a configuration asks for against those of its base.
+    """Check the branch that a configuration asks for against those of its base.
 
     Raises:
         ConfigError: the base has no such branch.

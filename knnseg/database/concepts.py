@@ -97,7 +97,7 @@ class ConceptDatabase:
             read_only: write nothing.
 
         Raises:
-            StoreNotFoundError: there is none; the message names the spaces that there are.
+            StoreNotFoundError: it is not there; the message names the spaces that there are.
             ConfigError: there are several, and none was named.
         """
         there = spaces(url)
@@ -181,7 +181,7 @@ class ConceptDatabase:
                 f"{report.present} were there already; they stay. Running it again goes on from there."
             )
 
-        # disable=None would hide the bar where standard error is no terminal; a caller that asks gets one.
+        # disable=None would hide the bar where standard error is not a terminal; a caller that asks gets one.
         with told(done), tqdm(total=total, unit="image", disable=not progress, desc="adding") as bar:
             read = (image for _, image in readable(images, failed, strict=strict))
             for group in ahead(batched(read, batch)):

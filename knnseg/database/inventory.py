@@ -88,7 +88,7 @@ class Inventory:
         return {self.names.name(key) for key in keys}
 
     def restriction(self, keys: list[str]) -> Filter | None:
-        """A filter that lets these keys through: none where there are no others, and the shorter of two lists."""
+        """A filter that lets these keys through: no filter where there are no others, and the shorter of two lists."""
         others = sorted(self.counts.keys() - set(keys))
         if not others:
             return None

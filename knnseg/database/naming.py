@@ -140,7 +140,7 @@ class Changes:
 
     Args:
         place: of their collection; it is made at the first change.
-        read_only: make none.
+        read_only: make no new one.
     """
 
     def __init__(self, place: StoreURL, *, read_only: bool) -> None:
@@ -179,8 +179,8 @@ class Changes:
         """Make a change that is right for the names as they are at that moment.
 
         Args:
-            decide: the change for given names, None for no change; it raises where there can be none. It is asked again
-                where another writer was faster.
+            decide: the change for given names, None for no change; it raises where the change cannot be made. It is
+                asked again where another writer was faster.
 
         Returns:
             The names after it.

@@ -39,7 +39,7 @@ class StoredImage:
 
     @property
     def uris(self) -> tuple[str, ...]:
-        """Where it was when its examples were added, each place once; none where nobody said."""
+        """Where it was when its examples were added, each place once; empty where nobody said."""
         return tuple(uri for uri in dict.fromkeys(map(str, self.records.fields["image"].tolist())) if uri)
 
     @property
@@ -102,7 +102,7 @@ class Originals:
         folder: where to look, in any subfolder, when the image is not where it was.
 
     Raises:
-        DatasetError: ``folder`` is none.
+        DatasetError: ``folder`` is not a folder.
     """
 
     def __init__(self, folder: str | PathLike[str] | None = None) -> None:

@@ -24,7 +24,7 @@ def spaces(url: str | StoreURL) -> dict[str, StoreURL]:
 
 
 def place_of_changes(store: EmbeddingStore) -> StoreURL:
-    """Beside the space of a database, which others may share it with; below a store that is no part of one."""
+    """Beside the space of a database, which others may share it with; below a store that belongs to no database."""
     above, _, name = store.url.path.rpartition("/")
     if store.spec.space is not None and name == space_name(store.spec.space) and above:
         return replace(store.url, path=above).child(CHANGES)

@@ -55,7 +55,7 @@ def _of_cities(tree: Tree, folder: Path, ending: str) -> dict[str, str]:
 
 
 def _read(table: ClassTable, entry: Entry) -> Truth:
-    """Groups of objects that nobody parted have the number of their class, below 1000, and are no object."""
+    """Groups of objects that nobody parted have the number of their class, below 1000, and are not an object."""
     classes = to_positions(read_map(entry.labels), table.numbers, range(_LAST + 1), entry.labels)
     if entry.objects is None:
         return Truth(classes)

@@ -21,7 +21,7 @@ class ClassTable:
     Args:
         vocabulary: names, things and words.
         numbers: of each class in the annotations.
-        others: of each class in a second kind of annotation, 0 where it has none there.
+        others: of each class in a second kind of annotation, 0 where it has no class there.
     """
 
     vocabulary: Vocabulary

@@ -55,7 +55,7 @@ class Truth:
     Args:
         classes: int32 (H, W), position of each pixel's class, ``IGNORE`` without.
         objects: integer (H, W), number of the object that a pixel belongs to; None where objects are not told apart.
-        owners: position of the class of each object number; other numbers are no object.
+        owners: position of the class of each object number; other numbers are not objects.
         crowds: see :class:`knnseg.LabelledImage`.
     """
 
@@ -122,7 +122,7 @@ class LabelMaps(LabelledImages):
 
 
 def check_size(path: str | None, array: NDArray[np.int32], size: tuple[int, ...], like: str) -> None:
-    """Hold a map against the size (H, W) of what it belongs to; errors are :class:`DatasetError`."""
+    """Check a map against the size (H, W) of what it belongs to; errors are :class:`DatasetError`."""
     if array.shape != size:
         wanted, got = ("×".join(map(str, shape)) for shape in (size, array.shape))
         raise DatasetError(f"{path}: expected a map of {wanted} pixels like {like}, got {got}")
@@ -176,7 +176,7 @@ def to_positions(
 
 
 def majority_owners(objects: NDArray[np.int32], classes: NDArray[np.int32], count: int) -> dict[int, int]:
-    """The class, of ``count``, that most pixels of each object have; without objects that have none, and without 0."""
+    """The class, of ``count``, that most pixels of each object have; objects without a class and 0 are left out."""
     valid = (objects > 0) & (classes != IGNORE)
     pairs, pixels = np.unique(objects[valid].astype(np.int64) * count + classes[valid], return_counts=True)
     order = np.argsort(pixels, kind="stable")  # so that the largest part of an object comes last

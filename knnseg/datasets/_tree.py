@@ -55,7 +55,7 @@ class Tree:
         homes: where the data set may lie below ``root``.
 
     Raises:
-        DatasetError: ``root`` is no folder.
+        DatasetError: ``root`` is not a folder.
     """
 
     def __init__(self, benchmark: Benchmark, root: str | os.PathLike[str], homes: Sequence[str]) -> None:

@@ -187,7 +187,7 @@ class ImageLabelPairs(LabelledImages):
     @property
     def left_out(self) -> tuple[str, ...]:
         """Files of both folders that take no part: images without a label map, unless stems were chosen, and files
-        that are no images, or no label maps.
+        that are not images, or not label maps.
         """
         return self._left_out
 
@@ -231,7 +231,7 @@ class _Annotation:
 class CocoPanoptic(LabelledImages):
     """COCO panoptic annotations: a JSON file, and a folder of PNGs with R + 256·G + 65536·B for each pixel.
 
-    Crowd segments are no objects: their pixels are in no segment, but their class is in the class map.
+    Crowd segments are not objects: their pixels are in no segment, but their class is in the class map.
 
     Args:
         images: folder of images.

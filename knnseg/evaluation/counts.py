@@ -105,7 +105,7 @@ class Scores:
         panoptic: tuple[NDArray[np.int32], Sequence[Segment]],
         instances: Sequence[Instance],
     ) -> Counts:
-        """Hold one prediction against its labels, without adding it.
+        """Check one prediction against its labels, without adding it.
 
         Args:
             example: the image and its labels; pixels of classes out of the vocabulary are void.

@@ -122,7 +122,7 @@ class Journal:
 
 def _write(file: BinaryIO, line: Mapping[str, Any]) -> None:
     text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
-    file.write(text.encode(errors="backslashreplace") + b"\n")  # names of files may have bytes that are no text
+    file.write(text.encode(errors="backslashreplace") + b"\n")  # names of files may have bytes that are not text
     file.flush()
     os.fsync(file.fileno())
 

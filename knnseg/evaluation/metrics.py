@@ -76,7 +76,7 @@ class ConfusionMatrix:
         return np.divide(hit, union, out=np.full(self.count, np.nan), where=union > 0)
 
     def mean_iou(self, classes: Sequence[int] | None = None) -> float:
-        """Mean over the classes that occur, or over those of them that are listed; NaN where none does."""
+        """Mean over the classes that occur, or over those of them that are listed; NaN where no class does."""
         values = self.iou if classes is None else self.iou[list(classes)]
         values = values[~np.isnan(values)]
         return float(values.mean()) if len(values) else float("nan")
@@ -97,7 +97,7 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True, slots=True)
 class PanopticScores:
-    """PQ = SQ · RQ, each 0 to 1, averaged over the classes that occur; NaN where none does."""
+    """PQ = SQ · RQ, each 0 to 1, averaged over the classes that occur; NaN where no class does."""
 
     pq: float
     sq: float

@@ -31,7 +31,7 @@ def evaluate(
     strict: bool = False,
     progress: bool = False,
 ) -> Report:
-    """Segment every image and hold it against its labels, the base prediction and the final one.
+    """Segment every image and compare it with its labels, the base prediction and the final one.
 
     An image of a sequence that cannot be read or used is left out, and the report says so. A generator that raises has
     ended, so what it raises is raised here.

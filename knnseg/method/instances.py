@@ -70,7 +70,8 @@ def mask_instances(
 
     Of all pairs of mask and class, the ``most`` of highest P_n(c) are taken and those of stuff dropped. The score of a
     pair is P_n(c) · q_n · (mean coverage of the mask inside it), where q_n is the score of mask n, and its inside is
-    where it covers at least half of a pixel. One mask may come as several classes. Without an inside it is no object.
+    where it covers at least half of a pixel. One mask may come as several classes. Without an inside it is
+    not an object.
 
     Args:
         masks: N whole instances.

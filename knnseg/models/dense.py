@@ -83,7 +83,7 @@ def make_dense(visual: nn.Module, attention: str = "value", sigma: float = 5.0) 
 
     Args:
         visual: the tower.
-        attention: one of :data:`VARIANTS`; a ConvNeXt has none and ignores it.
+        attention: one of :data:`VARIANTS`; a ConvNeXt has no such attention and ignores it.
         sigma: σ in tokens, where the variant has one.
 
     Raises:

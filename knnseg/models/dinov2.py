@@ -142,9 +142,10 @@ class DinoFeatures:
 
 
 def _check_complete(network: Any, file: Path) -> None:
-    """Hold a file against the network that was loaded from it.
+    """Check a file against the network that was loaded from it.
 
-    timm itself does so for DINOv2; of a model whose classifier is left away it takes any other weights or none too.
+    timm itself does so for DINOv2; of a model whose classifier is left away it also takes other weights, or goes
+    without.
     """
     if network.pretrained_cfg["num_classes"] == 0:
         return

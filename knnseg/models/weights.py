@@ -129,7 +129,7 @@ def folder() -> Path:
 
 
 def find(name: str) -> Path | None:
-    """The weights of this name in :func:`folder`, or None; a name that is not known is none too."""
+    """The weights of this name in :func:`folder`, or None, also for a name that is not known."""
     return known()[name].in_folder if name in known() else None
 
 

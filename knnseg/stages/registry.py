@@ -1,4 +1,4 @@
-"""Stages by name: found through pluggy, imported when made, their options held against what they accept."""
+"""Stages by name: found through pluggy, imported when made, their options checked against what they accept."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def with_checkpoint(config: Config, path: str) -> Config:
     """The configuration, with a checkpoint for those of its stages that take one.
 
     Raises:
-        ConfigError: none does.
+        ConfigError: no stage takes one.
     """
     stages: dict[Kind, StageConfig] = {"features": config.features, "masks": config.masks, "base": config.base}
     given = {kind: _given(kind, stage, path) for kind, stage in stages.items()}

@@ -51,7 +51,7 @@ _filter = st.recursive(
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Holds a store against a dictionary, one operation after another.
+    """Compares a store with a dictionary, one operation after another.
 
     A subclass sets ``opener`` and ``metric``. Every run starts by emptying the store, so one location is enough.
     """

@@ -43,7 +43,7 @@ def assert_hits(
     hits: Hits, queries: NDArray[np.float32], sample: Sample, metric: Metric, k: int,
     *, rows: Sequence[int] | None = None, recall: float = 1.0,
 ) -> None:  # fmt: skip
-    """Hold the answer of a search against brute force.
+    """Check the answer of a search against brute force.
 
     Args:
         hits: the answer.

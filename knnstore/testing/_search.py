@@ -99,7 +99,7 @@ class SearchChecks(KitBase):
 
     @pytest.mark.parametrize("metric", ["dot", "l2"])
     def test_norms_whose_square_overflows(self, opener: Opener, metric: Metric) -> None:
-        """Beyond 1.8e19 the square of a norm is no float32. An exact engine in this process ranks such vectors too."""
+        """Beyond 1.8e19 the square of a norm does not fit float32. An exact engine here ranks such vectors too."""
         store = opener(make_spec(metric, dim=4, fields={}))
         if not _repeatable(store):
             return

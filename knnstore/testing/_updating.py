@@ -93,7 +93,7 @@ class UpdateChecks(KitBase):
 
     @pytest.mark.parametrize("metric", METRICS)
     def test_update_by_id(self, opener: Opener, metric: Metric) -> None:
-        """A column or one value for all; ids that are not stored are no error; every vector stays bit for bit."""
+        """A column or one value for all; ids that are not stored are ignored; every vector stays bit for bit."""
         store = opener(make_spec(metric))
         sample, query = make_sample(12).write(store), make_queries(2)
         recall = store.capabilities.recall_floor

@@ -3,7 +3,7 @@
 Every record has a digest: SHA-256 over a header (dim, names and types of the fields), the id, the field values and the
 bytes of the vector. The checksum of a store is the sum of the digests modulo 2^256. A sum, and not an exclusive or:
 under that one a record that came twice would cancel itself, and three copies would look like one. It finds accidents;
-it is no signature, since whoever can choose the records can work towards a sum.
+it is not a signature, since whoever can choose the records can work towards a sum.
 
 The header and the lengths come first and have a fixed size, so no two different records have the same bytes. Of the
 two zeros of a ``float`` field only 0.0 is hashed: they are equal, and an engine that keeps numbers in SQLite or as JSON
@@ -125,7 +125,7 @@ class Tally:
         return f"sha256-sum:{self.total:064x}"
 
     def check(self, count: object, checksum: object, where: str) -> None:
-        """Hold it against what was noted earlier.
+        """Check it against what was noted earlier.
 
         Raises:
             StoreCorruptError: another count or checksum.

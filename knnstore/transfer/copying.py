@@ -236,7 +236,7 @@ class CopyJob:
         assert self.destination is not None  # by run()
         for piece in map(records.take, _pieces(records, np.flatnonzero(wanted))):
             assert piece.vectors is not None  # by the scan
-            # Replacing, also where nothing was: writing a batch again after a lost reply must be no conflict.
+            # Replacing, also where nothing was: writing a batch again after a lost reply must not conflict.
             self.destination.upsert(piece.ids.tolist(), piece.vectors, piece.fields)
 
     def _compare(self, sent: _Pass, found: _Pass, others: int) -> None:

@@ -101,7 +101,7 @@ class Scores:
 
     Args:
         in_vocab: float32 (B, Q, C + 1), logits of the decoder.
-        out_vocab: float32 (B, Q, C), logits of CLIP; void has none.
+        out_vocab: float32 (B, Q, C), logits of CLIP; without void.
         weight: float32 (B, Q, C), how much CLIP counts in the mean, 0 to 1.
         ensemble: float32 (B, Q, C), logarithm of the weighted geometric mean of both.
         void: float32 (B, Q, 1), probability that the mask is nothing.

@@ -101,7 +101,7 @@ class FcClipSession:
 
     @torch.inference_mode()
     def masks(self, image: Image, least: float) -> QueryMasks:
-        """Its masks as soft coverage, one for each query in order; less than ``least`` is none."""
+        """Its masks as soft coverage, one for each query in order; less than ``least`` counts as 0."""
         (seen,) = self._see([image])
         if least not in seen.masks:
             logits, origin = self._proposals(seen).masks[0], f"{self._mark} {image.content_hash}"

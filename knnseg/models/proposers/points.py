@@ -71,7 +71,7 @@ class PointProposer:
         min_mask_region_area: islands and holes of fewer pixels are removed; 0 keeps them.
         overlaps: ``"resolve"`` gives each pixel to one mask, see :func:`knnseg.data.masks.resolve_overlaps`; ``"keep"``
             leaves masks as they are.
-        remainder: one more mask, of all pixels that are in none.
+        remainder: one more mask, of all pixels that no mask has.
         device: where it runs.
 
     Raises:

@@ -110,7 +110,7 @@ class QueryProposer:
                 rows.append(sparse.csr_array(to_numpy(_cut(coverage[kept], self._least).flatten(1))))
         matrix, quality = sparse.csr_array(sparse.vstack(rows, format="csr")), np.concatenate(scores)
         best = np.argsort(-quality, kind="stable")[: self._most]
-        # Masks of windows may end where the window ends, so that they are no whole objects.
+        # Masks of windows may end where the window ends, so that they are not whole objects.
         return Masks(matrix[best], image.size, quality[best], instances=len(view.windows) == 1, grid=grid)
 
 
@@ -132,7 +132,7 @@ def _coverage(logits: Tensor, view: _View, window: _Window, size: tuple[int, int
 
 
 def _quality(coverage: Tensor) -> Tensor:
-    """Mean probability over the pixels that a mask covers by half at least, (n,); 0 where it covers none."""
+    """Mean probability over the pixels that a mask covers by half at least, (n,); 0 where it covers no pixel."""
     inside = (coverage >= 0.5).flatten(1)
     return (coverage.flatten(1) * inside).sum(1) / inside.sum(1).clamp(min=1)
 

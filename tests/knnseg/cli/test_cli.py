@@ -108,7 +108,7 @@ def test_eval_of_many_classes_prints_a_few_and_all_when_asked(folder, store, run
     alone = run(*arguments[:1], *arguments[3:], "--classes", "grass,sand,lava", "--limit", 2).stdout
     assert "2 images, 3 classes" in alone and "gain" not in alone
     said = run(*arguments[:1], *arguments[3:], "--classes", "grass, lav", "--limit", 1).stderr
-    assert "'lav' is no class of these labels. Did you mean 'lava'?" in said and "grass" not in said
+    assert "'lav' is not a class of these labels. Did you mean 'lava'?" in said and "grass" not in said
 
 
 def test_adding_a_class_that_the_data_set_has_not_is_an_error(folder, tmp_path):

@@ -14,7 +14,7 @@ __all__ = ["Column", "Verdict", "columns", "is_best", "verdicts"]
 _Rounds: TypeAlias = Callable[[Row], tuple[float, ...]]
 
 _CLOSE = 1.1
-"""Ratios up to this are no difference to decide by."""
+"""Ratios up to this are too small to decide by."""
 
 
 @dataclass(frozen=True, slots=True)

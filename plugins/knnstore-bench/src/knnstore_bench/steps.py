@@ -154,7 +154,7 @@ def _recall(lane: Lane, asked: Search, truth: Truth) -> float:
 def _footprint(lane: Lane) -> Footprint:
     assert lane.run.opened is not None  # the first step
     if lane.run.opened.persistent:
-        lane.stop()  # what loading has left in memory is no part of what searching needs
+        lane.stop()  # what loading has left in memory does not belong to what searching needs
     lane.worker.call(Session.answer, lane.workload.queries, lane.plain)
     return lane.worker.call(Session.footprint)
 

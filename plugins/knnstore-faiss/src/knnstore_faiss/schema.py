@@ -96,7 +96,7 @@ class Connection(sqlite3.Connection):
         return self.stamp is None or (self.stamp == _stamp(self.file) and not _log_in_use(self.file))
 
     def check_unchanged(self) -> None:
-        """Hold the file against what it was when it was opened.
+        """Check the file against what it was when it was opened.
 
         Raises:
             ChangedMeanwhileError: what has been read since may be of two states.
@@ -185,7 +185,7 @@ def open_meta(folder: Path, spec: StoreSpec | None, *, timeout: float, read_only
 
     Raises:
         StoreNotFoundError: nothing is there and nothing may be created.
-        StoreCorruptError: an SQLite file that is no store of ours, or one without the files that belong to it.
+        StoreCorruptError: an SQLite file that is not a store of ours, or one without the files that belong to it.
     """
     may_create = spec is not None and not read_only
     _check_complete(folder)

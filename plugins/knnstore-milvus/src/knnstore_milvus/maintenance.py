@@ -54,7 +54,7 @@ def _indexed(index: Any) -> bool:
 def _searched(connection: Connection, name: str) -> bool:
     """Whether the nodes that search have taken over the index of all that is sealed and large enough for one.
 
-    FLAT is no index to them, and is right without.
+    FLAT is not an index to them, and is right without.
     """
     if any(pair.value == "FLAT" for pair in admin.index_of(connection, name).params if pair.key == "index_type"):
         return True

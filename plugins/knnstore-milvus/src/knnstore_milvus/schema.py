@@ -104,7 +104,7 @@ def collection_schema(name: str, meta: Meta) -> Any:
     """The schema to create.
 
     Raises:
-        InvalidURLError: the partition key is no declared field of type str or int.
+        InvalidURLError: the partition key is not a declared field of type str or int.
     """
     tenant, fields = str(meta.created["partition_key"]), meta.spec.fields
     if tenant and fields.get(tenant) not in _TENANT_TYPES:

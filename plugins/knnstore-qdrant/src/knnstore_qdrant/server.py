@@ -108,7 +108,7 @@ def _find(connection: Connection, name: str) -> Any:
 
 
 def _create(connection: Connection, name: str, path: str, spec: StoreSpec) -> None:
-    """Create the collection; that another process does so first is no error, and what it made is checked like any."""
+    """Create the collection; that another process was first is not an error, and what it made is checked like any."""
     options = connection.options
     hnsw = models.HnswConfigDiff(
         m=options.m, ef_construct=options.ef_construct, full_scan_threshold=options.full_scan_threshold
