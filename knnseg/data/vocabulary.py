@@ -44,7 +44,7 @@ class Vocabulary:
         names: the C class names; spaces around them are dropped, and letters brought to Unicode's form NFC.
         things: the names among them that are countable objects; the rest is stuff.
         wording: what a text encoder reads for some of the names, where that is not the name itself: synonyms, plain
-            words for a name that is not a word. Labels in a database are names, whatever their wording.
+            words for a name that is not written as words. Labels in a database are names, whatever their wording.
 
     Raises:
         VocabularyError: no name, an empty name, a repeated name, or a thing or words of what is not among the names.

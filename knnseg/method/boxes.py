@@ -56,6 +56,8 @@ def outline(image: ImageArray, box: tuple[float, float, float, float]) -> NDArra
     found = np.zeros((height, width), bool)
     inside = _likely(part, (top - y0, bottom - y0, left - x0, right - x0))
     found[top:bottom, left:right] = inside[top - y0 : bottom - y0, left - x0 : right - x0]
+    if not found.any():  # a box so thin that no pixel of the copy is inside
+        found[top:bottom, left:right] = True
     return found
 
 
@@ -94,7 +96,7 @@ def _by_colour(codes: NDArray[np.int64], distance: NDArray[np.float64]) -> NDArr
     for _ in range(_ROUNDS):
         evidence = _density(codes[found])[codes] - _density(codes[~found])[codes]
         found = (gaussian_filter(np.clip(evidence, -_MOST, _MOST), _SMOOTH) + prior > 0) & inside
-        if found.sum() < _LEAST * inside.sum():
+        if found.sum() <= _LEAST * inside.sum():
             return ellipse
     parts = connected_components(found)  # type: ignore[no-untyped-call]
     largest = np.bincount(parts.ravel())[1:].argmax() + 1

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from knnseg.datasets import ImageLabelPairs
 from knnseg.method.boxes import outline
@@ -36,8 +37,17 @@ def test_where_colours_say_nothing_it_is_an_ellipse():
     assert found[50, 50] and not found[31, 21] and 0.4 < found.sum() / (60 * 40) < 0.95
 
 
-def test_a_box_of_one_pixel_and_one_outside():
-    assert outline(disc()[0], (80, 60, 81, 61)).sum() <= 1
+@pytest.mark.parametrize(
+    "box", [(80, 60, 81, 61), (0, 60, 160, 61), (80, 0, 81, 120), (0, 0, 160, 120), (159, 119, 160, 120)]
+)
+def test_every_box_has_something_inside(box):
+    found = outline(np.asarray(Image.fromarray(disc()[0]).resize((640, 480))), tuple(4 * edge for edge in box))
+    assert found.any()
+    thin = outline(disc((600, 800))[0], (0, 300, 800, 301))
+    assert thin.any() and not thin[:300].any() and not thin[301:].any()
+
+
+def test_a_box_outside_is_refused():
     with pytest.raises(ValueError, match="expected a box inside of 120×160 pixels, got"):
         outline(disc()[0], (200, 10, 220, 30))
 
