@@ -26,6 +26,7 @@ from knnseg.cli.options import (
     print_json,
     say_unknown,
 )
+from knnseg.data.listing import images_of
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.errors import skipping
 from knnstore.errors import StoreConnectionError, StoreTimeoutError
@@ -48,7 +49,7 @@ Classes = Annotated[
 
 
 def segment(
-    images: Annotated[list[Path], typer.Argument(help="Images.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, and folders of images.")],
     store: Annotated[
         str | None, typer.Option("--store", "-s", help="URL of the concept database; without it the base alone.")
     ] = None,
@@ -75,7 +76,7 @@ def segment(
     if names is not None:
         Vocabulary.of(names)  # a mistake in them is found before weights are read
     out.mkdir(parents=True, exist_ok=True)
-    run, failed = _Run(out, list(dict.fromkeys(images)), strict), list[str]()
+    run, failed = _Run(out, images_of(images), strict), list[str]()
     down: Literal["raise", "base"] = "base" if on_store_error == "base" else "raise"
     with open_segmenter(preset, checkpoint, store, device, create=False, on_store_error=down) as segmenter:
         vocabulary = segmenter.vocabulary(names and _chosen(classes, segmenter))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 
 from knnseg.errors import DatasetError
 
-__all__ = ["IMAGES", "LABEL_MAPS", "Listing", "listed"]
+__all__ = ["IMAGES", "LABEL_MAPS", "Listing", "images_of", "listed"]
 
 LABEL_MAPS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
 """Endings of files that may be label maps; whether one is, its content says."""
@@ -58,6 +59,23 @@ def listed(folder: str | PathLike[str], endings: Sequence[str]) -> Listing:
             )
         files[stem] = path
     return Listing(files, tuple(others))
+
+
+def images_of(paths: Iterable[Path]) -> list[Path]:
+    """The paths, each once, with the images of a folder in place of the folder, in order of names.
+
+    Raises:
+        DatasetError: a folder that cannot be listed, or one without an image.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        inside = [path]
+        if path.is_dir():
+            inside = [Path(file) for name, file in _entries(path) if name.lower().endswith(IMAGES)]
+            if not inside:
+                raise DatasetError(f"{path}: expected a folder with images, got none of {', '.join(IMAGES)} in it")
+        found |= dict.fromkeys(inside)
+    return list(found)
 
 
 def _entries(folder: str | PathLike[str]) -> list[tuple[str, str]]:

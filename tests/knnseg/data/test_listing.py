@@ -2,7 +2,7 @@
 
 import pytest
 
-from knnseg.data.listing import IMAGES, LABEL_MAPS, listed
+from knnseg.data.listing import IMAGES, LABEL_MAPS, images_of, listed
 from knnseg.errors import DatasetError
 
 
@@ -38,3 +38,15 @@ def test_two_files_of_one_stem_are_named(tmp_path, names):
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(DatasetError, match="expected a folder"):
         listed(tmp_path / "nothing", IMAGES)
+
+
+def test_images_of_paths_and_folders(tmp_path):
+    (tmp_path / "b" / "inside").mkdir(parents=True)
+    names = ["b/2.PNG", "b/1.jpg", "b/._1.jpg", "b/notes.txt", "b/inside/3.png", "a.jpg"]
+    for name in names:
+        (tmp_path / name).touch()
+    found = images_of([tmp_path / "a.jpg", tmp_path / "b", tmp_path / "b" / "1.jpg", tmp_path / "missing.png"])
+    assert [str(path.relative_to(tmp_path)) for path in found] == ["a.jpg", "b/1.jpg", "b/2.PNG", "missing.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match=r"empty: expected a folder with images, got none of \.jpg"):
+        images_of([tmp_path / "empty"])
