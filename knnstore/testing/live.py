@@ -26,6 +26,7 @@ import pytest
 
 from knnstore._plugins import collections, get_backend, open_store, remove_empty
 from knnstore.errors import InvalidInputError, KnnStoreError
+from knnstore.testing import StoreTests
 from knnstore.url import StoreURL
 
 __all__ = ["QUICK", "CheckReport", "CheckResult", "Outcome", "check_store"]
@@ -118,12 +119,14 @@ def check_store(
         on_start: called before each check, with its name and the number of all checks.
 
     Raises:
-        InvalidInputError: ``tests`` names a check that does not exist.
+        InvalidInputError: ``tests``, or a declared gap, names a check that does not exist.
         KnnStoreError: the URL cannot be opened at all.
     """
     parsed = StoreURL.parse(url)
     collections(parsed)  # one clear error now instead of the same one from every check
     gaps = {**get_backend(parsed.backend).gaps(parsed), **(expected_failures or {})}
+    if unknown := [name for name in gaps if not hasattr(StoreTests, name.partition("[")[0])]:
+        raise InvalidInputError("declared gaps", expected="names of checks of the kit", got=str(unknown))
     plugin = _Plugin(parsed, gaps, on_result, on_start)
     named = [*(QUICK if quick else ()), *tests]
     wanted = [f"{_SUITE}::TestStore::{name}" for name in named] or [str(_SUITE)]

@@ -27,6 +27,15 @@ def test_only_collections_of_its_own_are_touched() -> None:
     assert [str(url) for url in knnstore.collections("memory:///live")] == ["memory:///live"]
 
 
+def test_a_declared_gap_that_names_no_check_is_refused() -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"declared gaps: expected names of checks of the kit, got \['test_moved'\]"
+    ):
+        check_store(
+            "memory:///moved", tests=["test_stats"], expected_failures={"test_moved": "gone", "test_stats": "x"}
+        )
+
+
 def test_what_cannot_be_removed_is_emptied_and_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryBackend, "remove_empty", knnstore.Backend.remove_empty)
     report = check_store("memory:///stays", tests=["test_delete_by_id", "test_k_limits"])
