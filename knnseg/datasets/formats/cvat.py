@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -17,13 +16,12 @@ from knnseg.datasets.formats.shapes import (
     Polygons,
     Shape,
     ShapeFile,
+    ellipse,
+    turned,
 )
 from knnseg.datasets.formats.source import Source, read_xml, wrong
 
 __all__ = ["Cvat"]
-
-_CORNERS = 64
-"""Of an ellipse."""
 
 
 class Cvat:
@@ -63,11 +61,15 @@ _SHAPES = ("polygon", "mask", "box", "ellipse", "points", "polyline")
 def _geometry(node: ET.Element, place: str) -> Geometry:
     if node.tag == "mask":
         return _mask(node, place)
-    if node.tag == "box" and not _number(node, "rotation", place, 0):
+    degrees = _number(node, "rotation", place, 0)
+    if node.tag == "ellipse":
+        x, y, rx, ry = (_number(node, key, place) for key in ("cx", "cy", "rx", "ry"))
+        return ellipse(x, y, rx, ry, degrees)
+    if node.tag == "box" and degrees:
+        return _turned_box(node, place, degrees)
+    if node.tag == "box":
         left, top, right, bottom = (_number(node, key, place) for key in ("xtl", "ytl", "xbr", "ybr"))
         return Box(left, top, right, bottom)
-    if node.tag in ("ellipse", "box"):
-        return Polygons((_turned(node, place),))
     pairs = _pairs(node, place)
     return Polygons((tuple(v for pair in pairs for v in pair),)) if node.tag == "polygon" else Points(pairs)
 
@@ -94,19 +96,10 @@ def _mask(node: ET.Element, place: str) -> Bitmap:
     return Bitmap(pixels.reshape(height, width), left, top)
 
 
-def _turned(node: ET.Element, place: str) -> tuple[float, ...]:
-    """The outline of an ellipse, or the corners of a box that is turned, clockwise by degrees."""
-    if node.tag == "ellipse":
-        cx, cy, rx, ry = (_number(node, key, place) for key in ("cx", "cy", "rx", "ry"))
-        turns = [2 * math.pi * i / _CORNERS for i in range(_CORNERS)]
-        flat = [(rx * math.cos(t), ry * math.sin(t)) for t in turns]
-    else:
-        x0, y0, x1, y1 = (_number(node, key, place) for key in ("xtl", "ytl", "xbr", "ybr"))
-        cx, cy, w, h = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2
-        flat = [(-w, -h), (w, -h), (w, h), (-w, h)]
-    angle = math.radians(_number(node, "rotation", place, 0))
-    cos, sin = math.cos(angle), math.sin(angle)
-    return tuple(v for x, y in flat for v in (cx + x * cos - y * sin, cy + x * sin + y * cos))
+def _turned_box(node: ET.Element, place: str, degrees: float) -> Polygons:
+    """Turned around its centre."""
+    x0, y0, x1, y1 = (_number(node, key, place) for key in ("xtl", "ytl", "xbr", "ybr"))
+    return turned([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], ((x0 + x1) / 2, (y0 + y1) / 2), degrees)
 
 
 def _text(node: ET.Element, key: str, place: str) -> str:

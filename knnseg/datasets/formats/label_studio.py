@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -20,13 +19,13 @@ from knnseg.datasets.formats.shapes import (
     Polygons,
     Shape,
     ShapeFile,
+    ellipse,
+    turned,
 )
 from knnseg.datasets.formats.source import Source
 
 __all__ = ["LabelStudio", "decode_brush"]
 
-_CORNERS = 64
-"""Of an ellipse."""
 _LABELS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels", "keypointlabels", "labels")
 
 
@@ -98,37 +97,24 @@ def _shapes(results: list[Node], size: tuple[int, int]) -> Iterator[Shape]:
 
 def _geometry(node: Node, size: tuple[int, int]) -> Geometry | None:
     """The place of a result, whose coordinates are hundredths of the image's width and height."""
-    value, (height, width) = node.mapping(), size
+    value, (h, w) = node.mapping(), (size[0] / 100, size[1] / 100)
     if "rle" in value:
         return _brush(node["rle"], size)
     if "points" in value:
         pairs = [[_number(v) for v in pair.entries()] for pair in node["points"].entries()]
-        return Polygons((tuple(v for x, y in pairs for v in (x * width / 100, y * height / 100)),))
-    if "radiusX" in value:
-        return Polygons((_outline(node, size),))
+        return Polygons((tuple(v for x, y in pairs for v in (x * w, y * h)),))
     if "x" not in value or "y" not in value:
         return None
-    x, y = _number(node["x"]) * width / 100, _number(node["y"]) * height / 100
+    x, y = _number(node["x"]) * w, _number(node["y"]) * h
+    degrees = _number(node["rotation"]) if "rotation" in value else 0
+    if "radiusX" in value:
+        return ellipse(x, y, _number(node["radiusX"]) * w, _number(node["radiusY"]) * h, degrees)
     if "height" not in value:
         return Points(((x, y),))
-    if value.get("rotation"):
-        return Polygons((_outline(node, size),))
-    return Box(x, y, x + _number(node["width"]) * width / 100, y + _number(node["height"]) * height / 100)
-
-
-def _outline(node: Node, size: tuple[int, int]) -> tuple[float, ...]:
-    """An ellipse, or a box turned clockwise around its first corner."""
-    scale = size[1] / 100, size[0] / 100
-    cx, cy = _number(node["x"]) * scale[0], _number(node["y"]) * scale[1]
-    if "radiusX" in node.mapping():
-        rx, ry = _number(node["radiusX"]) * scale[0], _number(node["radiusY"]) * scale[1]
-        flat = [(rx * math.cos(t), ry * math.sin(t)) for t in (2 * math.pi * i / _CORNERS for i in range(_CORNERS))]
-    else:
-        w, h = _number(node["width"]) * scale[0], _number(node["height"]) * scale[1]
-        flat = [(0.0, 0.0), (w, 0.0), (w, h), (0.0, h)]
-    angle = math.radians(_number(node["rotation"]) if "rotation" in node.mapping() else 0)
-    cos, sin = math.cos(angle), math.sin(angle)
-    return tuple(v for x, y in flat for v in (cx + x * cos - y * sin, cy + x * sin + y * cos))
+    right, bottom = x + _number(node["width"]) * w, y + _number(node["height"]) * h
+    if degrees:  # around the first corner
+        return turned([(x, y), (right, y), (right, bottom), (x, bottom)], (x, y), degrees)
+    return Box(x, y, right, bottom)
 
 
 def _number(node: Node) -> float:

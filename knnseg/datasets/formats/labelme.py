@@ -21,13 +21,11 @@ from knnseg.datasets.formats.shapes import (
     Polygons,
     Shape,
     ShapeFile,
+    ellipse,
 )
 from knnseg.datasets.formats.source import Source
 
 __all__ = ["Labelme"]
-
-_CORNERS = 64
-"""Of a circle."""
 
 
 class Labelme:
@@ -87,7 +85,8 @@ def _geometry(node: Node) -> Geometry:
     if kind in ("polygon", "rotation", "oriented_rectangle") and len(points) > 2:
         return Polygons((tuple(v for point in points for v in point),))
     if kind == "circle" and len(points) == 2:
-        return Polygons((_circle(*points),))
+        radius = math.dist(*points)  # from the centre to a point on the line
+        return ellipse(*points[0], radius, radius)
     if kind == "rectangle" and len(points) > 1:
         (x, y) = zip(*points, strict=True)
         return Box(min(x), min(y), max(x), max(y))
@@ -99,9 +98,3 @@ def _pair(node: Node) -> tuple[float, float]:
     if not isinstance(value, list) or len(value) != 2 or not all(type(v) in (int, float) for v in value):
         raise node.wrong("a point [x, y]")
     return float(value[0]), float(value[1])
-
-
-def _circle(centre: tuple[float, float], edge: tuple[float, float]) -> tuple[float, ...]:
-    radius = math.dist(centre, edge)
-    turns = (2 * math.pi * i / _CORNERS for i in range(_CORNERS))
-    return tuple(v for t in turns for v in (centre[0] + radius * math.cos(t), centre[1] + radius * math.sin(t)))

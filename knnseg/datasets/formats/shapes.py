@@ -6,6 +6,7 @@ once for all of them.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +38,8 @@ __all__ = [
     "RunLengths",
     "Shape",
     "ShapeFile",
-    "image_files",
+    "ellipse",
+    "turned",
 ]
 
 
@@ -65,6 +67,19 @@ class Polygons:
                 raise ValueError(f"expected polygons of at least three corners, got {str(ring)[:60]}")
         codes = coco_mask.frPyObjects([list(ring) for ring in self.rings], *size)
         return coco_mask.decode(coco_mask.merge(codes)).astype(bool)
+
+
+def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0) -> Polygons:
+    """An ellipse around (x, y), turned clockwise."""
+    turns = np.linspace(0, 2 * math.pi, 64, endpoint=False)
+    return turned(zip(x + rx * np.cos(turns), y + ry * np.sin(turns), strict=True), (x, y), degrees)
+
+
+def turned(corners: Iterable[tuple[float, float]], around: tuple[float, float], degrees: float) -> Polygons:
+    """A polygon, turned clockwise around a point."""
+    cos, sin, (x0, y0) = math.cos(math.radians(degrees)), math.sin(math.radians(degrees)), around
+    pairs = ((x0 + (x - x0) * cos - (y - y0) * sin, y0 + (x - x0) * sin + (y - y0) * cos) for x, y in corners)
+    return Polygons((tuple(float(v) for pair in pairs for v in pair),))
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,6 +269,33 @@ def test_label_studio_takes_the_truth_or_the_last_and_joins_separate_controls(fo
     assert open_annotations(write(folder, "export.json", content)).vocabulary.names == ("cup",)
 
 
+def test_ellipses_and_boxes_that_are_turned(folder):
+    """A box is turned around its first corner: this one lies flat, and its corner is at the lower left of the square."""
+    box = {
+        "x": 100 * 4 / W,
+        "y": 100 * 8 / H,
+        "width": 100 * 6 / W,
+        "height": 100 * 10 / H,
+        "rotation": 270,
+        "rectanglelabels": ["kettle"],
+    }
+    assert np.array_equal(
+        open_annotations(label_studio(folder, {"type": "rectanglelabels", "value": box}))[0].segments != 0, SQUARE
+    )
+    oval = {
+        "x": 50,
+        "y": 50,
+        "radiusX": 100 * 3 / W,
+        "radiusY": 100 * 5 / H,
+        "rotation": 90,
+        "ellipselabels": ["kettle"],
+    }
+    found = open_annotations(label_studio(folder, {"type": "ellipselabels", "value": oval}))[0].segments != 0
+    twin = '<ellipse label="kettle" cx="10" cy="6" rx="5" ry="3" z_order="0"/>'
+    assert np.array_equal(found, open_annotations(write(folder, "a.xml", CVAT.format(twin)))[0].segments != 0)
+    assert found.sum() == pytest.approx(math.pi * 15, rel=0.1) and found.any(0).sum() == 10 and found.any(1).sum() == 6
+
+
 def test_the_smaller_lies_on_top_and_crowds_below(folder):
     def box(number, category, x0, y0, x1, y1, **other):
         return {
