@@ -32,18 +32,20 @@ class _Ring:
 
 
 class Yolo:
-    """Ultralytics' layout: ``data.yaml`` with ``names``; ``labels`` beside each folder ``images``."""
+    """``labels`` beside each folder ``images``, and the names of the classes: Ultralytics' ``data.yaml``, or a name in
+    each line of ``classes.txt``, as LabelImg and Label Studio write it.
+    """
 
-    title = "YOLO segmentation: data.yaml, or the folder that has it"
+    title = "YOLO, segmentation or boxes: data.yaml or classes.txt, or the folder that has it"
 
     def recognises(self, source: Source) -> bool:
-        """A YAML file with ``names``, or a folder that has one."""
+        """A YAML file with ``names``, or ``classes.txt``, or a folder that has one."""
         return _description(source) is not None
 
     def open(self, source: Source) -> LabelledImages:
         """Read every text file in a folder ``labels`` below."""
         path = _description(source) or source.path
-        names = _names(_yaml(path).get("names"), str(path))
+        names = _names(_lines(path) if path.name == _CLASSES else _yaml(path).get("names"), str(path))
         texts = sorted(
             file for file in path.parent.rglob("*.txt") if "labels" in file.relative_to(path.parent).parts[:-1]
         )
@@ -51,8 +53,20 @@ class Yolo:
         return ShapeFile(source, read, list(names.values()))
 
 
+_CLASSES = "classes.txt"
+
+
 def _description(source: Source) -> Path | None:
-    return next((file for ending in (".yaml", ".yml") for file in source.files(ending) if "names" in _yaml(file)), None)
+    described = (file for ending in (".yaml", ".yml") for file in source.files(ending) if "names" in _yaml(file))
+    listed = (file for file in source.files(".txt") if file.name == _CLASSES)
+    return next(described, None) or next(listed, None)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: expected a text file with a class in each line: {error}") from error
 
 
 def _yaml(path: Path) -> Mapping[str, Any]:

@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,6 +269,33 @@ def test_label_studio_takes_the_truth_or_the_last_and_joins_separate_controls(fo
     assert [segment.label for segment in dataset[0].info] == ["kettle"]
     content[0]["annotations"][0]["ground_truth"] = True
     assert open_annotations(write(folder, "export.json", content)).vocabulary.names == ("cup",)
+
+
+FILES = Path(__file__).parent / "files"
+
+
+def test_what_label_studio_exports(folder, tmp_path):
+    """Files that Label Studio 1.23.0 exported from a project of ours, in four of its formats."""
+    Image.open(folder / "images" / "photo.png").save(folder / "images" / "7f999165-photo.png")
+    dataset = open_annotations(FILES / "label_studio.json", folder / "images")
+    example = dataset[0]
+    assert [segment.label for segment in example.info] == ["kettle", "grass", "kettle", "sun"]
+    assert dataset.left_out == ("1 points of 'kettle'",) and dataset.outlined == 1 and example.image_id == "1"
+    kettle, grass = (example.segments == number for number in (1, 2))
+    assert (
+        np.array_equal(kettle, SQUARE & (example.segments == 1))
+        and (SQUARE & ~kettle & (example.segments == 0)).sum() == 0
+    )
+    assert grass[10, 1:4].all() and grass.any()
+    (tmp_path / "yolo").mkdir()
+    shutil.copytree(FILES / "label_studio_yolo", tmp_path / "yolo", dirs_exist_ok=True)
+    for path in (tmp_path / "yolo", tmp_path / "yolo" / "classes.txt", FILES / "label_studio_voc.xml"):
+        boxes = open_annotations(path, folder / "images")
+        assert boxes.outlined == 1 and boxes.vocabulary.names == ("kettle",)
+        assert set(np.nonzero(boxes[0].segments)[1].tolist()) <= set(range(14, 19))
+    outlines = open_annotations(FILES / "label_studio_coco.json", folder / "images")  # brushes as polygons
+    assert [segment.label for segment in outlines[0].info] == ["kettle", "grass", "kettle"] and outlines.outlined == 1
+    assert (outlines[0].segments == 1).any() and not (outlines[0].segments == 1)[~SQUARE].any()
 
 
 def test_ellipses_and_boxes_that_are_turned(folder):
