@@ -25,11 +25,8 @@ __all__ = ["CocoInstances", "CocoPanopticFile"]
 
 def _annotations(source: Source) -> dict[str, Any] | None:
     """The first annotation of a COCO file, {} where there is none; None where this is not a COCO file."""
-    if (
-        source.json is None
-        or not source.path.is_file()
-        or not {"images", "annotations", "categories"} <= source.json_keys()
-    ):
+    keys = {"images", "annotations", "categories"}
+    if source.json is None or source.only(".json") is None or not keys <= source.json_keys():
         return None
     found = source.json.value["annotations"]
     return found[0] if isinstance(found, list) and found and isinstance(found[0], dict) else {}
@@ -47,7 +44,8 @@ class CocoInstances:
 
     def open(self, source: Source) -> LabelledImages:
         """Read the file."""
-        file, path = read_json(source.path) if source.json is None else source.json, source.path
+        path = source.only(".json") or source.path
+        file = read_json(path) if source.json is None else source.json
         classes, shapes = classes_of(file, things=True), defaultdict[str, list[Shape]](list)
         entries = {entry["id"].identity(): entry for entry in file["images"].entries()}
         sizes = {number: _size(entry) for number, entry in entries.items()}
@@ -127,7 +125,7 @@ class CocoPanopticFile:
 
     def open(self, source: Source) -> LabelledImages:
         """Read the file."""
-        path, images = source.path, source.images
+        path, images = source.only(".json") or source.path, source.images
         if images is None and not (path.parent / "images").is_dir():
             raise DatasetError(f"{path}: COCO panoptic: expected the folder of the images, got none. Give it.")
         return CocoPanoptic(images or path.parent / "images", path.with_suffix(""), path)

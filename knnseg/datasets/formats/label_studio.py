@@ -36,15 +36,16 @@ class LabelStudio:
 
     def recognises(self, source: Source) -> bool:
         """A JSON file with a list of tasks, each with ``data`` and ``annotations``."""
-        tasks = None if source.json is None or source.path.is_dir() else source.json.value
+        tasks = None if source.json is None or source.only(".json") is None else source.json.value
         return isinstance(tasks, list) and all(
             isinstance(t, dict) and {"data", "annotations"} <= set(t) for t in tasks[:1]
         )
 
     def open(self, source: Source) -> LabelledImages:
         """Read the file."""
-        file = read_json(source.path) if source.json is None else source.json
-        read = [image for n, task in enumerate(file.entries()) if (image := _task(task, f"{source.path}: [{n}]"))]
+        path = source.only(".json") or source.path
+        file = read_json(path) if source.json is None else source.json
+        read = [image for n, task in enumerate(file.entries()) if (image := _task(task, f"{path}: [{n}]"))]
         return ShapeFile(source, read)
 
 

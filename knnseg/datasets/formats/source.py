@@ -40,6 +40,11 @@ class Source:
             return sorted(p for p in self.path.iterdir() if p.suffix.lower() == ending and not p.name.startswith("."))
         return [self.path] if self.path.suffix.lower() == ending else []
 
+    def only(self, ending: str) -> Path | None:
+        """The file itself, or the only file of the folder with an ending; None where there is none, or several."""
+        found = self.files(ending)
+        return found[0] if len(found) == 1 else None
+
     @cached_property
     def json(self) -> Node | None:
         """The content of the file, or of the first JSON file of the folder; None where there is none.

@@ -203,13 +203,21 @@ def yolo(folder, line=None):
     return write(folder, "data.yaml", "path: .\ntrain: images\nnames:\n  0: tea, green\n  1: kettle\n")
 
 
+def coco_folder(folder):
+    return coco_polygon(folder).parent
+
+
+def label_studio_folder(folder):
+    return label_studio_polygon(folder).parent
+
+
 def yolo_folder(folder):
     return yolo(folder).parent
 
 
 WRITTEN = [
     coco_polygon, coco_counts, coco_compressed, lvis, labelme_polygon, labelme_mask, labelme_inside, labelme_folder, cvat_polygon, cvat_mask,
-    cvat_turned_box, label_studio_polygon, label_studio_local, yolo, yolo_folder,
+    cvat_turned_box, label_studio_polygon, label_studio_local, yolo, yolo_folder, coco_folder, label_studio_folder,
 ]  # fmt: skip
 
 
