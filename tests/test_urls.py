@@ -12,6 +12,7 @@ import pytest
 
 from knnstore import StoreURL
 from knnstore.errors import InvalidURLError
+from knnstore.folders import folder_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -24,7 +25,7 @@ PATTERN = re.compile(r"[\[{]|host:port|option=value|://…")  # the form of a UR
 
 def faiss(url):
     knnstore_faiss.options.Options.parse(url)
-    knnstore_faiss.options.folder(url)
+    folder_of(url)
 
 
 def milvus(url):

@@ -378,11 +378,10 @@ os._exit(1)
 """
 
 
-@pytest.mark.parametrize("engine", ["edge", "local"])
 @pytest.mark.parametrize("what", ["reads", "writes"])
-def test_the_revision_after_a_kill(tmp_path, engine, what):
+def test_the_revision_after_a_kill(tmp_path, what):
     """Who was killed reading leaves it as it was; who was killed writing leaves a new one, which nobody has seen."""
-    place = url(tmp_path).replace("edge", engine)
+    place = url(tmp_path)
     with knnstore.open_store(place, SPEC) as store:
         write(store, 0, 3)
         before = store.revision()
