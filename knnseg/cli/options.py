@@ -151,6 +151,8 @@ def there_is(store: str, *, may_be_down: bool = False) -> list[StoreURL]:
             raise
         return []
     if not found:
+        with suppress(StoreNotFoundError):  # an option that is misspelt is said first
+            open_store(store, read_only=True).close()
         raise StoreNotFoundError(f"nothing is stored at {StoreURL.parse(store)}", hint="Add examples first.")
     return found
 

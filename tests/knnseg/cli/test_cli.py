@@ -235,6 +235,7 @@ USER_ERRORS = [
     (["segment", "missing.png", "-c", "a,a"], "more than once"),
     (["segment", "missing.png", "-s", "fais:///x", "-c", "a"], "Did you mean 'faiss'"),
     (["segment", "missing.png", "-s", "faiss:///nowhere/at/all", "-c", "a"], "nowhere"),
+    (["segment", "missing.png", "-s", "faiss:///nowhere/at/all?indx=Flat", "-c", "a"], "indx"),
     (["segment", "missing.png", "-s", "not a url", "-c", "a"], "store URL: expected"),
     (["segment", "missing.png", "-c", "a", "--preset", "huge"], "ends in .toml, got 'huge'"),
     (["segment", "missing.png", "-c", "a", "--preset", "wrong.toml"], "wrong.toml"),
