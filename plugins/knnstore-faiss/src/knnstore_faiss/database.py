@@ -262,9 +262,9 @@ class Database:
         """Move what is written out of the write-ahead log and onto the medium."""
         with self.connection() as connection:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        log = self.folder / f"{FILE}-wal"
-        if log.exists():  # a reader may have kept part of it from moving: it is safe where it is, once synced
-            sync(log)
+        # A reader may have kept part of it from moving: safe there once synced. The last to close removes it.
+        with suppress(FileNotFoundError):
+            sync(self.folder / f"{FILE}-wal")
 
     def compact(self) -> None:
         """Give back the space of deleted records, where they were many, and let SQLite look at its indexes.
