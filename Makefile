@@ -36,7 +36,7 @@ test-fast: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not server' -n 2 --dist loadfile
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m 'slow and not server'
+	$(BIN)/python -m pytest -m 'slow and not server' $(ARGS)
 
 # The numbers once more, as another processor would make them: the oldest kernels of OpenBLAS, NumPy and torch without the
 # instructions that they choose among at run time, and more threads. Sums come in another order then, so a test whose verdict
@@ -45,7 +45,7 @@ ELSEWHERE := tests/knnseg tests/knnstore/test_memory.py tests/knnstore/test_rank
 test-elsewhere: $(VENV)/.dev
 	OPENBLAS_CORETYPE=Nehalem ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=2 \
 	NPY_DISABLE_CPU_FEATURES="$$($(BIN)/python -c 'from numpy._core import _multiarray_umath as m; print(*[f for f in m.__cpu_dispatch__ if m.__cpu_features__.get(f)])')" \
-	  $(BIN)/python -m pytest -m 'not slow and not server' -n 2 --dist loadfile -o cache_dir=.pytest_cache/elsewhere $(ELSEWHERE)
+	  $(BIN)/python -m pytest -m 'not slow and not server' -n 2 --dist loadfile -o cache_dir=.pytest_cache/elsewhere $(ELSEWHERE) $(ARGS)
 
 # What needs a real server. Milvus comes with the development packages and must start; for Qdrant see docs/deploy/. Each of
 # two workers starts its own, since most of the time is spent waiting for it.
