@@ -119,11 +119,9 @@ def examples(
         labelled = open_annotations(
             annotations, images, boxes="leave" if leave_boxes else "outline", stuff=names_of(stuff) or ()
         )
-        if outlined := getattr(labelled, "outlined", 0):
-            print(
-                f"knnseg: outlines were guessed from colours in {outlined} boxes; --leave-boxes uses none",
-                file=sys.stderr,
-            )
+        if labelled.outlined:
+            said = f"outlines were guessed from colours in {labelled.outlined} boxes; --leave-boxes uses none"
+            print(f"knnseg: {said}", file=sys.stderr)
         return _saying(labelled, "kinds of shapes have no outline")
     if dataset is None and (root or split or names):
         raise typer.BadParameter("--root, --split and --names need --dataset")

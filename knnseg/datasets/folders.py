@@ -33,6 +33,9 @@ class LabelledImages(Sequence[LabelledImage]):
         """All classes that labels may have, in the order of the data set."""
         raise NotImplementedError
 
+    outlined: int = 0
+    """How many segments are the likely outline of a box, and not drawn by anyone."""
+
     @property
     def left_out(self) -> tuple[str, ...]:
         """What is there and takes no part, for people."""

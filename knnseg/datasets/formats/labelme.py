@@ -39,7 +39,8 @@ class Labelme:
 
     def open(self, source: Source) -> LabelledImages:
         """Read the file, or every JSON file of the folder."""
-        read = [_image(read_json(file), file, inside=source.images is None) for file in source.files(".json")]
+        inside = source.images is None
+        read = source.each(".json", lambda file: _image(read_json(file), file, inside=inside))
         return ShapeFile(source, read)
 
 

@@ -211,24 +211,28 @@ class ShapeFile(LabelledImages):
 
     Args:
         source: what was opened.
-        images: what it says.
+        images: what it says; what is wrong with one is raised when that image is read.
         classes: all class names in the order of the file; None for those that occur, sorted.
 
     Raises:
         DatasetError: no shape at all that can be used.
     """
 
-    def __init__(self, source: Source, images: Iterable[AnnotatedImage], classes: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, source: Source, images: Iterable[AnnotatedImage | DatasetError], classes: Sequence[str] | None = None
+    ) -> None:
         self._unusable = (Points,) if source.boxes == "outline" else (Points, Box)
-        every = [_with_stuff(image, source.stuff) for image in images]
-        shapes = [shape for image in every for shape in image.shapes]
+        every = [one if isinstance(one, DatasetError) else _with_stuff(one, source.stuff) for one in images]
+        shapes = [shape for one in every if not isinstance(one, DatasetError) for shape in one.shapes]
         self.outlined = 0 if source.boxes == "leave" else sum(isinstance(shape.geometry, Box) for shape in shapes)
-        """How many boxes became outlines."""
         self._left_out = Counter((s.label, type(s.geometry).__name__) for s in shapes if not self._usable(s))
-        self._images = [image for image in every if any(map(self._usable, image.shapes))]
+        self._images = [one for one in every if isinstance(one, DatasetError) or any(map(self._usable, one.shapes))]
         self._files, self._classes = image_files(source), classes
         if unknown := sorted(source.stuff - {shape.label for shape in shapes} - set(classes or ())):
             raise DatasetError(f"{source.path}: stuff: expected classes of this file, got {unknown[0]!r}")
+        wrong = next((one for one in self._images if isinstance(one, DatasetError)), None)
+        if wrong is not None and all(isinstance(one, DatasetError) for one in self._images):
+            raise wrong
         if not self._images:
             got = ", ".join(self.left_out[:3]) or f"{len(every)} images without shapes"
             raise DatasetError(f"{source.path}: expected polygons, masks or boxes, got {got}")
@@ -244,7 +248,7 @@ class ShapeFile(LabelledImages):
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The classes; a class is of things where all of its shapes are."""
-        shapes = [shape for image in self._images for shape in image.shapes]
+        shapes = [shape for one in self._images if not isinstance(one, DatasetError) for shape in one.shapes]
         stuff = {shape.label for shape in shapes if not shape.thing}
         names = sorted({shape.label for shape in shapes}) if self._classes is None else map(tidied, self._classes)
         found = tuple(dict.fromkeys(names))
@@ -256,6 +260,8 @@ class ShapeFile(LabelledImages):
     def load(self, index: int) -> LabelledImage:
         """Read one image and draw its shapes."""
         entry = self._images[index]
+        if isinstance(entry, DatasetError):
+            raise entry
         source = entry.image if isinstance(entry.image, bytes) else self._files.find(entry.image, entry.place)
         pixels = load_image(source) if entry.size is None else load_annotated(source, entry.size)
         size = pixels.shape[:2]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from knnseg.datasets._json import Node, read_json
 from knnseg.datasets.folders import LabelledImages
 from knnseg.errors import DatasetError
 
-__all__ = ["Boxes", "Format", "Source", "read_xml", "wrong"]
+__all__ = ["Boxes", "Format", "Source", "read_xml", "tried", "wrong"]
 
+T = TypeVar("T")
 Boxes: TypeAlias = Literal["outline", "leave"]
 
 
@@ -52,18 +54,40 @@ class Source:
         Raises:
             DatasetError: it is not JSON.
         """
-        return next((read_json(file) for file in self.files(".json")), None)
+        return self._first(".json", read_json)
 
     @cached_property
     def xml(self) -> ET.Element | None:
         """The same of XML."""
-        return next((read_xml(file) for file in self.files(".xml")), None)
+        return self._first(".xml", read_xml)
+
+    def _first(self, ending: str, read: Callable[[Path], T]) -> T | None:
+        """Of a folder the first file that can be read: one that is broken does not say what the others are."""
+        for file in self.files(ending):
+            try:
+                return read(file)
+            except DatasetError:
+                if not self.path.is_dir():
+                    raise
+        return None
+
+    def each(self, ending: str, read: Callable[[Path], T]) -> Iterator[T | DatasetError]:
+        """What each file with an ending says, or what is wrong with it."""
+        return (tried(read, file) for file in self.files(ending))
 
     def json_keys(self) -> frozenset[str]:
         """The keys of the JSON file, empty where it is not one with keys."""
         return (
             frozenset(self.json.value) if self.json is not None and isinstance(self.json.value, dict) else frozenset()
         )
+
+
+def tried(read: Callable[[Path], T], file: Path) -> T | DatasetError:
+    """What a file says, or what is wrong with it."""
+    try:
+        return read(file)
+    except DatasetError as error:
+        return error
 
 
 class Format(Protocol):

@@ -22,7 +22,7 @@ class VocBoxes:
 
     def open(self, source: Source) -> LabelledImages:
         """Read the file, or each of a folder."""
-        read = [_image(read_xml(file), str(file)) for file in source.files(".xml")]
+        read = source.each(".xml", lambda file: _image(read_xml(file), str(file)))
         return ShapeFile(source, read)
 
 

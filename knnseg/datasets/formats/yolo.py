@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from knnseg.data.listing import IMAGES
 from knnseg.datasets.folders import LabelledImages
 from knnseg.datasets.formats.shapes import AnnotatedImage, Box, Geometry, Polygons, Shape, ShapeFile
-from knnseg.datasets.formats.source import Source, wrong
+from knnseg.datasets.formats.source import Source, tried, wrong
 from knnseg.errors import DatasetError
 
 __all__ = ["Yolo"]
@@ -49,7 +49,8 @@ class Yolo:
         texts = sorted(
             file for file in path.parent.rglob("*.txt") if "labels" in file.relative_to(path.parent).parts[:-1]
         )
-        read = [_image(text, names, beside=source.images is None) for text in texts if text.stat().st_size]
+        beside = source.images is None
+        read = [tried(lambda t: _image(t, names, beside=beside), text) for text in texts if text.stat().st_size]
         return ShapeFile(source, read, list(names.values()))
 
 
@@ -66,7 +67,7 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: expected a text file with a class in each line: {error}") from error
+        raise DatasetError(f"{path}: expected a text file: {error}") from error
 
 
 def _yaml(path: Path) -> Mapping[str, Any]:
@@ -92,8 +93,7 @@ def _image(text: Path, names: Mapping[int, str], *, beside: bool) -> AnnotatedIm
     parts[len(parts) - 1 - parts[::-1].index("labels")] = "images"
     near = Path(*parts)
     found = [near.with_suffix(ending) for ending in IMAGES if beside and near.with_suffix(ending).is_file()]
-    lines = text.read_text(encoding="utf-8-sig").splitlines()
-    shapes = tuple(_shape(line, f"{text}:{n}", names) for n, line in enumerate(lines, 1) if line.strip())
+    shapes = tuple(_shape(line, f"{text}:{n}", names) for n, line in enumerate(_lines(text), 1) if line.strip())
     return AnnotatedImage(str(found[0].absolute()) if found else text.stem, shapes, None, text.stem, str(text))
 
 

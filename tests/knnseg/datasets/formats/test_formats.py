@@ -475,6 +475,27 @@ def test_an_image_that_is_missing_doubled_or_of_another_size(folder):
         open_annotations(path)[0]
 
 
+@pytest.mark.parametrize("broken", ["a.json", "z.json"])
+def test_one_broken_file_of_a_folder_is_named_and_the_others_are_read(folder, broken):
+    labelme_polygon(folder)
+    write(folder, broken, "{")
+    dataset = open_annotations(folder)
+    assert len(dataset) == 2 and dataset.vocabulary.names == ("kettle",)
+    read = [dataset[i] for i in range(2) if i != (0 if broken == "a.json" else 1)]
+    assert np.array_equal(read[0].segments != 0, SQUARE)
+    with pytest.raises(DatasetError, match=rf"{broken}: expected a JSON file"):
+        dataset[0 if broken == "a.json" else 1]
+
+
+def test_one_broken_file_of_labels_too(folder):
+    path = yolo(folder)
+    (folder / "labels" / "broken.txt").write_bytes(b"\xff\xfe\xff")
+    dataset = open_annotations(path)
+    assert np.array_equal(dataset[1].segments != 0, SQUARE)
+    with pytest.raises(DatasetError, match=r"broken\.txt: expected a text file"):
+        dataset[0]
+
+
 def test_classes_that_are_stuff(folder):
     path = labelme_polygon(folder)
     dataset = examples(None, None, None, "", annotations=path, stuff=[" kettle "])
