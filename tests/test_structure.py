@@ -29,6 +29,7 @@ KNNSEG = {
     "datasets": "stages method",
     "calibration": "stages method models database segmenter",
     "evaluation": "method drawing database result segmenter",
+    "studio": "stages method drawing database result segmenter",
 }
 # The same inside a room: a module imports only modules to its left.
 WITHIN = {
@@ -37,6 +38,18 @@ WITHIN = {
     "method": ["pooling", "voting", "fusion", "edges", "painting", "instances", "boxes"],
     "database": ["naming", "spaces", "inventory", "schema", "originals", "adding", "concepts", "reembedding"],
     "calibration": ["leave_one_out", "fitting"],
+    "studio": [
+        "remembered",
+        "maps",
+        "pictures",
+        "gallery",
+        "evidence",
+        "session",
+        "answers",
+        "guard",
+        "server",
+        "listening",
+    ],
 }
 KNNSTORE = [
     "errors",

@@ -14,6 +14,7 @@ from knnstore.cli import run_app
 __all__ = ["main"]
 
 _CLI = ("typer", "click", "rich", "tomlkit", "jinja2", "filelock")
+_STUDIO = ("starlette", "uvicorn")
 
 
 def main() -> None:
@@ -29,6 +30,7 @@ def _app() -> None:
 
 def _explained(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, ModuleNotFoundError) and not isinstance(error, KnnStoreError):
-        return f"{error}. Install it with: pip install 'knnseg[{'cli' if error.name in _CLI else 'torch'}]'", 1
+        extra = "cli" if error.name in _CLI else "studio" if error.name in _STUDIO else "torch"
+        return f"{error}. Install it with: pip install 'knnseg[{extra}]'", 1
     # The last for files that cannot be written.
     return (str(error), 1) if isinstance(error, KnnSegError | KnnStoreError | OSError) else None

@@ -48,6 +48,7 @@ from knnseg.cli.sources import (
     examples,
     say_unlabelled,
 )
+from knnseg.cli.studio import studio
 from knnseg.errors import VocabularyError
 from knnstore._options import Group
 
@@ -290,5 +291,6 @@ def demo(
 app.command()(segment)
 app.command()(calibrate)
 app.add_typer(concepts_app)
+app.command()(studio)
 app.command(name="datasets")(datasets_command)
 app.command(name="models")(models_command)
