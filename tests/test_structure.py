@@ -35,7 +35,21 @@ WITHIN = {
     "data": ["arrays", "vocabulary", "listing", "reading", "image", "features", "masks", "scores", "annotations"],
     "stages": ["hookspecs", "text", "protocols", "keys", "registry"],
     "method": ["pooling", "voting", "fusion", "edges", "painting", "instances", "boxes"],
-    "database": ["naming", "spaces", "inventory", "schema", "originals", "adding", "concepts", "reembedding"],
+    "database": [
+        "naming",
+        "changes",
+        "schema",
+        "spaces",
+        "inventory",
+        "originals",
+        "adding",
+        "searching",
+        "examples",
+        "undoing",
+        "correcting",
+        "concepts",
+        "reembedding",
+    ],
     "calibration": ["leave_one_out", "fitting"],
 }
 KNNSTORE = [
