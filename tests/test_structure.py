@@ -58,6 +58,8 @@ WITHIN = {
         "pictures",
         "gallery",
         "evidence",
+        "review",
+        "curation",
         "session",
         "answers",
         "guard",

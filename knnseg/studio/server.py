@@ -34,6 +34,8 @@ _BODY = 8 << 20
 """Bytes of a JSON request, at most."""
 _PHOTOGRAPH = 64 << 20
 """Bytes of a photograph that is dropped on the page, at most."""
+_LISTED = 200
+"""Examples of a concept that are listed, at most, the newest."""
 _STATIC = {"studio.css": "text/css", "studio.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
@@ -52,6 +54,26 @@ class _Teach(_Body):
     mask: _Mask
     name: str
     thing: bool | None = None
+
+
+class _Examples(_Body):
+    ids: Annotated[list[str], Field(min_length=1)]
+
+
+class _Relabel(_Examples):
+    name: str
+
+
+class _Concept(_Body):
+    name: str
+
+
+class _Rename(_Concept):
+    to: str
+
+
+class _Kind(_Concept):
+    thing: bool
 
 
 class _Box(_Body):
@@ -112,6 +134,7 @@ class _Api:
 
     def __init__(self, studio: Studio, token: str, cookie: str, largest: int) -> None:
         self._studio, self._token, self._cookie, self._largest = studio, token, cookie, largest
+        self._curation = studio.curation
 
     def routes(self) -> list[Route]:
         """Every address."""
@@ -120,11 +143,17 @@ class _Api:
             "/api/images/{image}/thumbnail": self._thumbnail, "/api/images/{image}/picture": self._picture,
             "/api/images/{image}/proposals": self._proposals, "/api/images/{image}/segmentation": self._segmentation,
             "/api/images/{image}/segments/{segment:int}": self._evidence, "/api/examples/{example}/picture": self._crop,
+            "/api/concepts": self._concepts, "/api/examples": self._examples, "/api/review": self._review,
         }  # fmt: skip
         asking: Mapping[str, Handler] = {
             "/api/login": self._login, "/api/images": self._drop, "/api/images/{image}/outline": self._outline,
         }  # fmt: skip
-        writing: Mapping[str, Handler] = {"/api/teach": self._teach}
+        writing: Mapping[str, Handler] = {
+            "/api/teach": self._teach, "/api/undo": self._undo,
+            "/api/examples/relabel": self._relabel, "/api/examples/delete": self._delete,
+            "/api/concepts/rename": self._rename, "/api/concepts/kind": self._kind,
+            "/api/concepts/remove": self._remove,
+        }  # fmt: skip
         return [
             *(Route(path, handler, methods=["GET"]) for path, handler in reading.items()),
             *(Route(path, handler, methods=["POST"]) for path, handler in asking.items()),
@@ -190,6 +219,16 @@ class _Api:
             raise HTTPException(404, "example: its photograph is not where it was.")
         return _jpeg(picture)
 
+    async def _concepts(self, _: Request) -> Response:
+        return answer(await run_in_threadpool(self._curation.concepts))
+
+    async def _examples(self, request: Request) -> Response:
+        concept = request.query_params.get("concept", "")
+        return answer(await run_in_threadpool(self._curation.examples, concept, _LISTED))
+
+    async def _review(self, _: Request) -> Response:
+        return answer(await run_in_threadpool(self._studio.review))
+
     # -- asking with something --------------------------------------------------------------------------------------
 
     async def _drop(self, request: Request) -> Response:
@@ -208,6 +247,30 @@ class _Api:
         mask = MaskOf(asked.mask.runs, asked.mask.segment, asked.mask.seen)
         done = await run_in_threadpool(self._studio.teach, asked.image, mask, asked.name, thing=asked.thing)
         return answer(done)
+
+    async def _undo(self, request: Request) -> Response:
+        await _body(request, _Body)
+        return answer(await run_in_threadpool(self._curation.undo))
+
+    async def _relabel(self, request: Request) -> Response:
+        asked = await _body(request, _Relabel)
+        return answer(await run_in_threadpool(self._curation.relabel, asked.ids, asked.name))
+
+    async def _delete(self, request: Request) -> Response:
+        asked = await _body(request, _Examples)
+        return answer(await run_in_threadpool(self._curation.delete, asked.ids))
+
+    async def _rename(self, request: Request) -> Response:
+        asked = await _body(request, _Rename)
+        return answer(await run_in_threadpool(self._curation.rename, asked.name, asked.to))
+
+    async def _kind(self, request: Request) -> Response:
+        asked = await _body(request, _Kind)
+        return answer(await run_in_threadpool(self._curation.set_kind, asked.name, thing=asked.thing))
+
+    async def _remove(self, request: Request) -> Response:
+        asked = await _body(request, _Concept)
+        return answer(await run_in_threadpool(self._curation.remove, asked.name))
 
 
 def _file(name: str) -> bytes:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from knnseg.data.image import Image
 from knnseg.data.vocabulary import UNKNOWN, Vocabulary, tidy
-from knnseg.database.concepts import ConceptDatabase
 from knnseg.database.originals import Originals
 from knnseg.drawing import colours
 from knnseg.errors import ConfigError, MaskError, VocabularyError
@@ -26,11 +25,13 @@ from knnseg.method.boxes import outline
 from knnseg.result import Segmentation
 from knnseg.segmenter import Segmenter
 from knnseg.stages.protocols import masks_of
+from knnseg.studio.curation import Curation
 from knnseg.studio.evidence import evidence
 from knnseg.studio.gallery import Gallery
 from knnseg.studio.maps import SIDE, from_runs, on_screen, proposal_layers, screen_size, to_runs
 from knnseg.studio.pictures import Crops, jpeg, shrunk
 from knnseg.studio.remembered import Remembered
+from knnseg.studio.review import review
 
 __all__ = ["MaskOf", "Studio"]
 
@@ -83,13 +84,9 @@ class Studio:
         self._classes, self._writer, self.read_only = tuple(map(tidy, classes)), writer, read_only
         self._lock = RLock()
         self._results: Remembered[str, tuple[str, Segmentation]] = Remembered(_RESULTS)
+        self.curation = Curation(self._database, self._lock, writer)
         self._crops = Crops(self._database.store, Originals())
         self._colours: dict[str, str] = {}
-
-    @property
-    def database(self) -> ConceptDatabase:
-        """The concept database."""
-        return self._database
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -100,7 +97,10 @@ class Studio:
                 {"name": c.label, "count": c.count, "thing": c.thing, "mixed": c.mixed, "colour": self._colour(c.label)}
                 for c in self._database.concepts()
             ]
-        return {"readOnly": self.read_only, "writer": self._writer, "concepts": concepts, "classes": self._classes}
+        return {
+            "readOnly": self.read_only, "writer": self._writer, "concepts": concepts, "classes": self._classes,
+            "undo": self.curation.undoable,
+        }  # fmt: skip
 
     def picture(self, photograph: str) -> bytes:
         """A photograph as a JPEG at its size in the page."""
@@ -195,6 +195,11 @@ class Studio:
             raise ConfigError("segment: the photograph was segmented again since. Click it again.")
         return found[1]
 
+    def review(self) -> dict[str, Any]:
+        """Concepts that may be one, and examples that disagree with their neighbours."""
+        with self._lock:
+            return asdict(review(self._database))
+
     def crop(self, example: str) -> bytes | None:
         """The picture of an example; None where it is not found."""
         with self._lock:
@@ -204,6 +209,9 @@ class Studio:
 
     def teach(self, photograph: str, mask: MaskOf, name: str, *, thing: bool | None = None) -> dict[str, Any]:
         """Add what was selected as an example.
+
+        An example of another concept that is nearly the same selection is moved to this one. Naming a whole segment is
+        a correction: examples in it that say what the segment was taken for are moved too.
 
         Args:
             photograph: its id.
@@ -224,13 +232,8 @@ class Studio:
         with self._lock:
             dense = self._mask(photograph, image, mask)
             self.gallery.keep(photograph)
-            things = None if thing is None else [label] * thing
-            report = self._database.add_masks(
-                image, dense[None], [label], things=things, uri=image.uri, writer=self._writer
-            )
-        if report.skipped:
-            raise MaskError("selection: expected something with features to compare, got an even ground. Select more.")
-        return {"added": report.added, "present": report.present, "name": label}
+            denied = self._shown(photograph, mask.seen).segment(mask.segment).label if mask.segment else ""
+            return self.curation.teach(image, dense, label, thing, denied=denied)
 
     def _mask(self, photograph: str, image: Image, mask: MaskOf) -> NDArray[np.bool_]:
         if mask.segment:

@@ -107,3 +107,15 @@ def kettle(scenes):
         return scene.segments == next(s.id for s in scene.info if s.label == "kettle")
 
     return find
+
+
+@pytest.fixture
+def segment_at():
+    """The segment that most pixels of a mask have in a segmentation; an empty one for none."""
+
+    def find(answer, mask):
+        values, counts = np.array(answer["runs"]).reshape(-1, 2).T
+        number = np.bincount(np.repeat(values, counts).reshape(answer["size"])[mask]).argmax()
+        return next((s for s in answer["segments"] if s["id"] == number), {"label": ""})
+
+    return find

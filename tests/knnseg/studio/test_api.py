@@ -11,14 +11,6 @@ def first(api):
     return api.get("images")[0]["id"]
 
 
-def label_at(answer, mask):
-    """The label that most pixels of a mask have in a segmentation."""
-    values, counts = np.array(answer["runs"]).reshape(-1, 2).T
-    found = np.repeat(values, counts).reshape(answer["size"])[mask]
-    number = np.bincount(found).argmax()
-    return next((s["label"] for s in answer["segments"] if s["id"] == number), "")
-
-
 def test_photographs_are_listed_and_shown(api):
     listed = api.get("images")
     assert [one["name"] for one in listed] == ["0.png", "1.png", "2.png"]
@@ -46,18 +38,18 @@ def test_a_box_becomes_an_outline(api, kettle):
     assert "expected a box inside" in api.post(f"images/{first(api)}/outline", {"box": [-9, -9, -1, -1]}, 400)["error"]
 
 
-def test_teaching_changes_the_picture_and_says_why(api, runs, kettle):
+def test_teaching_changes_the_picture_and_says_why(api, runs, kettle, segment_at):
     image, truth = first(api), kettle(0)
     before = api.get(f"images/{image}/segmentation")
-    assert label_at(before, truth) != "kettle"
+    assert segment_at(before, truth)["label"] != "kettle"
     done = api.post("teach", {"image": image, "mask": {"runs": runs(truth)}, "name": " kettle ", "thing": True})
-    assert done == {"added": 1, "present": 0, "name": "kettle"}
+    assert done == {"added": 1, "moved": 0, "name": "kettle"}
     after = api.get(f"images/{image}/segmentation")
-    assert label_at(after, truth) == "kettle" and after["seen"] != before["seen"]
+    assert segment_at(after, truth)["label"] == "kettle" and after["seen"] != before["seen"]
     concept = api.get("state")["concepts"][0]
     assert (concept["name"], concept["count"], concept["thing"]) == ("kettle", 1, True)
 
-    segment = next(s for s in after["segments"] if s["label"] == "kettle")
+    segment = segment_at(after, truth)
     why = api.get(f"images/{image}/segments/{segment['id']}", params={"seen": after["seen"]})
     (voter,) = why["voters"]
     assert (voter["label"], voter["writer"], voter["image"]) == ("kettle", "ada", "0.png")
