@@ -58,6 +58,7 @@ WITHIN = {
         "pictures",
         "gallery",
         "evidence",
+        "sheet",
         "review",
         "curation",
         "session",

@@ -14,6 +14,7 @@ from rich.console import Console
 from knnseg.cli.calibrating import calibrate
 from knnseg.cli.concepts import concepts_app
 from knnseg.cli.evaluating import print_report, run_eval, source_of, split_of
+from knnseg.cli.explaining import explain
 from knnseg.cli.models import models_command
 from knnseg.cli.options import (
     AsJson,
@@ -289,6 +290,7 @@ def demo(
 
 # Those of other modules, in the order in which --help lists them.
 app.command()(segment)
+app.command()(explain)
 app.command()(calibrate)
 app.add_typer(concepts_app)
 app.command()(studio)

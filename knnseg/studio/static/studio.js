@@ -389,12 +389,22 @@ function showList() {
   const wanted = $("find").value.trim().toLowerCase();
   const some = listed.filter((one) => one.name.toLowerCase().includes(wanted));
   const items = some.slice(0, 500).map((one) =>
-    h("li", {}, h("button", { title: one.name, "aria-current": photo && photo.id === one.id ? "true" : null, onclick: () => open(one) },
+    h("li", {}, h("button", { title: one.name, "data-id": one.id, onclick: () => open(one) },
       h("img", { src: `api/images/${one.id}/thumbnail`, alt: "", loading: "lazy" }), h("span", {}, one.name)))
   );
   if (some.length > 500) items.push(h("li", { class: "soft" }, `and ${some.length - 500} more; find them by a part of their name`));
   if (!some.length) items.push(h("li", { class: "soft" }, listed.length ? "no such name" : "no photographs yet"));
   $("photographs").replaceChildren(...items);
+  showCurrent();
+}
+
+/** Mark the photograph that is open, and bring it into view. */
+function showCurrent() {
+  for (const button of $("photographs").querySelectorAll("button")) {
+    const current = photo && button.dataset.id === photo.id;
+    button.setAttribute("aria-current", String(Boolean(current)));
+    if (current) button.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
 }
 
 async function open(one) {
@@ -414,7 +424,7 @@ async function open(one) {
     $("slider").value = 0;
     hideWhy();
     select(null);
-    showList();
+    showCurrent();
   });
   if (photo && photo.id === one.id) await Promise.all([propose(photo), segment(photo)]);
 }
@@ -516,18 +526,56 @@ function showWhy(why) {
 }
 
 /** An example: its picture, its name, who added it and when, and what can be done with it. */
-function exampleCard(example, more = []) {
+function exampleCard(example, more = [], named = true) {
   const picture = h("img", { src: `api/examples/${example.id}/picture`, alt: `an example of ${example.label}`, loading: "lazy" });
   picture.addEventListener("error", () => picture.replaceWith(h("div", { class: "lost" }, "its photograph is not where it was")));
   const when = example.added ? new Date(1000 * example.added).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }) : "";
-  return h("div", { class: "card" }, picture, h("b", {}, example.label), ...more,
-    h("span", { class: "soft" }, [example.writer ? `by ${example.writer}` : "", when, example.image].filter(Boolean).join(", ")));
+  const actions = [
+    h("button", { class: "small", "aria-label": `Rename this example of ${example.label}`, onclick: () => renameExample(example) }, "Rename"),
+    h("button", { class: "small bad", "aria-label": `Remove this example of ${example.label}`, onclick: () => removeExample(example) }, "Remove"),
+  ];
+  return h("div", { class: "card" }, picture, named ? h("b", {}, example.label) : null, ...more,
+    h("span", { class: "soft" }, [example.writer ? `by ${example.writer}` : "", when, example.image].filter(Boolean).join(", ")),
+    state.readOnly ? null : h("div", { class: "row" }, ...actions));
+}
+
+async function renameExample(example) {
+  const name = await dialog({ title: "What is it?", text: `An example of ${example.label}.`, label: "Name", value: example.label, ok: "Rename" });
+  if (name && name !== example.label) await change("examples/relabel", { ids: [example.id], name }, `now an example of ${name}`);
+}
+
+const removeExample = (example) => change("examples/delete", { ids: [example.id] }, `an example of ${example.label} was removed`);
+
+/** Change something, and show what follows from it. */
+async function change(path, body, text) {
+  const answer = await busy("changing", async () => after(await tell(path, body)));
+  if (answer) done(text);
+  return answer;
+}
+
+/** Ask for a name, or for leave; null where it was cancelled. */
+function dialog({ title, text, label = "", value = "", ok }) {
+  $("dialog-title").textContent = title;
+  $("dialog-text").textContent = text;
+  $("dialog-label").hidden = !label;
+  $("dialog-label").querySelector("span").textContent = label;
+  $("dialog-input").value = value;
+  $("dialog-input").required = Boolean(label);
+  $("dialog-ok").textContent = ok;
+  $("dialog").returnValue = "";
+  $("dialog").showModal();
+  (label ? $("dialog-input") : $("dialog-ok")).focus();
+  if (label) $("dialog-input").select();
+  return new Promise((resolve) =>
+    $("dialog").addEventListener("close", () => resolve($("dialog").returnValue === "ok" ? $("dialog-input").value.trim() || ok : null), { once: true })
+  );
 }
 
 // -- teaching --------------------------------------------------------------------------------------------------------
 
 async function after(answer) {
   await look();
+  if (!$("concepts").hidden) await showConcepts();
   if (photo) {
     const of = photo;
     await segment(of);
@@ -567,6 +615,84 @@ $("name").addEventListener("input", () => {
   refresh();
 });
 $("clear").addEventListener("click", () => select(null));
+$("undo").addEventListener("click", async () => {
+  const answer = await busy("undoing", async () => after(await tell("undo", {})));
+  if (answer) done(`undone: ${answer.undone}`);
+});
+
+// -- concepts --------------------------------------------------------------------------------------------------------
+
+async function showConcepts() {
+  const concepts = await ask("concepts");
+  $("concept-list").replaceChildren(...concepts.map(conceptItem));
+  if (!concepts.length) $("concept-list").append(h("li", { class: "soft" }, "Nothing is taught yet."));
+}
+
+function conceptItem(concept) {
+  const kind = concept.thing ? "things" : "stuff";
+  const mixed = concept.things && concept.things < concept.count ? `, ${concept.things} of ${concept.count} examples say thing` : "";
+  const colour = (state.concepts.find((one) => one.name === concept.name) || {}).colour;
+  const strip = h("div", { class: "strip" }, ...concept.examples.map((example) => exampleCard(example, [], false)));
+  const all = concept.count > concept.examples.length && h("button", { class: "small", onclick: async () => {
+    const examples = await busy("looking up examples", () => ask(`examples?concept=${encodeURIComponent(concept.name)}`));
+    if (!examples) return;
+    strip.replaceChildren(...examples.map((example) => exampleCard(example, [], false)));
+    all.replaceWith(h("span", { class: "soft" }, examples.length < concept.count ? `the newest ${examples.length}` : "all of them"));
+  } }, `Show all ${concept.count}`);
+  const actions = state.readOnly ? [] : [
+    h("button", { class: "small", "aria-label": `Rename ${concept.name}`, onclick: () => renameConcept(concept) }, "Rename"),
+    h("button", { class: "small", "aria-label": `Merge ${concept.name} into another`, onclick: () => mergeConcept(concept) }, "Merge"),
+    h("button", { class: "small", "aria-label": `Make ${concept.name} ${concept.thing ? "stuff" : "a thing"}`, onclick: () => change("concepts/kind", { name: concept.name, thing: !concept.thing }, `${concept.name} is ${concept.thing ? "stuff" : "a thing"} now`) }, concept.thing ? "Make stuff" : "Make thing"),
+    h("button", { class: "small bad", "aria-label": `Remove ${concept.name}`, onclick: () => removeConcept(concept) }, "Remove"),
+  ];
+  return h("li", { class: "concept" },
+    h("div", { class: "row" },
+      h("h3", { class: "row" }, h("i", { class: "swatch", colour }), h("span", { class: "name" }, concept.name), h("span", { class: "number" }, `${concept.count} ${concept.count === 1 ? "example" : "examples"}, ${kind}${mixed}`)),
+      h("div", { class: "row" }, ...actions)),
+    strip, all ? h("div", { class: "row" }, all) : null);
+}
+
+async function renameConcept({ name }) {
+  const to = await dialog({ title: `Rename ${name}`, text: "A name that another concept has makes one of both.", label: "New name", value: name, ok: "Rename" });
+  if (to && to !== name) await change("concepts/rename", { name, to }, `${name} is ${to} now`);
+}
+
+async function mergeConcept({ name }) {
+  const to = await dialog({ title: `Merge ${name}`, text: "Its examples become examples of the other concept.", label: "Into", ok: "Merge" });
+  if (!to || to === name) return;
+  if (!state.concepts.some((concept) => concept.name === to)) return complain(`Merge: expected one of ${state.concepts.map((c) => c.name).join(", ")}, got ${to}.`);
+  await change("concepts/rename", { name, to }, `${name} is part of ${to} now`);
+}
+
+async function removeConcept({ name, count }) {
+  if (await dialog({ title: `Remove ${name}?`, text: `All ${count} examples are removed.`, ok: "Remove" }))
+    await change("concepts/remove", { name }, `${name} was removed`);
+}
+
+$("look-for").addEventListener("click", async () => {
+  const found = await busy("asking every example for its neighbours", () => ask("review"));
+  if (found) showFound(found);
+});
+
+function showFound({ asked, twins, odd }) {
+  const merge = (from, to) => h("button", { class: "small", onclick: async () => (await change("concepts/rename", { name: from, to }, `${from} is part of ${to} now`)) && $("look-for").click() }, `Merge into ${to}`);
+  const pairs = twins.map(({ names: [first, second], why }) =>
+    h("li", { class: "concept" }, h("p", {}, h("b", {}, first), " and ", h("b", {}, second), `: ${why}.`),
+      state.readOnly ? null : h("div", { class: "row" }, merge(second, first), merge(first, second))));
+  const cards = odd.map((example) => exampleCard(example, [
+    h("span", {}, `${percent(example.share)} of its neighbours are ${example.rather}`),
+    state.readOnly ? null : h("button", { class: "small", onclick: async (event) => {
+      const card = event.target.closest(".card");
+      if (await change("examples/relabel", { ids: [example.id], name: example.rather }, `now an example of ${example.rather}`)) card.remove();
+    } }, `It is ${example.rather}`),
+  ]));
+  $("found").replaceChildren(
+    h("p", { class: "soft" }, `${asked} examples were asked.`),
+    h("h3", {}, twins.length ? "Concepts that may be one" : "No two concepts are alike."),
+    h("ul", { class: "list" }, ...pairs),
+    h("h3", {}, odd.length ? "Examples that disagree with their neighbours" : "No example disagrees with its neighbours."),
+    h("div", { class: "strip" }, ...cards));
+}
 
 // -- the page --------------------------------------------------------------------------------------------------------
 
@@ -584,6 +710,8 @@ function refresh() {
   const free = !running.length;
   $("teach-it").disabled = !(free && chosen && $("name").value.trim());
   $("clear").disabled = !chosen;
+  $("undo").disabled = !(free && state.undo);
+  $("undo").title = state.undo ? `Undo: ${state.undo}` : "Nothing to undo";
   $("before").options[1].disabled = !(photo && photo.earlier);
   if (!(photo && photo.earlier)) $("before").value = "photograph";
   const now = tool();
@@ -605,6 +733,7 @@ function showTab(name) {
     $(`tab-${one}`).tabIndex = one === name ? 0 : -1;
   }
   if (name === "teach") draw();
+  else busy("looking up concepts", showConcepts);
 }
 for (const name of tabs) {
   $(`tab-${name}`).addEventListener("click", () => showTab(name));
