@@ -58,7 +58,7 @@ class CocoInstances:
             AnnotatedImage(_file_name(entry), tuple(shapes[number]), sizes[number], number, f"{path}: {entry.place}")
             for number, entry in entries.items()
         ]
-        return ShapeFile(source, read, [name for name, _ in classes.values()])
+        return ShapeFile(source, read, dict(classes.values()))
 
 
 def _size(entry: Node) -> tuple[int, int] | None:
