@@ -15,6 +15,7 @@ from knnseg import Masks, Segmentation, Vocabulary, load_label_map
 from knnseg.data.scores import ClassScores
 from knnseg.data.vocabulary import tidy
 from knnseg.datasets import ImageLabelPairs, open_annotations
+from knnseg.datasets.folders import read_classes
 from knnseg.errors import ConfigError, DatasetError
 from knnseg.export import FORMATS, Export
 from knnseg.method.painting import Segment
@@ -101,6 +102,28 @@ def test_label_maps_are_pairs_with_their_legend(tmp_path):
     assert pairs.vocabulary == KETTLES and np.array_equal(pairs[0].semantic(KETTLES.names), result.semantic)
     colours = {entry["name"]: entry["color"] for entry in json.loads(export.files["semantic"].read_text())}
     assert np.asarray(Image.open(file).convert("RGB"))[1, 0].tolist() == colours["kettle"]
+
+
+def test_what_is_unknown_is_not_taught(tmp_path):
+    """It is a class of the result, and unlabelled in what is read again."""
+    (tmp_path / "photos").mkdir()
+    result = made(ONE, ["sand", "unknown", "kettle"], KETTLES.with_unknown(), str(tmp_path / "photos" / "a.png"))
+    Image.fromarray(result.image).save(result.source)
+    with Export(tmp_path, FORMATS) as export:
+        assert load_label_map(export.write(result).files["semantic"])[1, 0] == 3
+    (tmp_path / "photos").rename(tmp_path / "yolo" / "images")
+    photos = tmp_path / "yolo" / "images"
+    read = [open_annotations(export.files[name], photos) for name in ("panoptic", "instances", "yolo")]
+    read.append(ImageLabelPairs(photos, tmp_path / "semantic", export.files["semantic"]))
+    for labelled in read:
+        assert labelled.vocabulary.names == KETTLES.names and {s.label for s in labelled[0].info} == set(KETTLES)
+        assert labelled[0].segments[1, 0] == 0 and labelled[0].segments[0, 1] > 0
+
+
+def test_a_class_that_is_called_unknown_by_others_is_one(tmp_path):
+    classes = tmp_path / "classes.json"
+    classes.write_text('[{"id": 1, "name": "unknown"}]')
+    assert read_classes(classes) == {1: ("unknown", False)}
 
 
 def test_more_classes_than_a_byte_has(tmp_path):
