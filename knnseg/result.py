@@ -19,7 +19,7 @@ from knnseg.data.scores import ClassScores, Neighbours
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.drawing import overlay
 from knnseg.errors import VocabularyError
-from knnseg.export import coco, libraries
+from knnseg.export import coco, libraries, notebook
 from knnseg.export.files import FAST, save_picture, write_text
 from knnseg.export.maps import label_map
 from knnseg.method.instances import MOST, Instance, find_instances
@@ -105,6 +105,12 @@ class Segmentation:
     def overlay(self, *, legend: bool = True, alpha: float = 0.55) -> Image.Image:
         """The image with its classes in colour, boundaries between segments, and a legend."""
         return overlay(self.image, self.semantic, self.vocabulary.names, self.panoptic, legend=legend, alpha=alpha)
+
+    def _repr_png_(self) -> bytes:
+        return notebook.as_png(self)
+
+    def _repr_html_(self) -> str:
+        return notebook.as_html(self)
 
     def save(
         self, folder: str | PathLike[str], stem: str = "segmentation", *, image_id: int = 1, image_file: str = ""

@@ -37,7 +37,7 @@ WITHIN = {
     "stages": ["hookspecs", "text", "protocols", "keys", "registry"],
     "method": ["pooling", "voting", "fusion", "edges", "painting", "instances", "boxes"],
     "database": ["naming", "spaces", "inventory", "schema", "originals", "adding", "concepts", "reembedding"],
-    "export": ["files", "coco", "maps", "polygons", "yolo", "libraries", "run"],
+    "export": ["files", "coco", "maps", "polygons", "yolo", "libraries", "notebook", "run"],
     "calibration": ["leave_one_out", "fitting"],
 }
 KNNSTORE = [

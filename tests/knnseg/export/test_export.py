@@ -1,6 +1,8 @@
 """The files of a run: read back they say what was written, and they are whole whatever ends the run."""
 
+import io
 import json
+import re
 import resource
 import tempfile
 from pathlib import Path
@@ -186,3 +188,27 @@ def test_what_does_not_go_together(tmp_path):
         with pytest.raises(DatasetError, match="expected the classes of the images before"):
             export.write(made([[1]], ["grass"], Vocabulary(("grass",)), "c.jpg"))
         assert [export.write(made([[1]], ["sand"], KETTLES)).file_name for _ in "ab"] == ["image-3.png", "image-4.png"]
+
+
+# -- in a notebook ---------------------------------------------------------------------------------------------------
+
+STRANGE = Vocabulary(('<script>alert("a")</script>', "tea & milk"))
+
+
+def test_the_picture_has_a_legend_and_is_not_huge():
+    result = made(ONE, ["sand", "kettle", "kettle"], KETTLES)
+    picture = Image.open(io.BytesIO(result._repr_png_()))
+    assert picture.format == "PNG" and picture.height > len(ONE)
+    large = made(np.ones((1500, 3000), int), ["sand"], KETTLES)
+    assert max(Image.open(io.BytesIO(large._repr_png_())).size) == 1024
+
+
+def test_names_are_data_in_html():
+    page = made(ONE, [*STRANGE, "tea & milk"], STRANGE)._repr_html_()
+    assert "<script" not in page and page.count("&lt;script&gt;") == 2
+    # Of twelve pixels two have no class; the commonest class comes first.
+    assert re.findall(r"</i> (.*?)</span>", page) == [
+        "tea &amp; milk 50%",
+        "&lt;script&gt;alert(&quot;a&quot;)&lt;/script&gt; 33%",
+    ]
+    assert re.search(r'alt="[^"<>]*"', page)
