@@ -24,7 +24,8 @@ KNNSEG = {
     "drawing": "",
     "models": "stages method",
     "database": "stages method",
-    "result": "method drawing",
+    "export": "method drawing",
+    "result": "method drawing export",
     "segmenter": "stages method models database result",
     "datasets": "stages method",
     "calibration": "stages method models database segmenter",
@@ -36,6 +37,7 @@ WITHIN = {
     "stages": ["hookspecs", "text", "protocols", "keys", "registry"],
     "method": ["pooling", "voting", "fusion", "edges", "painting", "instances", "boxes"],
     "database": ["naming", "spaces", "inventory", "schema", "originals", "adding", "concepts", "reembedding"],
+    "export": ["files", "coco", "maps", "polygons", "yolo", "libraries", "notebook", "run"],
     "calibration": ["leave_one_out", "fitting"],
 }
 KNNSTORE = [

@@ -79,7 +79,7 @@ class Node:
 
     def flag(self, key: str) -> bool:
         """Whether a key is set: true or false, 1 or 0, also as text; false where it is missing."""
-        value = self.value.get(key, False)
+        value = self.mapping().get(key, False)
         if type(value) is bool:
             return value
         plain = value.strip().lower() if type(value) is str else value

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from knnseg.datasets._json import Node, read_json
-from knnseg.datasets.folders import CocoPanoptic, LabelledImages, classes_of
+from knnseg.datasets.folders import CocoPanoptic, LabelledImages, classes_of, unknown_of
 from knnseg.datasets.formats.shapes import (
     AnnotatedImage,
     Box,
@@ -47,18 +47,20 @@ class CocoInstances:
         path = source.only(".json") or source.path
         file = read_json(path) if source.json is None else source.json
         classes, shapes = classes_of(file, things=True), defaultdict[str, list[Shape]](list)
+        unknown = unknown_of(file)
         entries = {entry["id"].identity(): entry for entry in file["images"].entries()}
         sizes = {number: _size(entry) for number, entry in entries.items()}
         for entry in file["annotations"].entries():
             number = entry["image_id"].identity()
             if number not in entries:
                 raise entry["image_id"].wrong("the id of an image of this file")
-            shapes[number] += _shapes(entry, sizes[number], classes)
+            if entry["category_id"].whole() not in unknown:
+                shapes[number] += _shapes(entry, sizes[number], classes)
         read = [
             AnnotatedImage(_file_name(entry), tuple(shapes[number]), sizes[number], number, f"{path}: {entry.place}")
             for number, entry in entries.items()
         ]
-        return ShapeFile(source, read, [name for name, _ in classes.values()])
+        return ShapeFile(source, read, dict(classes.values()))
 
 
 def _size(entry: Node) -> tuple[int, int] | None:

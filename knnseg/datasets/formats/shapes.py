@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
@@ -22,7 +22,7 @@ from knnseg.data.annotations import LabelledImage, LabelledSegment
 from knnseg.data.arrays import IGNORE, ImageArray
 from knnseg.data.listing import IMAGES
 from knnseg.data.reading import load_annotated, load_image
-from knnseg.data.vocabulary import Vocabulary, tidied
+from knnseg.data.vocabulary import Vocabulary, tidied, tidy
 from knnseg.datasets.folders import LabelledImages
 from knnseg.datasets.formats.source import Source
 from knnseg.errors import DatasetError
@@ -212,14 +212,15 @@ class ShapeFile(LabelledImages):
     Args:
         source: what was opened.
         images: what it says; what is wrong with one is raised when that image is read.
-        classes: all class names in the order of the file; None for those that occur, sorted.
+        classes: all class names in the order of the file, and whether one is a thing; None for those that occur,
+            sorted, as things.
 
     Raises:
         DatasetError: no shape at all that can be used.
     """
 
     def __init__(
-        self, source: Source, images: Iterable[AnnotatedImage | DatasetError], classes: Sequence[str] | None = None
+        self, source: Source, images: Iterable[AnnotatedImage | DatasetError], classes: Mapping[str, bool] | None = None
     ) -> None:
         self._unusable = (Points,) if source.boxes == "outline" else (Points, Box)
         every = [one if isinstance(one, DatasetError) else _with_stuff(one, source.stuff) for one in images]
@@ -228,6 +229,7 @@ class ShapeFile(LabelledImages):
         self._left_out = Counter((s.label, type(s.geometry).__name__) for s in shapes if not self._usable(s))
         self._images = [one for one in every if isinstance(one, DatasetError) or any(map(self._usable, one.shapes))]
         self._files, self._classes = image_files(source), classes
+        self._stuff = source.stuff | {tidy(name) for name, thing in (classes or {}).items() if not thing}
         if unknown := sorted(source.stuff - {shape.label for shape in shapes} - set(classes or ())):
             raise DatasetError(f"{source.path}: stuff: expected classes of this file, got {unknown[0]!r}")
         wrong = next((one for one in self._images if isinstance(one, DatasetError)), None)
@@ -247,9 +249,9 @@ class ShapeFile(LabelledImages):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The classes; a class is of things where all of its shapes are."""
+        """The classes; a class is of things where all of its shapes are, and the file does not say otherwise."""
         shapes = [shape for one in self._images if not isinstance(one, DatasetError) for shape in one.shapes]
-        stuff = {shape.label for shape in shapes if not shape.thing}
+        stuff = {shape.label for shape in shapes if not shape.thing} | self._stuff
         names = sorted({shape.label for shape in shapes}) if self._classes is None else map(tidied, self._classes)
         found = tuple(dict.fromkeys(names))
         return Vocabulary(found, frozenset(found) - stuff)

@@ -51,7 +51,7 @@ class Yolo:
         )
         beside = source.images is None
         read = [tried(lambda t: _image(t, names, beside=beside), text) for text in texts if text.stat().st_size]
-        return ShapeFile(source, read, list(names.values()))
+        return ShapeFile(source, read, dict.fromkeys(names.values(), True))
 
 
 _CLASSES = "classes.txt"
