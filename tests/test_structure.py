@@ -26,6 +26,7 @@ KNNSEG = {
     "database": "stages method",
     "result": "method drawing",
     "segmenter": "stages method models database result",
+    "sheets": "database",
     "datasets": "stages method",
     "calibration": "stages method models database segmenter",
     "evaluation": "method drawing database result segmenter",

@@ -30,7 +30,7 @@ from knnseg.data.vocabulary import Vocabulary, tidied, tidy
 from knnseg.database.adding import AddReport, segments, write
 from knnseg.database.changes import Changes
 from knnseg.database.correcting import Correction, Corrections
-from knnseg.database.examples import Examples, listed, wanted
+from knnseg.database.examples import Examples, full_ids, listed, wanted
 from knnseg.database.inventory import Concept, Looking, named
 from knnseg.database.schema import FIELDS, ImageExamples, described, readable
 from knnseg.database.searching import nearest
@@ -306,6 +306,14 @@ class ConceptDatabase:
         name = None if concept is None else self._corrections.known(concept).label
         seen = self._looking.now()
         return listed(self._store, seen, wanted(seen, name, writer, image, since), ids, limit)
+
+    def ids(self, beginnings: Iterable[str]) -> list[str]:
+        """The ids of the examples that begin so; for people, who type the first few digits.
+
+        Raises:
+            VocabularyError: no id begins so, or several do.
+        """
+        return full_ids(self._store, self._looking.now(), beginnings)
 
     def neighbours(
         self, embeddings: Embeddings, k: int, vocabulary: Vocabulary | None = None, *, exclude_image: str = ""
