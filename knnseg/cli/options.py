@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from knnseg.data.vocabulary import tidy
-from knnseg.database.naming import CHANGES, SPEC
+from knnseg.database.changes import CHANGES, SPEC
 from knnseg.database.spaces import spaces
 from knnseg.errors import KnnSegWarning
 from knnstore import StoreURL, collections, open_store
