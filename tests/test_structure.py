@@ -29,12 +29,13 @@ KNNSEG = {
     "datasets": "stages method",
     "calibration": "stages method models database segmenter",
     "evaluation": "method drawing database result segmenter",
+    "integrations": "method drawing result datasets",
 }
 # The same inside a room: a module imports only modules to its left.
 WITHIN = {
     "data": ["arrays", "vocabulary", "listing", "reading", "image", "features", "masks", "scores", "annotations"],
     "stages": ["hookspecs", "text", "protocols", "keys", "registry"],
-    "method": ["pooling", "voting", "fusion", "edges", "painting", "instances", "boxes"],
+    "method": ["pooling", "voting", "fusion", "edges", "painting", "instances", "boxes", "rings"],
     "database": ["naming", "spaces", "inventory", "schema", "originals", "adding", "concepts", "reembedding"],
     "calibration": ["leave_one_out", "fitting"],
 }

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import numpy as np
-from numpy.typing import NDArray
-
 from knnseg.datasets._json import Node, read_json
 from knnseg.datasets.folders import LabelledImages
+from knnseg.datasets.formats.brush import decode_brush
 from knnseg.datasets.formats.shapes import (
     AnnotatedImage,
     Bitmap,
@@ -24,7 +22,7 @@ from knnseg.datasets.formats.shapes import (
 )
 from knnseg.datasets.formats.source import Source
 
-__all__ = ["LabelStudio", "decode_brush"]
+__all__ = ["LabelStudio"]
 
 _LABELS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels", "keypointlabels", "labels")
 
@@ -130,52 +128,3 @@ def _brush(node: Node, size: tuple[int, int]) -> Bitmap:
         return Bitmap(values.reshape(*size, 4)[..., 3] > 127)
     except (TypeError, ValueError) as error:
         raise node.wrong(f"the bytes of a brush mask of {size[0]}×{size[1]} pixels ({error})") from None
-
-
-def decode_brush(data: bytes) -> NDArray[np.uint8]:
-    """The RGBA values that Label Studio packs for a brush mask.
-
-    The stream is of bits: 32 for the number of values, 5 for the bits of a value less 1, four times 4 for the bits of a
-    length less 1; then blocks of 1 bit for "one value again and again", 2 bits for which of the four lengths, a length
-    less 1, and one value or that many. It is the format of the package ``rle-pack`` of thi.ng/umbrella.
-
-    Raises:
-        ValueError: the stream ends early.
-    """
-    bits = _Bits(data)
-    count, width = bits.take(32), bits.take(5) + 1
-    lengths = [bits.take(4) + 1 for _ in range(4)]
-    if width != 8 or count > 1 << 31:
-        raise ValueError(f"expected values of 8 bits, got {width}")
-    values, at = np.zeros(count, np.uint8), 0
-    while at < count:
-        again = bits.take(1)
-        run = min(bits.take(lengths[bits.take(2)]) + 1, count - at)
-        values[at : at + run] = bits.take(8) if again else bits.bytes(run)
-        at += run
-    return values
-
-
-class _Bits:
-    """Numbers from a stream of bits, the highest first."""
-
-    def __init__(self, data: bytes) -> None:
-        self._bits = np.unpackbits(np.frombuffer(data, np.uint8))
-        self._at = 0
-
-    def take(self, count: int) -> int:
-        """The next number of ``count`` bits."""
-        number = 0
-        for bit in self._next(count).tolist():
-            number = number << 1 | bit
-        return number
-
-    def bytes(self, count: int) -> NDArray[np.uint8]:
-        """The next ``count`` numbers of 8 bits."""
-        return np.packbits(self._next(8 * count))
-
-    def _next(self, count: int) -> NDArray[np.uint8]:
-        self._at += count
-        if self._at > len(self._bits):
-            raise ValueError("it ends early")
-        return self._bits[self._at - count : self._at]

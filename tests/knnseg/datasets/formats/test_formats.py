@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from knnseg.cli.sources import examples
 from knnseg.datasets import annotation_formats, open_annotations
-from knnseg.datasets.formats.label_studio import decode_brush
+from knnseg.datasets.formats.brush import decode_brush
 from knnseg.errors import DatasetError
 
 H, W = 12, 20
