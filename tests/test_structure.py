@@ -29,7 +29,7 @@ KNNSEG = {
     "datasets": "stages method",
     "calibration": "stages method models database segmenter",
     "evaluation": "method drawing database result segmenter",
-    "integrations": "method drawing result datasets",
+    "integrations": "method drawing database result segmenter datasets",
 }
 # The same inside a room: a module imports only modules to its left.
 WITHIN = {

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from knnseg.data.annotations import LabelledImage
 from knnseg.datasets._json import Node, read_json
 from knnseg.datasets.folders import LabelledImages
 from knnseg.datasets.formats.brush import decode_brush
@@ -22,7 +26,7 @@ from knnseg.datasets.formats.shapes import (
 )
 from knnseg.datasets.formats.source import Source
 
-__all__ = ["LabelStudio"]
+__all__ = ["LabelStudio", "labelled_task"]
 
 _LABELS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels", "keypointlabels", "labels")
 
@@ -47,31 +51,69 @@ class LabelStudio:
         return ShapeFile(source, read)
 
 
-def _task(task: Node, place: str) -> AnnotatedImage | None:
-    """The image of a task; of several annotations the one called ground truth, or else the last not cancelled."""
+def labelled_task(
+    task: Mapping[str, Any], fetch: Callable[[str], tuple[str | bytes, str]], stuff: Collection[str] = ()
+) -> tuple[LabelledImage, int] | None:
+    """One task as Label Studio's API gives it, and the number of the annotation that counts.
+
+    Args:
+        task: with its ``data`` and ``annotations``.
+        fetch: the image, as a path or bytes, and where it is, by the address in the data.
+        stuff: classes that are stuff, such as grass and sky.
+
+    Returns:
+        None where no annotation has a shape that can be used.
+
+    Raises:
+        DatasetError: as for reading an export.
+    """
+    node = Node(task, f"task {task.get('id')}")
+    chosen, results = _chosen(node)
+    read = _task(node, node.file)
+    if chosen is None or read is None or all(isinstance(shape.geometry, Points) for shape in read.shapes):
+        return None
+    image, place = fetch(_address(node["data"], results[0]))
+    here = frozenset(stuff) & {shape.label for shape in read.shapes}
+    shapes = ShapeFile(Source(Path(node.file), stuff=here), [replace(read, image=image)])
+    return replace(shapes[0], uri=place), chosen["id"].whole()
+
+
+def _chosen(task: Node) -> tuple[Node | None, list[Node]]:
+    """Of several annotations the one called ground truth, or else the last not cancelled; and its shapes."""
     done = [node for node in task["annotations"].entries() if not node.mapping().get("was_cancelled")]
     if not done:
-        return None
+        return None, []
     chosen = sorted(
         done, key=lambda node: (bool(node.mapping().get("ground_truth")), str(node.mapping().get("updated_at")))
     )[-1]
-    results = [node for node in chosen["result"].entries() if "original_width" in node.mapping()]
+    return chosen, [node for node in chosen["result"].entries() if "original_width" in node.mapping()]
+
+
+def _task(task: Node, place: str) -> AnnotatedImage | None:
+    """The image of a task with the shapes of the annotation that counts."""
+    _, results = _chosen(task)
     if not results:
         return None
     size = results[0]["original_height"].whole(1), results[0]["original_width"].whole(1)
     number = str(task.mapping().get("id", place))
-    return AnnotatedImage(_file(task["data"], results[0]), tuple(_shapes(results, size)), size, number, place)
+    file = _file(_address(task["data"], results[0]))
+    return AnnotatedImage(file, tuple(_shapes(results, size)), size, number, place)
 
 
-def _file(data: Node, result: Node) -> str:
-    """The path that the task's image has; Label Studio wraps those of local files into an address."""
+def _address(data: Node, result: Node) -> str:
+    """Where the image of a task is, in Label Studio's words."""
     given = data.mapping()
     key = next(
         (k for k in (str(result.mapping().get("to_name")), "image", "img", "url") if isinstance(given.get(k), str)), ""
     )
     if not key:
         key = next((k for k, v in given.items() if isinstance(v, str) and "/" in v), "image")
-    address = urlsplit(data[key].text())
+    return data[key].text()
+
+
+def _file(given: str) -> str:
+    """The path in an address; Label Studio wraps those of local files into one of its own."""
+    address = urlsplit(given)
     local = parse_qs(address.query).get("d")
     return local[0] if local else unquote(address.path)
 

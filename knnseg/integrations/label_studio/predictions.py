@@ -1,7 +1,4 @@
-"""Label Studio: a segmentation as a prediction, in the words of a project's labelling configuration.
-
-Nothing of Label Studio is needed for it.
-"""
+"""A segmentation as a prediction of Label Studio, in the words of a project's labelling configuration."""
 
 from __future__ import annotations
 
