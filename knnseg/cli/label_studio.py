@@ -6,11 +6,14 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from knnseg.cli.options import Checkpoint, Device, Preset, Store, names_of, open_segmenter
+
+if TYPE_CHECKING:
+    from knnseg.integrations.label_studio.predictions import ShapeKind
 
 __all__ = ["label_studio"]
 
@@ -49,25 +52,29 @@ def label_studio(
     """
     from knnseg.integrations.label_studio.backend import Backend
     from knnseg.integrations.label_studio.client import Client
-    from knnseg.integrations.label_studio.predictions import ShapeKind
     from knnseg.integrations.label_studio.server import Listener
 
-    kind = next((kind for kind in get_args(ShapeKind) if kind == shapes), None)
-    if kind is None:
-        raise typer.BadParameter(f"--shapes takes {', '.join(get_args(ShapeKind))}")
+    kind = _kind(shapes)
     if not os.environ.get(TOKEN):
         raise typer.BadParameter(f"set {TOKEN} to an access token of Label Studio (Account & Settings there)")
     client = Client(url, os.environ[TOKEN], files=files)
     listener = Listener(host, port, os.environ.get(AUTH, ""))  # a mistake is found before weights are read
     logging.basicConfig(format="knnseg: %(message)s", stream=sys.stderr)
     logging.getLogger("knnseg").setLevel(logging.INFO)
+    name, stuff = f"knnseg-{Path(preset).stem}", names_of(stuff_classes) or ()
     with open_segmenter(preset, checkpoint, store, device, create=not read_only) as segmenter:
-        backend = Backend(
-            segmenter, client,
-            name=f"knnseg-{Path(preset).stem}", prefer=kind, learn=not read_only, stuff=names_of(stuff_classes) or (),
-        )  # fmt: skip
+        backend = Backend(segmenter, client, name=name, prefer=kind, learn=not read_only, stuff=stuff)
         print(f"ML backend for {url}: {listener.url}", flush=True)
         try:
             listener.serve(backend)
         finally:
             backend.close()
+
+
+def _kind(shapes: str) -> ShapeKind:
+    from knnseg.integrations.label_studio.predictions import ShapeKind
+
+    for kind in get_args(ShapeKind):
+        if kind == shapes:
+            return kind
+    raise typer.BadParameter(f"--shapes takes {', '.join(get_args(ShapeKind))}")
