@@ -11,7 +11,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from knnseg.data.annotations import LabelledImage
 from knnseg.datasets._json import Node, read_json
 from knnseg.datasets.folders import LabelledImages
-from knnseg.datasets.formats.brush import decode_brush
 from knnseg.datasets.formats.shapes import (
     AnnotatedImage,
     Bitmap,
@@ -25,6 +24,7 @@ from knnseg.datasets.formats.shapes import (
     turned,
 )
 from knnseg.datasets.formats.source import Source
+from knnseg.method.brush import decode_brush
 
 __all__ = ["LabelStudio", "labelled_task"]
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnseg.data.vocabulary import Vocabulary
-from knnseg.datasets.formats.brush import encode_brush
 from knnseg.drawing import colours
 from knnseg.errors import DatasetError
+from knnseg.method.brush import encode_brush
 from knnseg.method.painting import Segment
 from knnseg.method.rings import rings
 from knnseg.result import Segmentation

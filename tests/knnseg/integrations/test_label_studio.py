@@ -9,9 +9,9 @@ from pycocotools import mask as coco_mask
 
 from knnseg import Vocabulary
 from knnseg.datasets import open_annotations
-from knnseg.datasets.formats.brush import decode_brush, encode_brush
 from knnseg.errors import DatasetError
 from knnseg.integrations.label_studio import LabelConfig, prediction, save_tasks, task
+from knnseg.method.brush import decode_brush, encode_brush
 
 CONFIG = """<View><Image name="picture" value="$photo"/>
 <PolygonLabels name="poly" toName="picture"><Label value="ball"/><Label value="sky"/></PolygonLabels>
