@@ -15,6 +15,7 @@ from knnseg.cli.calibrating import calibrate
 from knnseg.cli.concepts import concepts_app
 from knnseg.cli.evaluating import print_report, run_eval, source_of, split_of
 from knnseg.cli.examples import examples_app
+from knnseg.cli.label_studio import label_studio
 from knnseg.cli.models import models_command
 from knnseg.cli.options import (
     AsJson,
@@ -292,5 +293,6 @@ app.command()(segment)
 app.command()(calibrate)
 app.add_typer(concepts_app)
 app.add_typer(examples_app)
+app.command(name="label-studio")(label_studio)
 app.command(name="datasets")(datasets_command)
 app.command(name="models")(models_command)

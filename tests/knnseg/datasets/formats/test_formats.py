@@ -14,8 +14,8 @@ from pycocotools import mask as coco_mask
 
 from knnseg.cli.sources import examples
 from knnseg.datasets import annotation_formats, open_annotations
-from knnseg.datasets.formats.label_studio import decode_brush
 from knnseg.errors import DatasetError
+from knnseg.method.brush import decode_brush
 
 H, W = 12, 20
 BLOCK = np.zeros((H, W), bool)
