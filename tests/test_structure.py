@@ -28,6 +28,7 @@ KNNSEG = {
     "segmenter": "stages method models database result",
     "datasets": "stages method",
     "calibration": "stages method models database segmenter",
+    "mining": "stages method drawing datasets segmenter",
     "evaluation": "method drawing database result segmenter",
 }
 # The same inside a room: a module imports only modules to its left.
@@ -37,6 +38,7 @@ WITHIN = {
     "method": ["pooling", "voting", "fusion", "edges", "painting", "instances", "boxes"],
     "database": ["naming", "spaces", "inventory", "schema", "originals", "adding", "concepts", "reembedding"],
     "calibration": ["leave_one_out", "fitting"],
+    "mining": ["clustering", "pages", "discovering"],
 }
 KNNSTORE = [
     "errors",
