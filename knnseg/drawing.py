@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import colorsys
+import io
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_dilation
 
 from knnseg.data.arrays import IGNORE, ImageArray
 from knnseg.data.vocabulary import UNKNOWN
 from knnseg.errors import ConfigError
 
-__all__ = ["class_colours", "colours", "legend_strip", "overlay", "paint_classes", "side_by_side", "stack"]
+__all__ = [
+    "class_colours",
+    "colours",
+    "data_uri",
+    "legend_strip",
+    "outlined",
+    "overlay",
+    "paint_classes",
+    "side_by_side",
+    "stack",
+]
 
 _ROWS = 256
 """Rows of pixels that are blended at once."""
@@ -135,3 +148,18 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
         whole.paste(picture, (0, y))
         y += picture.height
     return whole
+
+
+def outlined(image: ImageArray, region: NDArray[np.bool_]) -> ImageArray:
+    """The image with a white line around a region, and a black one around that, so that it shows on any ground."""
+    drawn = image.copy()
+    for radius, colour in ((2, 0), (1, 255)):
+        drawn[binary_dilation(region, np.ones((3, 3), bool), radius) & ~region] = colour
+    return drawn
+
+
+def data_uri(picture: Image.Image) -> str:
+    """A JPEG that a page can hold."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=88, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
