@@ -207,7 +207,7 @@ class ConceptDatabase:
     def add_masks(
         self,
         image: Image | ImageLike,
-        masks: NDArray[np.bool_],
+        masks: NDArray[np.bool_] | NDArray[np.integer],
         labels: Iterable[str],
         *,
         things: Iterable[str] | None = None,
@@ -218,7 +218,7 @@ class ConceptDatabase:
 
         Args:
             image: a path, bytes, a PIL image, or uint8 (H, W, 3).
-            masks: bool (N, H, W); they may overlap.
+            masks: bool (N, H, W), or whole numbers of which one is inside; they may overlap.
             labels: N class names; spaces around them are dropped, and letters brought to Unicode's form NFC.
             things: the names among them that are countable objects, the others are stuff; None says nothing, and each
                 is what the database knows of it. What it does not know is stuff.

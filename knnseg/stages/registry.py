@@ -41,6 +41,8 @@ _BUILTIN: dict[tuple[Kind, str], Factory] = {
     ("annotations", "coco"): "knnseg.datasets.formats.coco:CocoInstances",
     ("annotations", "coco_panoptic"): "knnseg.datasets.formats.coco:CocoPanopticFile",
     ("annotations", "cvat"): "knnseg.datasets.formats.cvat:Cvat",
+    ("annotations", "colours"): "knnseg.datasets.formats.colours:ColourMaps",
+    ("annotations", "fiftyone"): "knnseg.datasets.formats.fiftyone:FiftyOne",
     ("annotations", "label_studio"): "knnseg.datasets.formats.label_studio:LabelStudio",
     ("annotations", "labelme"): "knnseg.datasets.formats.labelme:Labelme",
     ("annotations", "voc"): "knnseg.datasets.formats.voc:VocBoxes",

@@ -84,7 +84,7 @@ def _shapes(entry: Node, size: tuple[int, int] | None, classes: Mapping[int, tup
     if given.get("segmentation"):
         geometry = _outline(entry["segmentation"], size)
     elif given.get("bbox"):
-        x, y, w, h = _numbers(entry["bbox"], 4)
+        x, y, w, h = entry["bbox"].numbers(4)
         geometry = Box(x, y, x + w, y + h)
     else:
         return []
@@ -94,7 +94,7 @@ def _shapes(entry: Node, size: tuple[int, int] | None, classes: Mapping[int, tup
 
 def _outline(node: Node, size: tuple[int, int] | None) -> Geometry:
     if isinstance(node.value, list):
-        return Polygons(tuple(_numbers(ring) for ring in node.entries()))
+        return Polygons(tuple(ring.numbers() for ring in node.entries()))
     counts = node["counts"]
     made = node["size"].entries() if "size" in node.mapping() else []
     shape = (made[0].whole(1), made[1].whole(1)) if len(made) == 2 else size
@@ -103,17 +103,6 @@ def _outline(node: Node, size: tuple[int, int] | None) -> Geometry:
     if isinstance(counts.value, list):
         return RunLengths(shape, tuple(count.whole(0) for count in counts.entries()))
     return RunLengths(shape, counts.text())
-
-
-def _numbers(node: Node, count: int | None = None) -> tuple[float, ...]:
-    values: Any = node.value
-    if (
-        not isinstance(values, list)
-        or not all(type(v) in (int, float) for v in values)
-        or (count or len(values)) != len(values)
-    ):
-        raise node.wrong(f"a list of {count or ''} numbers".replace("  ", " "))
-    return tuple(map(float, values))
 
 
 class CocoPanopticFile:

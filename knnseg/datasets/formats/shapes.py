@@ -38,6 +38,7 @@ __all__ = [
     "RunLengths",
     "Shape",
     "ShapeFile",
+    "drawn",
     "ellipse",
     "turned",
 ]
@@ -55,17 +56,21 @@ class Polygons:
     """The union of polygons, filled as COCO fills them.
 
     Args:
-        rings: of each its corners as x, y, x, y, …, in pixels; at least three corners.
+        rings: of each its corners as x, y, x, y, …, in pixels or as shares of the width and height; at least three
+            corners.
+        shares: they are shares.
     """
 
     rings: tuple[tuple[float, ...], ...]
+    shares: bool = False
 
     def draw(self, size: tuple[int, int]) -> NDArray[np.bool_]:
         """See :class:`Drawn`."""
         for ring in self.rings:
             if len(ring) < 6 or len(ring) % 2 or not np.isfinite(ring).all():
                 raise ValueError(f"expected polygons of at least three corners, got {str(ring)[:60]}")
-        codes = coco_mask.frPyObjects([list(ring) for ring in self.rings], *size)
+        scale = (size[1], size[0]) if self.shares else (1, 1)
+        codes = coco_mask.frPyObjects([[v * scale[i % 2] for i, v in enumerate(ring)] for ring in self.rings], *size)
         return coco_mask.decode(coco_mask.merge(codes)).astype(bool)
 
 
@@ -272,10 +277,26 @@ class ShapeFile(LabelledImages):
                 f"{entry.place}: expected an image of {entry.size}, as it was labelled, got {size}: {source!s:.200}"
             )
         shapes = [shape for shape in entry.shapes if self._usable(shape)]
-        segments, crowd, info = _painted(shapes, _masks(shapes, pixels, entry.place), size)
         uri = entry.place if isinstance(source, bytes) else Path(source).absolute().as_uri()
-        classes = _class_map(segments, crowd, shapes) if (crowd >= 0).any() else ()
-        return LabelledImage(pixels, segments, info, uri, entry.image_id, *classes)
+        return drawn(pixels, shapes, entry.place, uri, entry.image_id)
+
+
+def drawn(pixels: ImageArray, shapes: Sequence[Shape], place: str, uri: str = "", image_id: str = "") -> LabelledImage:
+    """An image with its shapes, none of which are points.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        shapes: in order.
+        place: where they come from, for errors.
+        uri: of the image.
+        image_id: of the image.
+
+    Raises:
+        DatasetError: a shape that does not fit the image.
+    """
+    segments, crowd, info = _painted(shapes, _masks(shapes, pixels, place), (pixels.shape[0], pixels.shape[1]))
+    classes = _class_map(segments, crowd, shapes) if (crowd >= 0).any() else ()
+    return LabelledImage(pixels, segments, info, uri, image_id, *classes)
 
 
 def _with_stuff(image: AnnotatedImage, stuff: frozenset[str]) -> AnnotatedImage:
@@ -289,8 +310,8 @@ def _masks(shapes: Sequence[Shape], pixels: ImageArray, place: str) -> list[NDAr
     masks, size = [], (pixels.shape[0], pixels.shape[1])
     for number, shape in enumerate(shapes):
         try:
-            drawn = shape.geometry
-            masks.append(outline(pixels, drawn.within(size)) if isinstance(drawn, Box) else drawn.draw(size))  # type: ignore[union-attr]  # points are left out
+            form = shape.geometry
+            masks.append(outline(pixels, form.within(size)) if isinstance(form, Box) else form.draw(size))  # type: ignore[union-attr]  # points are left out
         except ValueError as error:
             raise DatasetError(f"{place}: shape {number} ({shape.label!r}): {error}") from error
     return masks
