@@ -36,6 +36,7 @@ _BUILTIN: dict[tuple[Kind, str], Factory] = {
     ("masks", "sam"): "knnseg.models.proposers.points:load_sam",
     ("masks", "sam2"): "knnseg.models.proposers.points:load_sam2",
     ("base", "none"): "knnseg.models.base:NoBase",
+    ("base", "conse"): "knnseg.models.conse:load_conse",
     ("base", "dense_clip"): "knnseg.models.open_clip:dense_clip",
     ("base", "fcclip"): "knnseg.models.fcclip.stage:FcClip.load",
     ("annotations", "coco"): "knnseg.datasets.formats.coco:CocoInstances",
