@@ -33,6 +33,7 @@ KNNSEG = {
     "mining": "stages method drawing datasets segmenter",
     "evaluation": "method drawing database result segmenter",
     "integrations": "method drawing database result segmenter datasets",
+    "studio": "stages method drawing database result segmenter",
 }
 # The same inside a room: a module imports only modules to its left.
 WITHIN = {
@@ -57,6 +58,20 @@ WITHIN = {
     "export": ["files", "coco", "maps", "polygons", "yolo", "libraries", "notebook", "run"],
     "calibration": ["leave_one_out", "fitting"],
     "mining": ["clustering", "pages", "discovering"],
+    "studio": [
+        "remembered",
+        "maps",
+        "pictures",
+        "gallery",
+        "evidence",
+        "review",
+        "curation",
+        "session",
+        "answers",
+        "guard",
+        "server",
+        "listening",
+    ],
 }
 KNNSTORE = [
     "errors",

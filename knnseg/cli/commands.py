@@ -51,6 +51,7 @@ from knnseg.cli.sources import (
     examples,
     say_unlabelled,
 )
+from knnseg.cli.studio import studio
 from knnseg.errors import VocabularyError
 from knnstore._options import Group
 
@@ -284,5 +285,6 @@ app.command()(calibrate)
 app.add_typer(concepts_app)
 app.add_typer(examples_app)
 app.command(name="label-studio")(label_studio)
+app.command()(studio)
 app.command(name="datasets")(datasets_command)
 app.command(name="models")(models_command)

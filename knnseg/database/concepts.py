@@ -413,6 +413,11 @@ class ConceptDatabase:
         """
         return self._corrections.history(limit)
 
+    @property
+    def last_correction(self) -> int:
+        """The number of the last correction that was made through this object and is not undone; 0 for none."""
+        return self._corrections.last
+
     def undo(self, number: int | None = None) -> Correction:
         """Take a correction back: a renaming, a merge, a kind, or what was done to single examples.
 
