@@ -84,7 +84,7 @@ class Segmentation:
         for segment in self.segments_info:
             if segment.id == number:
                 return segment
-        raise VocabularyError(f"segment: expected a number from 1 to {len(self.segments_info)}, got {number}")
+        raise VocabularyError("segment", expected=f"a number from 1 to {len(self.segments_info)}", got=number)
 
     def instances(self, *, most: int = MOST) -> tuple[Instance, ...]:
         """The objects, best first, each with a score and a mask of its own, which may overlap others.
@@ -318,8 +318,8 @@ def joined_coco(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     listed = list(documents)
     images = [image for document in listed for image in document["images"]]
     if len({image["id"] for image in images}) != len(images) or not images:
-        raise DatasetError(f"COCO: expected images with an id of their own, got {[image['id'] for image in images]}")
+        raise DatasetError("COCO", expected="images with an id of their own", got=[image["id"] for image in images])
     if any(document["categories"] != listed[0]["categories"] for document in listed):
-        raise DatasetError("COCO: expected the same categories in every document, got others")
+        raise DatasetError("COCO", expected="the same categories in every document", got="others")
     annotations = [annotation for document in listed for annotation in document["annotations"]]
     return {"images": images, "annotations": annotations, "categories": listed[0]["categories"]}

