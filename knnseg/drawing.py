@@ -77,7 +77,7 @@ def overlay(
         alpha: 0 shows only the image, 1 only the colours.
     """
     if not 0 <= alpha <= 1:
-        raise ConfigError(f"alpha: expected 0 to 1, got {alpha}")
+        raise ConfigError("alpha", expected="0 to 1", got=alpha)
     table = np.concatenate([class_colours(names), np.zeros((1, 3), np.uint8)])
     painted = np.empty(image.shape, np.uint8)
     for start in range(0, len(image), _ROWS):  # in float64, a photograph of a phone would be half a gigabyte at once

@@ -161,7 +161,7 @@ def _known(names: list[str] | None, labelled: LabelledImages) -> list[str] | Non
     if unknown:
         near = ", ".join(map(repr, difflib.get_close_matches(unknown[0], known) or known[:5]))
         raise VocabularyError(
-            f"classes: expected some of the {len(known)} of the data set, such as {near}, got {unknown[0]!r}"
+            "classes", expected=f"some of the {len(known)} of the data set, such as {near}", got=repr(unknown[0])
         )
     return names
 

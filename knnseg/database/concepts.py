@@ -115,8 +115,10 @@ class ConceptDatabase:
         picked = [place for name, place in there.items() if space in ("", name)]
         if len(picked) > 1:
             raise ConfigError(
-                f"embedding space: expected the name of one of {sorted(there)} at {StoreURL.parse(url)}, got none. "
-                "Give it (--space), or the configuration that the examples were made with (--preset)."
+                "embedding space",
+                expected=f"the name of one of {sorted(there)} at {StoreURL.parse(url)}",
+                got="none",
+                hint="Give it (--space), or the configuration that the examples were made with (--preset).",
             )
         if not picked:
             raise StoreNotFoundError(
@@ -138,7 +140,7 @@ class ConceptDatabase:
             ConfigError: the database was opened without.
         """
         if self._extractor is None:
-            raise ConfigError("concept database: expected an extractor, to make vectors with; it was opened without")
+            raise ConfigError("concept database", expected="one with an extractor", got="one opened without")
         return self._extractor
 
     # -- adding -------------------------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ class ConceptDatabase:
             What was done. Where images were left out, there is a :class:`~knnseg.errors.KnnSegWarning` too.
         """
         if batch < 1:
-            raise ConfigError(f"add: expected a batch of at least 1 image, got {batch}")
+            raise ConfigError("add", expected="a batch of at least 1 image", got=batch)
         self._corrections.tidy_up()
         strict = strict or isinstance(examples, LabelledImage)
         images = [examples] if isinstance(examples, LabelledImage) else examples
@@ -235,12 +237,12 @@ class ConceptDatabase:
         countable = Vocabulary.of(dict.fromkeys(names), said).things if names else frozenset[str]()
         picture, stack = Image.read(image), Masks.from_dense(masks)
         if stack.size != picture.size:
-            raise MaskError(f"masks: expected {picture.size} like the image, got {stack.size}")
+            raise MaskError("masks", expected=f"{picture.size} like the image", got=stack.size)
         if len(stack) != len(names):
-            raise MaskError(f"masks: expected one mask for each of {len(names)} labels, got {len(stack)}")
+            raise MaskError("masks", expected=f"one mask for each of {len(names)} labels", got=len(stack))
         empty = np.flatnonzero(stack.areas == 0)
         if len(empty):
-            raise MaskError(f"masks: expected every mask to cover a pixel, got an empty mask at {int(empty[0])}")
+            raise MaskError("masks", expected="every mask to cover a pixel", got=f"an empty mask at {int(empty[0])}")
         if not uri and isinstance(image, str | PathLike):
             uri = Path(image).absolute().as_uri()
         things_ = [name in countable for name in names]
