@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import threading
 import time
@@ -23,6 +22,7 @@ from knnstore.errors import (
     StoreNotFoundError,
     UnknownBackendError,
     UnsupportedOperationError,
+    did_you_mean,
 )
 from knnstore.types import Consistency, StoreSpec
 from knnstore.url import StoreURL
@@ -151,10 +151,8 @@ def _entry_point(name: str) -> EntryPoint:
 
 
 def _unknown(name: str, installed: list[str]) -> UnknownBackendError:
-    near = difflib.get_close_matches(name, [*installed, *_KNOWN], 1)
-    hint = f"Did you mean {near[0]!r}?" if near else ""
-    if name in _KNOWN:
-        hint = f"Install it with: pip install {_KNOWN[name]}"
+    install = f"Install it with: pip install {_KNOWN[name]}" if name in _KNOWN else ""
+    hint = install or did_you_mean(name, [*installed, *_KNOWN])
     return UnknownBackendError(f"store backend {name!r}", expected=f"one of {installed}", hint=hint)
 
 

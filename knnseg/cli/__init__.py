@@ -13,8 +13,8 @@ from knnstore.cli import run_app
 
 __all__ = ["main"]
 
-_CLI = ("typer", "click", "rich", "tomlkit", "jinja2", "filelock")
-_STUDIO = ("starlette", "uvicorn")
+_EXTRAS = dict.fromkeys(("typer", "click", "rich", "tomlkit", "jinja2", "filelock"), "cli")
+_EXTRAS |= {"starlette": "studio", "uvicorn": "studio", "httpx": "label-studio"}
 
 
 def main() -> None:
@@ -30,7 +30,6 @@ def _app() -> None:
 
 def _explained(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, ModuleNotFoundError) and not isinstance(error, KnnStoreError):
-        extra = "cli" if error.name in _CLI else "studio" if error.name in _STUDIO else "torch"
-        return f"{error}. Install it with: pip install 'knnseg[{extra}]'", 1
+        return f"{error}. Install it with: pip install 'knnseg[{_EXTRAS.get(error.name or '', 'torch')}]'", 1
     # The last for files that cannot be written.
     return (str(error), 1) if isinstance(error, KnnSegError | KnnStoreError | OSError) else None

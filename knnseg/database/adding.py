@@ -81,7 +81,7 @@ def segments(
     for example in group:
         if not isinstance(example, LabelledImage):
             raise DatasetError(
-                f"add: expected labelled images, got {type(example).__name__}. Use add_masks for arrays."
+                "add", expected="labelled images", got=type(example).__name__, hint="Use add_masks for arrays."
             )
         info = [s for s in example.info if wanted is None or s.label in wanted]
         masks = segment_masks(example, [s.id for s in info])

@@ -30,7 +30,7 @@ from knnseg.data.vocabulary import Vocabulary, tidied, tidy
 from knnseg.database.adding import AddReport, segments, write
 from knnseg.database.changes import Changes
 from knnseg.database.correcting import Correction, Corrections
-from knnseg.database.examples import Examples, listed, wanted
+from knnseg.database.examples import Examples, full_ids, listed, wanted
 from knnseg.database.inventory import Concept, Looking, named
 from knnseg.database.schema import FIELDS, ImageExamples, described, readable
 from knnseg.database.searching import nearest
@@ -115,8 +115,10 @@ class ConceptDatabase:
         picked = [place for name, place in there.items() if space in ("", name)]
         if len(picked) > 1:
             raise ConfigError(
-                f"embedding space: expected the name of one of {sorted(there)} at {StoreURL.parse(url)}, got none. "
-                "Give it (--space), or the configuration that the examples were made with (--preset)."
+                "embedding space",
+                expected=f"the name of one of {sorted(there)} at {StoreURL.parse(url)}",
+                got="none",
+                hint="Give it (--space), or the configuration that the examples were made with (--preset).",
             )
         if not picked:
             raise StoreNotFoundError(
@@ -138,7 +140,7 @@ class ConceptDatabase:
             ConfigError: the database was opened without.
         """
         if self._extractor is None:
-            raise ConfigError("concept database: expected an extractor, to make vectors with; it was opened without")
+            raise ConfigError("concept database", expected="one with an extractor", got="one opened without")
         return self._extractor
 
     # -- adding -------------------------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ class ConceptDatabase:
             What was done. Where images were left out, there is a :class:`~knnseg.errors.KnnSegWarning` too.
         """
         if batch < 1:
-            raise ConfigError(f"add: expected a batch of at least 1 image, got {batch}")
+            raise ConfigError("add", expected="a batch of at least 1 image", got=batch)
         self._corrections.tidy_up()
         strict = strict or isinstance(examples, LabelledImage)
         images = [examples] if isinstance(examples, LabelledImage) else examples
@@ -207,7 +209,7 @@ class ConceptDatabase:
     def add_masks(
         self,
         image: Image | ImageLike,
-        masks: NDArray[np.bool_],
+        masks: NDArray[np.bool_] | NDArray[np.integer],
         labels: Iterable[str],
         *,
         things: Iterable[str] | None = None,
@@ -218,7 +220,7 @@ class ConceptDatabase:
 
         Args:
             image: a path, bytes, a PIL image, or uint8 (H, W, 3).
-            masks: bool (N, H, W); they may overlap.
+            masks: bool (N, H, W), or whole numbers of which one is inside; they may overlap.
             labels: N class names; spaces around them are dropped, and letters brought to Unicode's form NFC.
             things: the names among them that are countable objects, the others are stuff; None says nothing, and each
                 is what the database knows of it. What it does not know is stuff.
@@ -235,12 +237,12 @@ class ConceptDatabase:
         countable = Vocabulary.of(dict.fromkeys(names), said).things if names else frozenset[str]()
         picture, stack = Image.read(image), Masks.from_dense(masks)
         if stack.size != picture.size:
-            raise MaskError(f"masks: expected {picture.size} like the image, got {stack.size}")
+            raise MaskError("masks", expected=f"{picture.size} like the image", got=stack.size)
         if len(stack) != len(names):
-            raise MaskError(f"masks: expected one mask for each of {len(names)} labels, got {len(stack)}")
+            raise MaskError("masks", expected=f"one mask for each of {len(names)} labels", got=len(stack))
         empty = np.flatnonzero(stack.areas == 0)
         if len(empty):
-            raise MaskError(f"masks: expected every mask to cover a pixel, got an empty mask at {int(empty[0])}")
+            raise MaskError("masks", expected="every mask to cover a pixel", got=f"an empty mask at {int(empty[0])}")
         if not uri and isinstance(image, str | PathLike):
             uri = Path(image).absolute().as_uri()
         things_ = [name in countable for name in names]
@@ -306,6 +308,14 @@ class ConceptDatabase:
         name = None if concept is None else self._corrections.known(concept).label
         seen = self._looking.now()
         return listed(self._store, seen, wanted(seen, name, writer, image, since), ids, limit)
+
+    def ids(self, beginnings: Iterable[str]) -> list[str]:
+        """The ids of the examples that begin so; for people, who type the first few digits.
+
+        Raises:
+            VocabularyError: no id begins so, or several do.
+        """
+        return full_ids(self._store, self._looking.now(), beginnings)
 
     def neighbours(
         self, embeddings: Embeddings, k: int, vocabulary: Vocabulary | None = None, *, exclude_image: str = ""

@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 
 from knnseg.data.image import Image
 from knnseg.database.inventory import Inventory, named
-from knnseg.errors import ConfigError
+from knnseg.errors import ConfigError, VocabularyError
 from knnstore import EmbeddingStore, F, Filter, Records
 
-__all__ = ["Example", "Examples", "listed", "wanted"]
+__all__ = ["SHORT", "Example", "Examples", "full_ids", "listed", "wanted"]
+
+SHORT = 10
+"""Digits of an id that are shown, which is enough to tell a million examples apart."""
 
 _BOX = ("x0", "y0", "x1", "y1")
 _FIELDS = ["label", "thing", "image", "image_hash", *_BOX, "area", "coverage", "writer", "added"]
@@ -187,3 +190,24 @@ def _read(store: EmbeddingStore, seen: Inventory, where: Filter, ids: list[str])
         box=np.stack([columns[name] for name in _BOX], axis=1),
         **{name: columns[name] for name in ("thing", "image", "image_hash", "area", "coverage", "writer", "added")},
     )
+
+
+def full_ids(store: EmbeddingStore, seen: Inventory, given: Iterable[str]) -> list[str]:
+    """The ids that begin with each of some texts; a text that is a whole id stands for that one.
+
+    Raises:
+        VocabularyError: a text that no id begins with, or more than one.
+    """
+    texts = list(dict.fromkeys(given))
+    there = set(store.get(texts, fields=[], with_vectors=False).ids.tolist())
+    open_ = {text: list[str]() for text in texts if text and text not in there}
+    if open_:
+        for identity, _ in _times(store, wanted(seen)):
+            for text, found in open_.items():
+                if identity.startswith(text):
+                    found.append(identity)
+    for text, found in open_.items():
+        if len(found) != 1:
+            got = f"{len(found)}, such as {', '.join(found[:3])}" if found else "none"
+            raise VocabularyError(f"example {text!r}: expected an id, or the beginning of one, got {got}")
+    return [open_[text][0] if text in open_ else text for text in texts]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,13 @@ class Concept:
         label: its name.
         count: examples.
         things: those of them that say it is a countable object; the others say it is stuff.
+        aliases: names that it had before, or that what was merged into it had.
     """
 
     label: str
     count: int
     things: int
+    aliases: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def thing(self) -> bool:
@@ -69,11 +71,13 @@ class Inventory:
     def concepts(self) -> tuple[Concept, ...]:
         """Every concept that has examples, by name."""
         found: dict[str, Concept] = {}
+        aliases = self.names.other_names()
         for key, count in self.counts.items():
             if name := self.names.name(key):
                 things = self.things.get(key, 0) if key not in self.names.kinds else count * self.names.kinds[key]
                 before = found.get(name, Concept(name, 0, 0))
-                found[name] = Concept(name, before.count + count, before.things + things)
+                also = tuple(aliases.get(name, ()))
+                found[name] = Concept(name, before.count + count, before.things + things, also)
         return tuple(sorted(found.values(), key=lambda concept: concept.label))
 
     def keys_of(self, names: Iterable[str] | None) -> list[str]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from knnseg.database.changes import CHANGES
-from knnseg.database.schema import FIELDS
 from knnstore import EmbeddingSpace, EmbeddingStore, StoreURL, collections, open_store
 
 __all__ = ["each_space", "place_of_changes", "space_name", "spaces"]
@@ -38,7 +37,7 @@ def each_space(store: EmbeddingStore) -> Iterator[EmbeddingStore]:
     for other, place in spaces(database).items() if database is not None else ():
         if other != name:
             with open_store(place) as opened:
-                if opened.spec.fields == FIELDS:
+                if opened.spec.fields == store.spec.fields:
                     yield opened
 
 
