@@ -159,6 +159,7 @@ def _show_added(report: AddReport, as_json: bool) -> None:
         print(
             f"images read: {report.images}; examples added: {report.added}, there already: {report.present}, "
             f"too small or featureless: {report.skipped}"
+            + (f", deleted before: {report.deleted}" * bool(report.deleted))
         )
     finish(report.failed, report.images)
 
