@@ -102,7 +102,7 @@ def segments(
 
 def of_arrays(
     image: Image | ImageLike,
-    masks: NDArray[np.bool_],
+    masks: NDArray[np.bool_] | NDArray[np.integer],
     labels: Iterable[str],
     things: Iterable[str] | None,
     uri: str,
@@ -113,7 +113,7 @@ def of_arrays(
 
     Args:
         image: the image.
-        masks: bool (N, H, W).
+        masks: bool or whole numbers (N, H, W).
         labels: N class names.
         things: the names among them that are countable objects; None where nobody says.
         uri: where the image comes from; "" for the path that was given.

@@ -205,7 +205,7 @@ class ConceptDatabase:
     def add_masks(
         self,
         image: Image | ImageLike,
-        masks: NDArray[np.bool_],
+        masks: NDArray[np.bool_] | NDArray[np.integer],
         labels: Iterable[str],
         *,
         things: Iterable[str] | None = None,
@@ -216,7 +216,7 @@ class ConceptDatabase:
 
         Args:
             image: a path, bytes, a PIL image, or uint8 (H, W, 3).
-            masks: bool (N, H, W); they may overlap.
+            masks: bool (N, H, W), or whole numbers of which one is inside; they may overlap.
             labels: N class names; spaces around them are dropped, and letters brought to Unicode's form NFC.
             things: the names among them that are countable objects, the others are stuff; None says nothing, and each
                 is what the database knows of it. What it does not know is stuff.
@@ -404,6 +404,11 @@ class ConceptDatabase:
             limit: at most so many; None for all that are remembered, which are the last fifty.
         """
         return self._corrections.history(limit)
+
+    @property
+    def last_correction(self) -> int:
+        """The number of the last correction that was made through this object and is not undone; 0 for none."""
+        return self._corrections.last
 
     def undo(self, number: int | None = None) -> Correction:
         """Take a correction back: a renaming, a merge, a kind, or what was done to single examples.

@@ -229,6 +229,11 @@ class Corrections:
         heads = [step for step in reversed(names.history) if step.belongs_to == step.number][:limit]
         return tuple(described(names, step) for step in heads)
 
+    @property
+    def last(self) -> int:
+        """See :attr:`ConceptDatabase.last_correction`."""
+        return self._made[-1] if self._made else 0
+
     def undo(self, number: int | None = None) -> Correction:
         """See :meth:`ConceptDatabase.undo`."""
         names = self._changes.names()
