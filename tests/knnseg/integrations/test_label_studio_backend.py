@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from knnseg import ConceptDatabase
-from knnseg.errors import ConfigError, DatasetError
+from knnseg.errors import ConfigError, DatasetError, KnnSegWarning
 from knnseg.integrations.label_studio import LabelConfig
 from knnseg.integrations.label_studio import client as client_module
 from knnseg.integrations.label_studio.backend import Backend
@@ -82,7 +82,10 @@ def test_a_task_and_its_examples_agree_whatever_happens_to_its_annotations(fake,
     fake.annotate(5, 12, ("sky", 2, 2, 30, 12))  # a second opinion, later, which agrees on the sky
     assert backend.sync(5) == -1 and there() == [("sky", "5 annotation 12", 2, 30)]
     memory.rename("sky", "heaven")
-    assert backend.sync(5) == 0 and there() == [("heaven", "5 annotation 12", 2, 30)]  # as adding it again adds nothing
+    with pytest.warns(KnnSegWarning, match="'sky' is called 'heaven' now"):
+        assert backend.sync(5) == 0 and there() == [
+            ("heaven", "5 annotation 12", 2, 30)
+        ]  # as adding it again adds nothing
     memory.rename("heaven", "sky")
     fake.annotate(5, 12, ("ball", 40, 20, 50, 30), was_cancelled=True)
     assert backend.sync(5) == 1 and len(there()) == 2  # the first one counts again
