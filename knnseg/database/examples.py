@@ -199,12 +199,12 @@ def full_ids(store: EmbeddingStore, seen: Inventory, given: Iterable[str]) -> li
         VocabularyError: a text that no id begins with, or more than one.
     """
     texts = list(dict.fromkeys(given))
-    there = set(store.get(texts, fields=[], with_vectors=False).ids.tolist())
-    open_ = {text: list[str]() for text in texts if text and text not in there}
+    there = set(store.get(list(filter(None, texts)), fields=[], with_vectors=False).ids.tolist())
+    open_ = {text: list[str]() for text in texts if text not in there}
     if open_:
         for identity, _ in _times(store, wanted(seen)):
             for text, found in open_.items():
-                if identity.startswith(text):
+                if text and identity.startswith(text):
                     found.append(identity)
     for text, found in open_.items():
         if len(found) != 1:

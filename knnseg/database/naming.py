@@ -295,8 +295,9 @@ def _back(now: Mapping[str, V], diff: Diff) -> dict[str, V]:
 
 
 def named_anew(name: str, present: Container[str], names: Names) -> Change | None:
-    """Give a name that nobody has to a new key."""
-    return None if names.keys(name) else naming([names.key(name, present)], name)
+    """Give a name that nobody has, and nobody had before, to a new key."""
+    now = names.current(name)
+    return None if names.keys(now) else naming([names.key(now, present)], now)
 
 
 def noted(name: str, names: Names) -> Change | None:
