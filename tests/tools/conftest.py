@@ -1,5 +1,6 @@
-"""Label Studio itself, started once for the tests on it."""
+"""Label Studio itself, started once for the tests on it, and the scenes that the other tests are on."""
 
+import importlib.util
 import os
 import secrets
 import socket
@@ -10,13 +11,37 @@ from pathlib import Path
 import httpx
 import pytest
 
+from knnseg import ConceptDatabase, Config, Segmenter
+from knnseg.config import StageConfig
+from knnseg.models.regions import RegionProposer
+
 TOOLS = Path(__file__).parents[2] / ".tools"
 PASSWORD, TOKEN = secrets.token_hex(8), secrets.token_hex(20)
 
 
-def free_port():
+@pytest.fixture(scope="session")
+def port():
+    """A port that is free, for whatever is started."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def scenes():
+    """The conftest of knnseg's tests, which pytest does not load here: scenes, an extractor and a base."""
+    path = Path(__file__).parents[1] / "knnseg" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("knnseg_scenes", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def segmenter(scenes, tmp_path):
+    extractor, config = scenes.ColourFeatures(), Config(StageConfig("none"), StageConfig("none"))
+    proposer = RegionProposer(scales=(30, 100), min_area=10, superpixels=())
+    with ConceptDatabase.open(f"memory://{tmp_path}/db", extractor) as database:
+        yield Segmenter(extractor, proposer, scenes.HashBase(), database, config=config)
 
 
 class LabelStudio:
@@ -52,11 +77,11 @@ class LabelStudio:
 
 
 @pytest.fixture(scope="session")
-def label_studio(tmp_path_factory):
+def label_studio(tmp_path_factory, port):
     program = TOOLS / "label-studio" / "bin" / "label-studio"
     if not program.exists():
         pytest.skip("Label Studio is not installed; `make test-tools` does it")
-    folder, port = tmp_path_factory.mktemp("label-studio"), free_port()
+    folder = tmp_path_factory.mktemp("label-studio")
     files = folder / "files"
     files.mkdir()
     environment = {

@@ -1,6 +1,5 @@
 """Label Studio takes our predictions, asks our backend, teaches it, and still writes what its reader is tested on."""
 
-import importlib.util
 import io
 import json
 import re
@@ -13,31 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knnseg import ConceptDatabase, Config, Segmenter, Vocabulary
-from knnseg.config import StageConfig
+from knnseg import Vocabulary
 from knnseg.datasets import open_annotations
 from knnseg.integrations.label_studio import LabelConfig, local_file, save_tasks
 from knnseg.integrations.label_studio.backend import Backend
 from knnseg.integrations.label_studio.client import Client
 from knnseg.integrations.label_studio.server import Listener
-from knnseg.models.regions import RegionProposer
 
 pytestmark = [pytest.mark.tools, pytest.mark.timeout(600)]
 
 KEPT = Path(__file__).parents[1] / "knnseg" / "datasets" / "formats" / "files"
 NAMES = ["sky", "grass", "ball"]
-
-
-def shared():
-    """The scenes and the features of the other tests, which are in their conftest."""
-    path = Path(__file__).parents[1] / "knnseg" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("knnseg_scenes", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SCENES = shared()
 
 
 def png(pixels):
@@ -46,21 +31,12 @@ def png(pixels):
         return file.getvalue()
 
 
-@pytest.fixture
-def segmenter(tmp_path):
-    extractor = SCENES.ColourFeatures()
-    config = Config(StageConfig("none"), StageConfig("none"))
-    proposer = RegionProposer(scales=(30, 100), min_area=10, superpixels=())
-    with ConceptDatabase.open(f"memory://{tmp_path}/db", extractor) as database:
-        yield Segmenter(extractor, proposer, SCENES.HashBase(), database, config=config)
-
-
 @pytest.mark.parametrize("kind", ["brush", "polygon", "rectangle"])
-def test_predictions_are_imported_accepted_and_exported_unchanged(label_studio, segmenter, tmp_path, kind):
-    segmenter.database.add([SCENES.make_scene(i) for i in range(3)])
+def test_predictions_are_imported_accepted_and_exported_unchanged(label_studio, segmenter, scenes, tmp_path, kind):
+    segmenter.database.add([scenes.make_scene(i) for i in range(3)])
     folder = label_studio.files / kind
     folder.mkdir(exist_ok=True)
-    Image.fromarray(SCENES.make_scene(7).image).save(folder / "a photo.png")
+    Image.fromarray(scenes.make_scene(7).image).save(folder / "a photo.png")
     config = LabelConfig.of(Vocabulary.of(NAMES), kind)
     project = label_studio.project(config.xml)
     storage = {"project": project, "title": "files", "path": str(folder), "use_blob_urls": True}
@@ -131,11 +107,11 @@ def box(label, x, y, w, h):
     }  # fmt: skip
 
 
-def test_the_backend_is_asked_taught_and_corrected(label_studio, connected, segmenter):
+def test_the_backend_is_asked_taught_and_corrected(label_studio, connected, segmenter, scenes):
     backend, project, model = connected
-    first, second = label_studio.upload(project, "a.png", png(SCENES.make_scene(1).image))[0], None
+    first, second = label_studio.upload(project, "a.png", png(scenes.make_scene(1).image))[0], None
     second = next(
-        t for t in label_studio.upload(project, "b.png", png(SCENES.make_scene(2).image)) if t["id"] != first["id"]
+        t for t in label_studio.upload(project, "b.png", png(scenes.make_scene(2).image)) if t["id"] != first["id"]
     )
 
     def labels():
@@ -168,14 +144,14 @@ def test_the_backend_is_asked_taught_and_corrected(label_studio, connected, segm
     assert labels() == []
 
 
-def test_a_personal_token_is_taken_as_well(label_studio, connected):
+def test_a_personal_token_is_taken_as_well(label_studio, connected, scenes):
     _, project, _ = connected
-    (task,) = label_studio.upload(project, "a.png", png(SCENES.make_scene(1).image))
+    (task,) = label_studio.upload(project, "a.png", png(scenes.make_scene(1).image))
     personal = label_studio.call("POST", "/api/token/", json={})["token"]
     client = Client(label_studio.url, personal)
     assert client.task(task["id"])["id"] == task["id"]
     data, _ = client.image(task["data"]["image"])
-    assert data == png(SCENES.make_scene(1).image)
+    assert data == png(scenes.make_scene(1).image)
     client.close()
 
 
