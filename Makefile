@@ -22,7 +22,7 @@ $(VENV)/.base: constraints.txt $(PROJECTS:%=%/pyproject.toml)
 $(VENV)/.dev: $(VENV)/.base pyproject.toml
 	@$(PIP) install -c constraints.txt pip
 	@$(PIP) install -c constraints.txt --group dev -e 'knnstore[cli,parquet,testing,servers]' \
-	  -e 'knnseg[torch,photo,transformers,cli,supervision,label-studio,cvat]' -e plugins/knnstore-bench -e 'plugins/knnstore-milvus[lite]' -e 'plugins/knnstore-qdrant[edge]'
+	  -e 'knnseg[torch,photo,transformers,cli,studio,supervision,label-studio,cvat]' -e plugins/knnstore-bench -e 'plugins/knnstore-milvus[lite]' -e 'plugins/knnstore-qdrant[edge]'
 	@touch $@
 
 demo: $(VENV)/.base

@@ -86,6 +86,7 @@ CASES = {
     "knnseg concepts remove": "kettle -y -s {url}",
     "knnseg datasets": "",
     "knnseg models": "",
+    "knnseg studio": "-s {url} --preset tiny --images {there}/images --port 0",  # serves until it is interrupted
     "knnseg demo": "",  # its store is a folder of its own
     "knnstore delete": "{url}3 --id nobody -y",
     "knnstore drop": "{url}3 -y",
@@ -218,7 +219,7 @@ def test_what_goes_well(said, bridge, there, tmp_path):
         if name == "knnstore import":
             shutil.move(tmp_path / "exported", there / "exported")
         for flag in ("", " --json"):
-            if name == "knnseg demo" or (flag and name == "knnstore export"):
+            if name in ("knnseg demo", "knnseg studio") or (flag and name == "knnstore export"):
                 continue
             code, text = said(name, with_suffixes(CASES[name], url) + flag)
             assert_hidden(text)

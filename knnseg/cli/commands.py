@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,9 @@ from rich.console import Console
 from knnseg.cli.calibrating import calibrate
 from knnseg.cli.concepts import concepts_app
 from knnseg.cli.evaluating import print_report, run_eval, source_of, split_of
+from knnseg.cli.examples import examples_app
 from knnseg.cli.label_studio import label_studio
+from knnseg.cli.mining import discover
 from knnseg.cli.models import models_command
 from knnseg.cli.options import (
     AsJson,
@@ -30,6 +31,7 @@ from knnseg.cli.options import (
     print_json,
     printed_warnings,
     say_mixed,
+    show_added,
 )
 from knnseg.cli.segmenting import segment
 from knnseg.cli.sources import (
@@ -49,12 +51,12 @@ from knnseg.cli.sources import (
     examples,
     say_unlabelled,
 )
+from knnseg.cli.studio import studio
 from knnseg.errors import VocabularyError
 from knnstore._options import Group
 
 if TYPE_CHECKING:
     from knnseg.data.vocabulary import Vocabulary
-    from knnseg.database.adding import AddReport
     from knnseg.datasets import LabelledImages
 
 __all__ = ["app"]
@@ -145,22 +147,11 @@ def add(
                 labelled, classes=names, min_area=min_area, writer=writer, strict=strict, progress=sys.stderr.isatty()
             )
         say_mixed(segmenter.database)
-    _show_added(report, as_json)
+    show_added(report, as_json)
 
 
 def _things(label: str | None, thing: bool | None) -> list[str] | None:
     return None if thing is None else [label or ""] if thing else []
-
-
-def _show_added(report: AddReport, as_json: bool) -> None:
-    if as_json:
-        print_json(asdict(report))
-    else:
-        print(
-            f"images read: {report.images}; examples added: {report.added}, there already: {report.present}, "
-            f"too small or featureless: {report.skipped}"
-        )
-    finish(report.failed, report.images)
 
 
 def _known(names: list[str] | None, labelled: LabelledImages) -> list[str] | None:
@@ -289,8 +280,11 @@ def demo(
 
 # Those of other modules, in the order in which --help lists them.
 app.command()(segment)
+app.command()(discover)
 app.command()(calibrate)
 app.add_typer(concepts_app)
+app.add_typer(examples_app)
 app.command(name="label-studio")(label_studio)
+app.command()(studio)
 app.command(name="datasets")(datasets_command)
 app.command(name="models")(models_command)

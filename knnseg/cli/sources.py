@@ -59,7 +59,7 @@ Annotations = Annotated[
         "--annotations",
         "-a",
         help="What a labelling tool has exported, a file or folder: COCO or LVIS instances, COCO panoptic, Label "
-        "Studio, CVAT, labelme, YOLO. Its format is recognised.",
+        "Studio, CVAT, labelme, YOLO, FiftyOne, maps in colours. Its format is recognised.",
     ),
 ]
 Images = Annotated[

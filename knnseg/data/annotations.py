@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from knnseg.data.arrays import IGNORE, ImageArray, expect
+from knnseg.data.arrays import IGNORE, ImageArray, expect, narrow
 from knnseg.data.vocabulary import tidied
 from knnseg.errors import MaskError, VocabularyError
 
@@ -35,7 +35,8 @@ class LabelledImage:
 
     Args:
         image: uint8 (H, W, 3), RGB.
-        segments: int32 (H, W), the number of the segment that each pixel belongs to; 0 is unlabelled.
+        segments: int32 (H, W), the number of the segment that each pixel belongs to; 0 is unlabelled. Other whole
+            numbers and booleans are taken where int32 has room for them.
         info: what the numbers mean, each at most once.
         uri: where the image comes from, for people.
         image_id: the id of the image within its dataset, for evaluation files.
@@ -61,7 +62,7 @@ class LabelledImage:
 
     def __post_init__(self) -> None:
         expect(self.image, "LabelledImage.image", np.uint8, 3)
-        expect(self.segments, "LabelledImage.segments", np.int32, 2)
+        object.__setattr__(self, "segments", narrow(self.segments, "LabelledImage.segments"))
         for what, array in (("segment", self.segments), ("class", self.class_map)):
             if array is not None and self.image.shape[:2] != array.shape:
                 raise MaskError(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from knnseg.errors import KnnSegError, ShapeError
 
-__all__ = ["IGNORE", "ImageArray", "expect", "plain", "whole_numbers"]
+__all__ = ["IGNORE", "ImageArray", "expect", "narrow", "plain", "whole_numbers"]
 
 ImageArray: TypeAlias = NDArray[np.uint8]
 """uint8 (H, W, 3), RGB, sRGB-encoded."""
@@ -50,6 +50,19 @@ def whole_numbers(value: object, name: str, error: type[KnnSegError] = ShapeErro
     if array.ndim != 2 or array.dtype.kind not in "biu":
         raise error(f"{name}: expected an integer array (H, W), got {array.dtype.name} {array.shape}")
     return array
+
+
+def narrow(value: object, name: str, error: type[KnnSegError] = ShapeError) -> NDArray[np.int32]:
+    """A map of whole numbers, (H, W), as int32; the same array where it is that already.
+
+    Raises:
+        error: as for :func:`whole_numbers`, or numbers that int32 has no room for.
+    """
+    numbers = whole_numbers(value, name, error)
+    found = numbers.astype(np.int32, copy=False)
+    if not np.array_equal(found, numbers):
+        raise error(f"{name}: expected numbers that fit int32, got {numbers.min()} to {numbers.max()}")
+    return found
 
 
 def expect(array: NDArray[np.generic], name: str, kind: type[np.generic], ndim: int) -> None:

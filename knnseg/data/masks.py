@@ -60,20 +60,27 @@ class Masks:
     @classmethod
     def from_dense(
         cls,
-        masks: NDArray[np.bool_] | NDArray[np.float32],
+        masks: NDArray[np.bool_] | NDArray[np.integer] | NDArray[np.float32],
         scores: NDArray[np.float32] | None = None,
         *,
         instances: bool = False,
     ) -> Masks:
-        """Take bool or float32 (N, H, W) masks.
+        """Take bool or float (N, H, W) masks, or whole numbers, of which one other than 0, 1 or 255 say, is inside.
 
         Raises:
-            MaskError: the array is not (N, H, W), holds values outside [0, 1], or is a masked array that leaves some
-                out.
+            MaskError: the array is not (N, H, W), holds values outside [0, 1] or several whole numbers, or is a masked
+                array that leaves some out.
         """
         array = plain(masks, "masks", MaskError)
-        if array.ndim != 3 or array.dtype.kind not in "bf":
+        if array.ndim != 3 or array.dtype.kind not in "biuf":
             raise MaskError(f"masks: expected a bool or float array (N, H, W), got {array.dtype.name} {array.shape}")
+        if array.dtype.kind in "iu":
+            if len(inside := np.unique(array[array != 0])) > 1:
+                raise MaskError(
+                    f"masks: expected 0 and one other number, got {inside[:5].tolist()} beside 0. Of a label map, give "
+                    "LabelledImage the map."
+                )
+            array = array != 0
         weights = array.astype(np.float32)
         if not ((weights >= 0) & (weights <= 1)).all():  # false for NaN too
             raise MaskError("masks: expected values between 0 and 1")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from knnseg.data.arrays import ImageArray, plain, whole_numbers
+from knnseg.data.arrays import ImageArray, narrow, plain
 from knnseg.errors import ImageError
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "ImageLike",
     "fit",
     "load_annotated",
+    "load_colour_map",
     "load_image",
     "load_label_map",
     "load_panoptic_png",
@@ -122,7 +123,7 @@ def load_label_map(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArra
             are, such as JPEG; or an array of another form.
     """
     if isinstance(source, np.ndarray):
-        return _narrow(whole_numbers(source, "label map", ImageError))
+        return narrow(source, "label map", ImageError)
     with _opened(source, max_pixels) as image:
         if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
             raise ImageError(f"expected a label map of one channel, got mode {image.mode}")
@@ -142,10 +143,28 @@ def load_panoptic_png(source: str | PathLike[str] | bytes | Image.Image) -> NDAr
     with _opened(source, MAX_PIXELS) as image:
         if image.mode not in ("RGB", "RGBA"):
             raise ImageError(f"expected a panoptic PNG in RGB, got mode {image.mode}")
-        _step(image)
-        rgb = np.asarray(_turned(image, True))[..., :3].astype(np.int32)
-    segments: NDArray[np.int32] = rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
-    return segments
+        return _packed(image)
+
+
+def load_colour_map(source: str | PathLike[str] | bytes | Image.Image) -> NDArray[np.int32]:
+    """Read a map whose colours mean something, in RGB or with a palette: int32 (H, W), R + 256·G + 65536·B.
+
+    Raises:
+        ImageError: as for :func:`load_label_map`, but of three channels of 8 bits, four, or one with a palette.
+    """
+    with _opened(source, MAX_PIXELS) as image:
+        if image.mode not in ("RGB", "RGBA", "P"):
+            raise ImageError(f"expected a map in colours, RGB or with a palette, got mode {image.mode}")
+        return _packed(image)
+
+
+def _packed(image: Image.Image) -> NDArray[np.int32]:
+    """R + 256·G + 65536·B of each pixel."""
+    _step(image)
+    turned = _turned(image, True)
+    rgb = np.asarray(turned.convert("RGB") if turned.mode == "P" else turned)[..., :3].astype(np.int32)
+    packed: NDArray[np.int32] = rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
+    return packed
 
 
 def resize(image: ImageArray, size: tuple[int, int]) -> ImageArray:
@@ -192,13 +211,6 @@ def _from_array(array: NDArray[np.generic]) -> ImageArray:
     if array.ndim == 3 and array.shape[2] == 3:
         return np.array(array, np.uint8, order="C")
     return np.array(_as_rgb(Image.fromarray(np.ascontiguousarray(array, np.uint8))), np.uint8)
-
-
-def _narrow(numbers: NDArray[np.integer]) -> NDArray[np.int32]:
-    narrow = numbers.astype(np.int32)
-    if not np.array_equal(narrow, numbers):
-        raise ImageError(f"label map: expected numbers that fit int32, got {numbers.min()} to {numbers.max()}")
-    return narrow
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from knnseg.data.annotations import LabelledImage
 from knnseg.data.features import Embeddings
 from knnseg.data.image import Image
+from knnseg.database.naming import Names, is_deleted
 from knnseg.database.schema import (
     FIELDS,
     Content,
@@ -37,8 +38,10 @@ class AddReport:
         images: images read.
         added: examples written.
         present: examples that were there already.
+        deleted: examples that were there and have been deleted one by one, and so are left out.
         skipped: segments that could not be used: empty, below ``min_area``, or over featureless ground.
         failed: images that could not be read or used, each with its name and the reason.
+        ids: of ``add_masks``, the id of the example of each mask; empty for a stream of images, which may have no end.
     """
 
     images: int = 0
@@ -46,11 +49,14 @@ class AddReport:
     present: int = 0
     skipped: int = 0
     failed: tuple[str, ...] = ()
+    deleted: int = 0
+    ids: tuple[str, ...] = ()
 
     def __add__(self, other: AddReport) -> AddReport:
         return AddReport(
             self.images + other.images, self.added + other.added,
             self.present + other.present, self.skipped + other.skipped, (*self.failed, *other.failed),
+            self.deleted + other.deleted, (*self.ids, *other.ids),
         )  # fmt: skip
 
 
@@ -92,7 +98,7 @@ def write(
     store: EmbeddingStore,
     extractor: FeatureExtractor,
     prepared: list[ImageExamples],
-    name: Callable[[str], str],
+    names: Names,
     *,
     keep_masks: bool = True,
     writer: str = "",
@@ -104,7 +110,7 @@ def write(
         store: of a concept database.
         extractor: makes the vectors.
         prepared: the examples of some images.
-        name: of the concept with a key.
+        names: of the concepts, and what was deleted of them.
         keep_masks: store the masks as RLE.
         writer: who adds.
         strict: raise where the extractor refuses an image, instead of leaving it out.
@@ -113,15 +119,19 @@ def write(
     store.revision()  # what others have added up to now is seen below, also where that takes a moment otherwise
     ids = [identity for examples in prepared for identity in (*examples.ids, *examples.first_ids)]
     stored = store.get(ids, fields=["label"], with_vectors=False)
-    there = {own for own, key in zip(stored.ids.tolist(), stored.fields["label"].tolist(), strict=True) if name(key)}
+    there = {
+        own for own, key in zip(stored.ids.tolist(), stored.fields["label"].tolist(), strict=True) if names.name(key)
+    }
     # A concept that was made of several has examples under the keys of each of them.
     shown = [examples.image.content_hash for examples in prepared if not there.issuperset(examples.ids)]
-    known = stored_contents(store, F("image_hash").isin(shown), name) if shown else set[Content]()
+    known = stored_contents(store, F("image_hash").isin(shown), names.name) if shown else set[Content]()
     work: list[tuple[ImageExamples, list[int]]] = []
     for examples in prepared:
-        named = zip(examples.ids, examples.first_ids, examples.contents(name), strict=True)
+        named = zip(examples.ids, examples.first_ids, examples.contents(names.name), strict=True)
         fresh = [i for i, (*own, same) in enumerate(named) if there.isdisjoint(own) and known.isdisjoint(same)]
-        report += AddReport(present=len(examples.ids) - len(fresh))
+        deleted = [i for i in fresh if is_deleted(names.moved.get(examples.ids[i], ""))]
+        report += AddReport(present=len(examples.ids) - len(fresh), deleted=len(deleted))
+        fresh = [i for i in fresh if i not in deleted]
         if fresh:
             there.update(examples.ids)
             work.append((examples, fresh))

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from knnseg.database.changes import Changes
 from knnseg.database.concepts import ConceptDatabase
 from knnseg.database.inventory import named
-from knnseg.database.naming import Changes
 from knnseg.database.originals import Originals, StoredImage, stored_images
 from knnseg.database.schema import FIELDS, contents, stored_contents
 from knnseg.database.spaces import place_of_changes

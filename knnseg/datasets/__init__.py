@@ -2,7 +2,7 @@
 
 from knnseg.datasets.benchmarks import Benchmark, benchmarks, open_dataset, with_names
 from knnseg.datasets.folders import CocoPanoptic, ImageLabelPairs, LabelledImages, read_classes
-from knnseg.datasets.formats import annotation_formats, open_annotations
+from knnseg.datasets.formats import annotation_formats, from_detections, open_annotations
 from knnseg.datasets.rendered import CONCEPTS, Concept, RenderedScenes
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "RenderedScenes",
     "annotation_formats",
     "benchmarks",
+    "from_detections",
     "open_annotations",
     "open_dataset",
     "read_classes",

@@ -67,6 +67,17 @@ class Node:
             raise self.wrong(f"a whole number from {least} to {most}" if most is not None else f"at least {least}")
         return value
 
+    def numbers(self, count: int | None = None) -> tuple[float, ...]:
+        """A list of numbers, as many as ``count`` where that is given."""
+        values: Any = self.value
+        if (
+            not isinstance(values, list)
+            or not all(type(v) in (int, float) for v in values)
+            or (count or len(values)) != len(values)
+        ):
+            raise self.wrong(f"a list of {count or ''} numbers".replace("  ", " "))
+        return tuple(map(float, values))
+
     def text(self) -> str:
         """A text that is not empty."""
         if type(self.value) is not str or not self.value.strip():
@@ -79,7 +90,7 @@ class Node:
 
     def flag(self, key: str) -> bool:
         """Whether a key is set: true or false, 1 or 0, also as text; false where it is missing."""
-        value = self.value.get(key, False)
+        value = self.mapping().get(key, False)
         if type(value) is bool:
             return value
         plain = value.strip().lower() if type(value) is str else value

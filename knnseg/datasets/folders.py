@@ -19,7 +19,15 @@ from knnseg.data.vocabulary import Vocabulary
 from knnseg.datasets._json import Node, read_json
 from knnseg.errors import DatasetError
 
-__all__ = ["CocoPanoptic", "ImageLabelPairs", "LabelledImages", "WithVocabulary", "classes_of", "read_classes"]
+__all__ = [
+    "CocoPanoptic",
+    "ImageLabelPairs",
+    "LabelledImages",
+    "WithVocabulary",
+    "classes_of",
+    "read_classes",
+    "unknown_of",
+]
 
 _MOST = 256**3 - 1
 """The highest number of a segment that a panoptic PNG can hold."""
@@ -101,7 +109,8 @@ def read_classes(source: str | PathLike[str] | Mapping[int, str]) -> dict[int, t
 
     Args:
         source: a mapping of number to name; or a JSON file: a list of ``{"id": 1, "name": "kettle", "isthing": true}``
-            (``isthing`` may be missing), or a COCO file with such a list under ``categories``.
+            (``isthing`` may be missing), or a COCO file with such a list under ``categories``. What is marked
+            ``"unknown": 1`` there, as results mark what is none of their classes, is left out.
 
     Raises:
         DatasetError: unreadable, or a number or name twice.
@@ -114,12 +123,21 @@ def read_classes(source: str | PathLike[str] | Mapping[int, str]) -> dict[int, t
 
 def classes_of(file: Node, *, things: bool = False) -> dict[int, tuple[str, bool]]:
     """The same of a JSON file that was read; ``things`` is what a class is where the file does not say."""
-    categories = file["categories"] if isinstance(file.value, dict) else file
     rows = [
         (e["id"].whole(), e["name"].text(), e.flag("isthing") if "isthing" in e.mapping() else things)
-        for e in categories.entries()
+        for e in _categories(file)
+        if not e.flag("unknown")
     ]
     return _distinct(rows, file.file)
+
+
+def unknown_of(file: Node) -> frozenset[int]:
+    """The numbers of what is marked as none of the classes, in results of ours: it is not to be taught as one."""
+    return frozenset(e["id"].whole() for e in _categories(file) if e.flag("unknown"))
+
+
+def _categories(file: Node) -> list[Node]:
+    return (file["categories"] if isinstance(file.value, dict) else file).entries()
 
 
 def _distinct(rows: list[tuple[int, str, bool]], source: str) -> dict[int, tuple[str, bool]]:
@@ -172,7 +190,8 @@ class ImageLabelPairs(LabelledImages):
         stems: Sequence[str] | None = None,
     ) -> None:
         self.classes = read_classes(classes)
-        self._ignore = frozenset(ignore) - set(self.classes)
+        unknown = frozenset[int]() if isinstance(classes, Mapping) else unknown_of(read_json(classes))
+        self._ignore = (frozenset(ignore) | unknown) - set(self.classes)
         found = listed(_folder(images, "images"), IMAGES)
         maps = listed(_folder(labels, "label maps"), LABEL_MAPS)
         wanted = list(maps.files) if stems is None else list(stems)
@@ -234,7 +253,8 @@ class _Annotation:
 class CocoPanoptic(LabelledImages):
     """COCO panoptic annotations: a JSON file, and a folder of PNGs with R + 256·G + 65536·B for each pixel.
 
-    Crowd segments are not objects: their pixels are in no segment, but their class is in the class map.
+    Crowd segments are not objects: their pixels are in no segment, but their class is in the class map. Segments of
+    what results mark as ``unknown`` are left out.
 
     Args:
         images: folder of images.
@@ -250,7 +270,7 @@ class CocoPanoptic(LabelledImages):
     ) -> None:
         self._images, self._panoptic = _folder(images, "images"), _folder(panoptic, "panoptic PNGs")
         file = read_json(annotations)
-        self.classes = classes_of(file)
+        self.classes, self._unknown = classes_of(file), unknown_of(file)
         names: dict[str, str] = {}
         for entry in file["images"].entries():
             image_id = entry["id"].identity()
@@ -269,6 +289,8 @@ class CocoPanoptic(LabelledImages):
         png, segments = entry["file_name"].text(), []
         for segment in entry["segments_info"].entries():
             category = segment["category_id"].whole()
+            if category in self._unknown:
+                continue
             if category not in self.classes:
                 raise segment["category_id"].wrong("the id of a category of this file")
             segments.append((segment["id"].whole(1, _MOST), category, segment.flag("iscrowd")))

@@ -14,7 +14,6 @@ from knnseg.data.image import Image as Picture
 from knnseg.data.reading import load_image, load_label_map, load_panoptic_png
 from knnseg.errors import (
     ConfigError,
-    DatasetError,
     ImageError,
     KnnSegWarning,
     MaskError,
@@ -23,7 +22,6 @@ from knnseg.errors import (
 )
 from knnseg.models.base import DenseClip, NoBase
 from knnseg.models.regions import RegionProposer
-from knnseg.result import joined_coco
 from knnseg.stages import registry as stages
 from knnstore.errors import StoreConnectionError, StoreTimeoutError
 
@@ -188,15 +186,6 @@ def test_coco_has_the_file_name_of_the_image(segmenter, scene, tmp_path):
     for given in (path, str(path)):
         document = segmenter.predict(given, NAMES).coco_panoptic("x.png", 7)
         assert (document["images"][0]["file_name"], document["images"][0]["id"]) == (path.name, 7)
-
-
-def test_joining_what_does_not_go_together(result):
-    one = result.coco_panoptic("a.png", 1, "a.jpg")
-    assert [image["id"] for image in joined_coco([one, result.coco_panoptic("b.png", 2)])["images"]] == [1, 2]
-    with pytest.raises(DatasetError, match="of their own"):
-        joined_coco([one, one])
-    with pytest.raises(DatasetError, match="categories"):
-        joined_coco([one, result.coco_panoptic("b.png", 2) | {"categories": []}])
 
 
 def test_rle(result):

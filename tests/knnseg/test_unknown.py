@@ -55,7 +55,7 @@ def test_every_export_has_it(make, strange, tmp_path):
     _, semantic, _, _ = result.save(tmp_path, "a")
     assert (load_label_map(semantic) == result.semantic + 1).all() and 4 in load_label_map(semantic)
     document = result.coco_panoptic("a.png")
-    assert document["categories"][-1] == {"id": 4, "name": "unknown", "isthing": 0}
+    assert document["categories"][-1] == {"id": 4, "name": "unknown", "isthing": 0, "unknown": 1}
     assert 4 in {entry["category_id"] for entry in result.rle()}
     assert "unknown" in result.to_supervision().data["class_name"]
     assert 3 in result.to_transformers_semantic().unique()

@@ -18,6 +18,7 @@ from typing import get_args
 from knnseg.config import StageConfig
 from knnseg.data.vocabulary import tidied
 from knnseg.datasets.folders import LabelledImages
+from knnseg.datasets.formats.detections import from_detections
 from knnseg.datasets.formats.shapes import (
     AnnotatedImage,
     Bitmap,
@@ -47,6 +48,7 @@ __all__ = [
     "ShapeFile",
     "Source",
     "annotation_formats",
+    "from_detections",
     "open_annotations",
 ]
 

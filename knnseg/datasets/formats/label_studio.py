@@ -32,23 +32,67 @@ _LABELS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels", "
 
 
 class LabelStudio:
-    """The export "JSON" of Label Studio."""
+    """The exports "JSON" and "JSON-MIN" of Label Studio."""
 
-    title = "Label Studio: the export JSON"
+    title = "Label Studio: the exports JSON and JSON-MIN"
 
     def recognises(self, source: Source) -> bool:
-        """A JSON file with a list of tasks, each with ``data`` and ``annotations``."""
+        """A JSON file with a list of tasks with ``data`` and ``annotations``, or with ``annotation_id``."""
         tasks = None if source.json is None or source.only(".json") is None else source.json.value
         return isinstance(tasks, list) and all(
-            isinstance(t, dict) and {"data", "annotations"} <= set(t) for t in tasks[:1]
+            isinstance(t, dict) and ({"data", "annotations"} <= set(t) or "annotation_id" in t) for t in tasks[:1]
         )
 
     def open(self, source: Source) -> LabelledImages:
         """Read the file."""
         path = source.only(".json") or source.path
         file = read_json(path) if source.json is None else source.json
+        if any("annotation_id" in node.mapping() for node in file.entries()[:1]):
+            return ShapeFile(source, [image for node in _newest(file) if (image := _short(node))])
         read = [image for n, task in enumerate(file.entries()) if (image := _task(task, f"{path}: [{n}]"))]
         return ShapeFile(source, read)
+
+
+def _newest(file: Node) -> Iterator[Node]:
+    """Of several annotations of a task, which JSON-MIN has as entries of their own, the last."""
+    tasks: dict[str, Node] = {}
+    for node in file.entries():
+        number = node["id"].identity()
+        if number not in tasks or _changed(tasks[number]) <= _changed(node):
+            tasks[number] = node
+    yield from tasks.values()
+
+
+def _changed(node: Node) -> str:
+    return str(node.mapping().get("updated_at"))
+
+
+def _short(task: Node) -> AnnotatedImage | None:
+    """The image of an entry of JSON-MIN, where what the controls say stands under their names."""
+    values = [
+        value
+        for key, given in task.mapping().items()
+        if isinstance(given, list)
+        for value in task[key].entries()
+        if isinstance(value.value, dict) and "original_width" in value.value
+    ]
+    if not values:
+        return None
+    size = values[0]["original_height"].whole(1), values[0]["original_width"].whole(1)
+    shapes = []
+    for value in values:
+        name, geometry = _label(value), _geometry(value, size)
+        if name and geometry is not None:
+            shapes.append(Shape(name, geometry))
+    place = f"{task.file}: {task.place}"
+    return AnnotatedImage(_file(_address(task, values[0])), tuple(shapes), size, task["id"].identity(), place)
+
+
+def _label(value: Node) -> str:
+    """The first label of a shape, "" where it has none."""
+    given = value.mapping()
+    keys = (key for key in _LABELS if isinstance(given.get(key), list) and given[key])
+    return next((value[key].entries()[0].text() for key in keys), "")
 
 
 def labelled_task(
@@ -124,10 +168,8 @@ def _shapes(results: list[Node], size: tuple[int, int]) -> Iterator[Shape]:
     outlines: dict[str, Node] = {}
     for n, node in enumerate(results):
         identity = str(node.mapping().get("id", n))
-        value = node["value"].mapping()
-        for key in _LABELS:
-            if isinstance(value.get(key), list) and value[key]:
-                labels.setdefault(identity, node["value"][key].entries()[0].text())
+        if name := _label(node["value"]):
+            labels.setdefault(identity, name)
         if _geometry(node["value"], size) is not None:
             outlines.setdefault(identity, node["value"])
     for identity, node in outlines.items():

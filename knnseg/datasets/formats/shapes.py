@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
@@ -22,7 +22,7 @@ from knnseg.data.annotations import LabelledImage, LabelledSegment
 from knnseg.data.arrays import IGNORE, ImageArray
 from knnseg.data.listing import IMAGES
 from knnseg.data.reading import load_annotated, load_image
-from knnseg.data.vocabulary import Vocabulary, tidied
+from knnseg.data.vocabulary import Vocabulary, tidied, tidy
 from knnseg.datasets.folders import LabelledImages
 from knnseg.datasets.formats.source import Source
 from knnseg.errors import DatasetError
@@ -38,6 +38,7 @@ __all__ = [
     "RunLengths",
     "Shape",
     "ShapeFile",
+    "drawn",
     "ellipse",
     "turned",
 ]
@@ -55,17 +56,21 @@ class Polygons:
     """The union of polygons, filled as COCO fills them.
 
     Args:
-        rings: of each its corners as x, y, x, y, …, in pixels; at least three corners.
+        rings: of each its corners as x, y, x, y, …, in pixels or as shares of the width and height; at least three
+            corners.
+        shares: they are shares.
     """
 
     rings: tuple[tuple[float, ...], ...]
+    shares: bool = False
 
     def draw(self, size: tuple[int, int]) -> NDArray[np.bool_]:
         """See :class:`Drawn`."""
         for ring in self.rings:
             if len(ring) < 6 or len(ring) % 2 or not np.isfinite(ring).all():
                 raise ValueError(f"expected polygons of at least three corners, got {str(ring)[:60]}")
-        codes = coco_mask.frPyObjects([list(ring) for ring in self.rings], *size)
+        scale = (size[1], size[0]) if self.shares else (1, 1)
+        codes = coco_mask.frPyObjects([[v * scale[i % 2] for i, v in enumerate(ring)] for ring in self.rings], *size)
         return coco_mask.decode(coco_mask.merge(codes)).astype(bool)
 
 
@@ -212,14 +217,15 @@ class ShapeFile(LabelledImages):
     Args:
         source: what was opened.
         images: what it says; what is wrong with one is raised when that image is read.
-        classes: all class names in the order of the file; None for those that occur, sorted.
+        classes: all class names in the order of the file, and whether one is a thing; None for those that occur,
+            sorted, as things.
 
     Raises:
         DatasetError: no shape at all that can be used.
     """
 
     def __init__(
-        self, source: Source, images: Iterable[AnnotatedImage | DatasetError], classes: Sequence[str] | None = None
+        self, source: Source, images: Iterable[AnnotatedImage | DatasetError], classes: Mapping[str, bool] | None = None
     ) -> None:
         self._unusable = (Points,) if source.boxes == "outline" else (Points, Box)
         every = [one if isinstance(one, DatasetError) else _with_stuff(one, source.stuff) for one in images]
@@ -228,6 +234,7 @@ class ShapeFile(LabelledImages):
         self._left_out = Counter((s.label, type(s.geometry).__name__) for s in shapes if not self._usable(s))
         self._images = [one for one in every if isinstance(one, DatasetError) or any(map(self._usable, one.shapes))]
         self._files, self._classes = image_files(source), classes
+        self._stuff = source.stuff | {tidy(name) for name, thing in (classes or {}).items() if not thing}
         if unknown := sorted(source.stuff - {shape.label for shape in shapes} - set(classes or ())):
             raise DatasetError(f"{source.path}: stuff: expected classes of this file, got {unknown[0]!r}")
         wrong = next((one for one in self._images if isinstance(one, DatasetError)), None)
@@ -247,9 +254,9 @@ class ShapeFile(LabelledImages):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The classes; a class is of things where all of its shapes are."""
+        """The classes; a class is of things where all of its shapes are, and the file does not say otherwise."""
         shapes = [shape for one in self._images if not isinstance(one, DatasetError) for shape in one.shapes]
-        stuff = {shape.label for shape in shapes if not shape.thing}
+        stuff = {shape.label for shape in shapes if not shape.thing} | self._stuff
         names = sorted({shape.label for shape in shapes}) if self._classes is None else map(tidied, self._classes)
         found = tuple(dict.fromkeys(names))
         return Vocabulary(found, frozenset(found) - stuff)
@@ -270,10 +277,26 @@ class ShapeFile(LabelledImages):
                 f"{entry.place}: expected an image of {entry.size}, as it was labelled, got {size}: {source!s:.200}"
             )
         shapes = [shape for shape in entry.shapes if self._usable(shape)]
-        segments, crowd, info = _painted(shapes, _masks(shapes, pixels, entry.place), size)
         uri = entry.place if isinstance(source, bytes) else Path(source).absolute().as_uri()
-        classes = _class_map(segments, crowd, shapes) if (crowd >= 0).any() else ()
-        return LabelledImage(pixels, segments, info, uri, entry.image_id, *classes)
+        return drawn(pixels, shapes, entry.place, uri, entry.image_id)
+
+
+def drawn(pixels: ImageArray, shapes: Sequence[Shape], place: str, uri: str = "", image_id: str = "") -> LabelledImage:
+    """An image with its shapes, none of which are points.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        shapes: in order.
+        place: where they come from, for errors.
+        uri: of the image.
+        image_id: of the image.
+
+    Raises:
+        DatasetError: a shape that does not fit the image.
+    """
+    segments, crowd, info = _painted(shapes, _masks(shapes, pixels, place), (pixels.shape[0], pixels.shape[1]))
+    classes = _class_map(segments, crowd, shapes) if (crowd >= 0).any() else ()
+    return LabelledImage(pixels, segments, info, uri, image_id, *classes)
 
 
 def _with_stuff(image: AnnotatedImage, stuff: frozenset[str]) -> AnnotatedImage:
@@ -287,8 +310,8 @@ def _masks(shapes: Sequence[Shape], pixels: ImageArray, place: str) -> list[NDAr
     masks, size = [], (pixels.shape[0], pixels.shape[1])
     for number, shape in enumerate(shapes):
         try:
-            drawn = shape.geometry
-            masks.append(outline(pixels, drawn.within(size)) if isinstance(drawn, Box) else drawn.draw(size))  # type: ignore[union-attr]  # points are left out
+            form = shape.geometry
+            masks.append(outline(pixels, form.within(size)) if isinstance(form, Box) else form.draw(size))  # type: ignore[union-attr]  # points are left out
         except ValueError as error:
             raise DatasetError(f"{place}: shape {number} ({shape.label!r}): {error}") from error
     return masks

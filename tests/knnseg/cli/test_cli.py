@@ -52,15 +52,14 @@ def test_segment_in_a_second_process(folder, store, tmp_path):
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)
     assert result["classes"] == ["kettle", "grass", "lava"]
-    assert all(
-        (tmp_path / f"0.{kind}").exists() for kind in ("overlay.png", "semantic.png", "panoptic.png", "panoptic.json")
-    )
+    assert all((tmp_path / kind / "0.png").exists() for kind in ("overlay", "semantic", "panoptic"))
+    assert set(result["files"]) == {"semantic", "panoptic"} and all(Path(f).exists() for f in result["files"].values())
     assert result["images"][0]["segments"]
 
 
 def test_segment_prints_a_table(folder, store, tmp_path, run):
     output = run("segment", folder / "images" / "0.png", "--store", store, "--out", tmp_path).stdout
-    assert "segments" in output and "kettle" in output and "overlay.png" in output
+    assert "segments" in output and "kettle" in output and "overlay/0.png" in output and "panoptic.json" in output
 
 
 def test_segment_names_classes_without_examples(folder, store, tmp_path, run):
@@ -74,7 +73,12 @@ def test_images_of_one_name_do_not_overwrite_each_other(folder, tmp_path, run):
     twin = tmp_path / "other" / "0.png"
     twin.write_bytes((folder / "images" / "1.png").read_bytes())
     run("segment", folder / "images" / "0.png", twin, "-c", "grass,sand", "-o", tmp_path / "out", "--json")
-    assert {"0.overlay.png", "0-2.overlay.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert {path.name for path in (tmp_path / "out" / "overlay").iterdir()} == {"0.png", "0-2.png"}
+
+
+def test_a_misspelt_format_is_said_first(folder, tmp_path, run):
+    done = run("segment", folder / "images" / "0.png", "-c", "grass", "-o", tmp_path, "-f", "yolo,panotpic", code=2)
+    assert "Did you mean 'panoptic'?" in done.stderr and not list(tmp_path.iterdir())
 
 
 def test_segment_without_a_store_uses_the_base(folder, tmp_path, run):

@@ -239,12 +239,12 @@ def run(url, extractor, seed, *, steps=STEPS, anew=False):
         assert not killed or (i == 0 and seed % 2), "a writer has failed"
     with ConceptDatabase.open(url, extractor) as database:
         begin = time.monotonic()
-        database._tidy_up()
+        database._corrections.tidy_up()
         seen = {concept.label: concept.count for concept in database.concepts()}
         assert database.store.count() == sum(seen.values())  # nothing of a removed concept is left
         with second_space(url, extractor) as other:
             reembed(database.store, other, Pictures())
-            other._tidy_up()
+            other._corrections.tidy_up()
             assert {concept.label: concept.count for concept in other.concepts()} == seen
             assert other.store.count() == sum(seen.values())
     return [*made, (["read"], seen, begin, time.monotonic())]
