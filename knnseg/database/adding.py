@@ -89,7 +89,7 @@ def segments(
     for example in group:
         if not isinstance(example, LabelledImage):
             raise DatasetError(
-                f"add: expected labelled images, got {type(example).__name__}. Use add_masks for arrays."
+                "add", expected="labelled images", got=type(example).__name__, hint="Use add_masks for arrays."
             )
         info = [s for s in example.info if wanted is None or s.label in wanted]
         masks = segment_masks(example, [s.id for s in info])
@@ -138,12 +138,12 @@ def of_arrays(
     countable = Vocabulary.of(dict.fromkeys(names), said).things if names else frozenset[str]()
     picture, stack = Image.read(image), Masks.from_dense(masks)
     if stack.size != picture.size:
-        raise MaskError(f"masks: expected {picture.size} like the image, got {stack.size}")
+        raise MaskError("masks", expected=f"{picture.size} like the image", got=stack.size)
     if len(stack) != len(names):
-        raise MaskError(f"masks: expected one mask for each of {len(names)} labels, got {len(stack)}")
+        raise MaskError("masks", expected=f"one mask for each of {len(names)} labels", got=len(stack))
     empty = np.flatnonzero(stack.areas == 0)
     if len(empty):
-        raise MaskError(f"masks: expected every mask to cover a pixel, got an empty mask at {int(empty[0])}")
+        raise MaskError("masks", expected="every mask to cover a pixel", got=f"an empty mask at {int(empty[0])}")
     if not uri and isinstance(image, str | PathLike):
         uri = Path(image).absolute().as_uri()
     things_ = [name in countable for name in names]

@@ -113,8 +113,10 @@ class ConceptDatabase:
         picked = [place for name, place in there.items() if space in ("", name)]
         if len(picked) > 1:
             raise ConfigError(
-                f"embedding space: expected the name of one of {sorted(there)} at {StoreURL.parse(url)}, got none. "
-                "Give it (--space), or the configuration that the examples were made with (--preset)."
+                "embedding space",
+                expected=f"the name of one of {sorted(there)} at {StoreURL.parse(url)}",
+                got="none",
+                hint="Give it (--space), or the configuration that the examples were made with (--preset).",
             )
         if not picked:
             raise StoreNotFoundError(
@@ -136,7 +138,7 @@ class ConceptDatabase:
             ConfigError: the database was opened without.
         """
         if self._extractor is None:
-            raise ConfigError("concept database: expected an extractor, to make vectors with; it was opened without")
+            raise ConfigError("concept database", expected="one with an extractor", got="one opened without")
         return self._extractor
 
     # -- adding -------------------------------------------------------------------------------------------------------
@@ -176,7 +178,7 @@ class ConceptDatabase:
             What was done. Where images were left out, there is a :class:`~knnseg.errors.KnnSegWarning` too.
         """
         if batch < 1:
-            raise ConfigError(f"add: expected a batch of at least 1 image, got {batch}")
+            raise ConfigError("add", expected="a batch of at least 1 image", got=batch)
         self._corrections.tidy_up()
         strict = strict or isinstance(examples, LabelledImage)
         images = [examples] if isinstance(examples, LabelledImage) else examples

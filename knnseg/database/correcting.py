@@ -62,7 +62,7 @@ class Corrections:
     def rename(self, old: str, new: str) -> int:
         """See :meth:`ConceptDatabase.rename`."""
         if not new.strip():
-            raise VocabularyError("rename: expected a non-empty new name")
+            raise VocabularyError("rename", expected="a non-empty new name", got=repr(new))
         name, concept = tidied(new), self.known(old)
         if concept.label == name:
             return concept.count
@@ -77,7 +77,7 @@ class Corrections:
     def merge(self, labels: Iterable[str], into: str) -> int:
         """See :meth:`ConceptDatabase.merge`."""
         if not into.strip():
-            raise VocabularyError("merge: expected a non-empty name")
+            raise VocabularyError("merge", expected="a non-empty name", got=repr(into))
         name, listed = tidied(into), list(dict.fromkeys(labels))
         merged = {concept.label: concept.count for concept in map(self.known, listed) if concept.label != name}
         if not merged:
@@ -103,7 +103,7 @@ class Corrections:
         if name not in there:
             name = self.current(name)
         if name not in there:
-            raise VocabularyError(f"concept: expected one of {sorted(there)[:20]}, got {label!r}")
+            raise VocabularyError("concept", expected=f"one of {sorted(there)[:20]}", got=repr(label))
         return there[name]
 
     def current(self, name: str) -> str:
@@ -129,7 +129,7 @@ class Corrections:
     def relabel(self, ids: Iterable[str], concept: str) -> int:
         """See :meth:`ConceptDatabase.relabel`."""
         if not concept.strip():
-            raise VocabularyError("relabel: expected a non-empty name")
+            raise VocabularyError("relabel", expected="a non-empty name", got=repr(concept))
         name = tidied(concept)
         self.current(name)
         return self._move(_listed("relabel", ids), name)
@@ -254,8 +254,10 @@ class Corrections:
         left = [number for number in self._made if number not in undone]
         if not left:
             raise VocabularyError(
-                "undo: expected a correction that was made through this database since it was opened, got none. "
-                "Give the number of one: history() lists those of everybody."
+                "undo",
+                expected="a correction that was made through this database since it was opened",
+                got="none",
+                hint="Give the number of one: history() lists those of everybody.",
             )
         return left[-1]
 
@@ -367,7 +369,7 @@ def _settled(number: int, names: Names) -> Change | None:
 
 def _listed(doing: str, ids: Iterable[str]) -> list[str]:
     if isinstance(ids, str):
-        raise VocabularyError(f"{doing}: expected a list of ids, got the text {ids[:60]!r}")
+        raise VocabularyError(doing, expected="a list of ids", got=f"the text {ids[:60]!r}")
     return list(dict.fromkeys(ids))
 
 

@@ -172,6 +172,9 @@ def test_what_a_killed_correction_left_is_finished_by_who_comes_next(store_url, 
             killed.setattr(Corrections, "tidy_up", lambda self: 0)
             database.relabel(ids[:1], "pot")
             database.delete_examples(ids[1:2])
+            assert counts(database) == {"kettle": 1, "pot": 1}, "what is decided holds before it is written"
+            assert {e.id: e.concept for e in database.examples()} == {ids[0]: "pot", ids[2]: "kettle"}
+            assert sorted(votes(database, 0)) == ["kettle", "pot"]
     with ConceptDatabase.open(store_url, extractor) as database:
         add(database, 4, "kettle"), database.add([])
         assert counts(database) == {"kettle": 2, "pot": 1}
