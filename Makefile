@@ -8,7 +8,7 @@ PLUGINS := bench faiss milvus qdrant
 export OMP_WAIT_POLICY ?= PASSIVE
 PROJECTS := knnstore knnseg $(PLUGINS:%=plugins/knnstore-%)
 
-.PHONY: demo test test-fast test-slow test-elsewhere test-servers test-servers-failed test-tools lint types docs bench dist clean
+.PHONY: demo test browser test-fast test-slow test-elsewhere test-servers test-servers-failed test-tools lint types docs bench dist clean
 
 # Two steps, so that a demo does not wait for the tools of development. A changed requirement installs again.
 $(VENV)/.base: constraints.txt $(PROJECTS:%=%/pyproject.toml)
@@ -34,6 +34,12 @@ test: $(VENV)/.dev
 # Two workers of one thread each: the threads of two torches on two cores would only wait for each other.
 test-fast: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not server and not tools' -n 2 --dist loadfile
+
+# The browser of the tests of `knnseg studio`: that of the system, installed where it is missing and this user may.
+browser:
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || test -n "$$KNNSEG_CHROMIUM" || \
+	  { test "$$(id -u)" = 0 && apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null; } || \
+	  echo "no Chromium, and this user cannot install it: the tests of the page are skipped, unless KNNSEG_REQUIRE=chromium"
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m 'slow and not server and not tools' $(ARGS)

@@ -64,6 +64,7 @@ WITHIN = {
         "pictures",
         "gallery",
         "evidence",
+        "sheet",
         "review",
         "curation",
         "session",

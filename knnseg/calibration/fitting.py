@@ -126,9 +126,9 @@ def calibrate(
         ConfigError: no database, or no mask that can be asked about.
     """
     if segmenter.database is None:
-        raise ConfigError("calibrate: expected a segmenter with a concept database, got none")
+        raise ConfigError("calibrate", expected="a segmenter with a concept database", got="none")
     if on not in ("proposals", "examples"):
-        raise ConfigError(f"on: expected proposals or examples, got {on!r}")
+        raise ConfigError("on", expected="proposals or examples", got=repr(on))
     kind = Proposals if on == "proposals" else Examples
     asker = kind(segmenter, segmenter.database, originals or Originals(), neighbours=_NEIGHBOURS[-1])
     asked = asker.ask(most, seed=seed, progress=progress)

@@ -198,7 +198,7 @@ def _nothing(alone: int, missing: int, originals: Originals) -> ConfigError:
     if missing:
         reasons.append(f"Of {missing} examples the image or the mask was not found: {originals.advice}.")
     said = " ".join(reasons) or "The database has no images."
-    return ConfigError(f"calibrate: expected masks whose class has an example in another image, got none. {said}")
+    return ConfigError("calibrate", expected="masks whose class has an example in another image", got="none", hint=said)
 
 
 def _joined(parts: list[Queries]) -> Queries:

@@ -160,7 +160,7 @@ def listed(
         limit: at most so many; None for all.
     """
     if limit is not None and limit < 0:
-        raise ConfigError(f"examples: expected a limit of at least 0, got {limit}")
+        raise ConfigError("examples", expected="a limit of at least 0", got=limit)
     store.revision()  # what others have written up to now is seen below
     if ids is not None:
         return _read(store, seen, where, list(dict.fromkeys(ids)))[:limit]
@@ -199,15 +199,15 @@ def full_ids(store: EmbeddingStore, seen: Inventory, given: Iterable[str]) -> li
         VocabularyError: a text that no id begins with, or more than one.
     """
     texts = list(dict.fromkeys(given))
-    there = set(store.get(texts, fields=[], with_vectors=False).ids.tolist())
-    open_ = {text: list[str]() for text in texts if text and text not in there}
+    there = set(store.get(list(filter(None, texts)), fields=[], with_vectors=False).ids.tolist())
+    open_ = {text: list[str]() for text in texts if text not in there}
     if open_:
         for identity, _ in _times(store, wanted(seen)):
             for text, found in open_.items():
-                if identity.startswith(text):
+                if text and identity.startswith(text):
                     found.append(identity)
     for text, found in open_.items():
         if len(found) != 1:
             got = f"{len(found)}, such as {', '.join(found[:3])}" if found else "none"
-            raise VocabularyError(f"example {text!r}: expected an id, or the beginning of one, got {got}")
+            raise VocabularyError(f"example {text!r}", expected="an id, or the beginning of one", got=got)
     return [open_[text][0] if text in open_ else text for text in texts]

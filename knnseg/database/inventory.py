@@ -99,6 +99,11 @@ class Inventory:
             return None
         return ~F("label").isin(others) if len(others) < len(keys) else F("label").isin(keys)
 
+    def hidden_beside(self, keys: Iterable[str]) -> int:
+        """How many examples there are beside those of these keys, where nobody sees any of them; 0 otherwise."""
+        others = self.counts.keys() - set(keys)
+        return 0 if any(map(self.names.name, others)) else sum(self.counts[key] for key in others)
+
 
 class Looking:
     """Looks at what is there, and looks again where it may have changed.

@@ -144,9 +144,9 @@ def _distinct(rows: list[tuple[int, str, bool]], source: str) -> dict[int, tuple
     for what, values in (("id", [r[0] for r in rows]), ("name", [r[1] for r in rows])):
         twice = [value for value, count in Counter[Any](values).items() if count > 1]
         if twice:
-            raise DatasetError(f"{source}: expected each {what} once, got {twice[0]!r} more than once")
+            raise DatasetError(source, expected=f"each {what} once", got=f"{twice[0]!r} more than once")
     if not rows:
-        raise DatasetError(f"{source}: expected at least one class, got none")
+        raise DatasetError(source, expected="at least one class", got="none")
     return {number: (name, thing) for number, name, thing in rows}
 
 
@@ -158,7 +158,7 @@ def _vocabulary(classes: Mapping[int, tuple[str, bool]]) -> Vocabulary:
 
 def _folder(path: str | PathLike[str], what: str) -> Path:
     if not Path(path).is_dir():
-        raise DatasetError(f"{what}: expected a folder, got {path}")
+        raise DatasetError(what, expected="a folder", got=path)
     return Path(path)
 
 
@@ -198,8 +198,9 @@ class ImageLabelPairs(LabelledImages):
         missing = [stem for stem in wanted if stem not in found.files or stem not in maps.files]
         if missing or not wanted:
             raise DatasetError(
-                f"{images} and {labels}: expected an image and a label map, such as STEM.png, of each stem, "
-                f"got none for {missing[:5] or 'any'}"
+                f"{images} and {labels}",
+                expected="an image and a label map, such as STEM.png, of each stem",
+                got=f"none for {missing[:5] or 'any'}",
             )
         self._files = [(Path(found.files[stem]), maps.files[stem]) for stem in wanted]
         unpaired = [] if stems is not None else [path for stem, path in found.files.items() if stem not in maps.files]
@@ -229,8 +230,10 @@ class ImageLabelPairs(LabelledImages):
         unknown = sorted(present - set(self.classes) - self._ignore)
         if unknown:
             raise DatasetError(
-                f"{label_map}: expected numbers of {len(self.classes)} classes, or {sorted(self._ignore)} for "
-                f"unlabelled, got {unknown[:5]}. Add them to the classes, or to `ignore`."
+                label_map,
+                expected=f"numbers of {len(self.classes)} classes, or {sorted(self._ignore)} for unlabelled",
+                got=unknown[:5],
+                hint="Add them to the classes, or to `ignore`.",
             )
         # Segment numbers are positive; a class may well be number 0.
         known = sorted(present & set(self.classes))
@@ -280,7 +283,7 @@ class CocoPanoptic(LabelledImages):
         self._entries = [self._parsed(entry, names) for entry in file["annotations"].entries()]
         twice = [png for png, count in Counter(entry.png for entry in self._entries).items() if count > 1]
         if twice:
-            raise DatasetError(f"{annotations}: expected each PNG in one annotation, got {twice[0]} in several")
+            raise DatasetError(annotations, expected="each PNG in one annotation", got=f"{twice[0]} in several")
 
     def _parsed(self, entry: Node, names: Mapping[str, str]) -> _Annotation:
         image_id = entry["image_id"].identity()

@@ -68,18 +68,19 @@ class LabelConfig:
         try:
             tags = list(ET.fromstring(xml).iter())  # noqa: S314  # expat refuses entities that grow since 2.4.1
         except ET.ParseError as error:
-            raise DatasetError(f"labelling configuration: expected XML: {error}") from error
+            raise DatasetError("labelling configuration", expected="XML", got=str(error)) from error
         images = [tag for tag in tags if tag.tag.lower() == "image" and tag.get("name") and tag.get("value")]
         if len(images) != 1:
             raise DatasetError(
-                f"labelling configuration: expected one <Image name=… value=…/>, got {len(images)} of them"
+                "labelling configuration", expected="one <Image name=… value=…/>", got=f"{len(images)} of them"
             )
         image = images[0].get("name", "")
         controls = tuple(_controls([tag for tag in tags if tag.get("toName") == image]))
         if not controls:
             raise DatasetError(
-                "labelling configuration: expected <BrushLabels>, <PolygonLabels> or <RectangleLabels> with labels for "
-                f"the image {image!r}, got {sorted({tag.tag for tag in tags})}"
+                "labelling configuration",
+                expected=f"<BrushLabels>, <PolygonLabels> or <RectangleLabels> with labels for the image {image!r}",
+                got=sorted({tag.tag for tag in tags}),
             )
         return cls(image, images[0].get("value", "").removeprefix("$"), controls)
 

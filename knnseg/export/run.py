@@ -180,7 +180,7 @@ class Export:
         chosen = frozenset(formats)
         if not chosen or not chosen <= set(FORMATS):
             got = ", ".join(sorted(chosen - set(FORMATS))) or "nothing"
-            raise ConfigError(f"formats: expected some of {', '.join(FORMATS)}, got {got}")
+            raise ConfigError("formats", expected=f"some of {', '.join(FORMATS)}", got=got)
         self._folder, self._chosen, self._images = Path(folder), [n for n in FORMATS if n in chosen], images
         self._writers: dict[str, _Format] = {}
         self._vocabulary: Vocabulary | None = None
@@ -200,8 +200,10 @@ class Export:
         number, name = self._count, self._name(result)
         if name in self._names:
             raise DatasetError(
-                f"{result.source}: expected each image once, under a name of its own, got {name} again. "
-                "Give `images`, the folder that all images are below."
+                result.source,
+                expected="each image once, under a name of its own",
+                got=f"{name} again",
+                hint="Give `images`, the folder that all images are below.",
             )
         stem = self._stem(name)
         self._names.add(name)
@@ -216,8 +218,9 @@ class Export:
             self._vocabulary = result.vocabulary
         elif (self._vocabulary.names, self._vocabulary.things) != (result.vocabulary.names, result.vocabulary.things):
             raise DatasetError(
-                f"{result.source or 'export'}: expected the classes of the images before, "
-                f"{list(self._vocabulary)[:8]}, got {list(result.vocabulary)[:8]}"
+                result.source or "export",
+                expected=f"the classes of the images before, {list(self._vocabulary)[:8]}",
+                got=list(result.vocabulary)[:8],
             )
 
     def _name(self, result: Segmentation) -> str:

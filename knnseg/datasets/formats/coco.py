@@ -118,5 +118,7 @@ class CocoPanopticFile:
         """Read the file."""
         path, images = source.only(".json") or source.path, source.images
         if images is None and not (path.parent / "images").is_dir():
-            raise DatasetError(f"{path}: COCO panoptic: expected the folder of the images, got none. Give it.")
+            raise DatasetError(
+                f"{path}: COCO panoptic", expected="the folder of the images", got="none", hint="Give it."
+            )
         return CocoPanoptic(images or path.parent / "images", path.with_suffix(""), path)

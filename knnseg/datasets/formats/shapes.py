@@ -236,13 +236,13 @@ class ShapeFile(LabelledImages):
         self._files, self._classes = image_files(source), classes
         self._stuff = source.stuff | {tidy(name) for name, thing in (classes or {}).items() if not thing}
         if unknown := sorted(source.stuff - {shape.label for shape in shapes} - set(classes or ())):
-            raise DatasetError(f"{source.path}: stuff: expected classes of this file, got {unknown[0]!r}")
+            raise DatasetError(f"{source.path}: stuff", expected="classes of this file", got=repr(unknown[0]))
         wrong = next((one for one in self._images if isinstance(one, DatasetError)), None)
         if wrong is not None and all(isinstance(one, DatasetError) for one in self._images):
             raise wrong
         if not self._images:
             got = ", ".join(self.left_out[:3]) or f"{len(every)} images without shapes"
-            raise DatasetError(f"{source.path}: expected polygons, masks or boxes, got {got}")
+            raise DatasetError(source.path, expected="polygons, masks or boxes", got=got)
 
     def _usable(self, shape: Shape) -> bool:
         return not isinstance(shape.geometry, self._unusable)
@@ -274,7 +274,7 @@ class ShapeFile(LabelledImages):
         size = pixels.shape[:2]
         if entry.size not in (None, size):
             raise DatasetError(
-                f"{entry.place}: expected an image of {entry.size}, as it was labelled, got {size}: {source!s:.200}"
+                entry.place, expected=f"an image of {entry.size}, as it was labelled", got=f"{size}: {source!s:.200}"
             )
         shapes = [shape for shape in entry.shapes if self._usable(shape)]
         uri = entry.place if isinstance(source, bytes) else Path(source).absolute().as_uri()
@@ -375,7 +375,7 @@ class Files:
             where = " or ".join(map(str, self._folders))
             got = "no such file" if not found else f"several: {found[0]}, {found[1]}"
             raise DatasetError(
-                f"{place}: expected its image {given!r} below {where}, got {got}. Give the folder of the images."
+                place, expected=f"its image {given!r} below {where}", got=got, hint="Give the folder of the images."
             )
         return found[0]
 
@@ -391,7 +391,7 @@ def image_files(source: Source) -> Files:
     """
     if source.images is not None:
         if not Path(source.images).is_dir():
-            raise DatasetError(f"images: expected a folder, got {source.images}")
+            raise DatasetError("images", expected="a folder", got=source.images)
         return Files([Path(source.images)])
     beside = source.path if source.path.is_dir() else source.path.parent
     return Files([beside, beside / "images"])

@@ -52,7 +52,7 @@ class Backend:
         name: str = "knnseg", prefer: ShapeKind = "brush", learn: bool = True, stuff: Iterable[str] = (),
     ) -> None:  # fmt: skip
         if segmenter.database is None:
-            raise ConfigError("ML backend: expected a segmenter with a concept database, got one without")
+            raise ConfigError("ML backend", expected="a segmenter with a concept database", got="one without")
         self._segmenter, self._database, self._client = segmenter, segmenter.database, client
         self._name, self._prefer, self._learn, self._stuff = name, prefer, learn, frozenset(map(tidied, stuff))
         # One after another: two notices of one task must not meet.
@@ -205,7 +205,7 @@ def _address(task: Mapping[str, Any], config: LabelConfig) -> str:
     data = task.get("data")
     address = data.get(config.key) if isinstance(data, Mapping) else None
     if not isinstance(address, str):
-        raise DatasetError(f"data: expected the address of an image under {config.key!r}, got {address!r}")
+        raise DatasetError("data", expected=f"the address of an image under {config.key!r}", got=repr(address))
     return address
 
 
@@ -218,5 +218,5 @@ def _numbers(given: object) -> list[int]:
     listed = given if isinstance(given, list) else [given]
     numbers = [one.get("id") for one in listed if isinstance(one, Mapping)]
     if len(numbers) < len(listed) or not all(type(number) is int for number in numbers):
-        raise DatasetError(f"notice: expected objects with an id, as Label Studio sends them, got {str(given)[:80]}")
+        raise DatasetError("notice", expected="objects with an id, as Label Studio sends them", got=str(given)[:80])
     return [number for number in numbers if number is not None]

@@ -79,7 +79,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(store_url, extractor, scen
 def test_who_is_interrupted_hears_what_was_done(database, scene, stop):
     def breaking():
         yield from (scene(i) for i in range(5))
-        raise stop
+        raise stop("sunk.png")
 
     with pytest.raises(stop) as caught:
         database.add(breaking(), batch=2)
