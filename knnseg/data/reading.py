@@ -365,6 +365,8 @@ def _readable(name: str) -> Iterator[None]:
             yield
     except FileNotFoundError:
         raise ImageError(f"{name}: expected an image file, got no such file") from None
+    except IsADirectoryError:
+        raise ImageError(f"{name}: expected an image, got a folder in which there are none") from None
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ImageError(f"{name}: expected an image that Pillow can read, got: {error}") from error
     except ImageError as error:
