@@ -66,7 +66,7 @@ def narrow(value: object, name: str, error: type[KnnSegError] = ShapeError) -> N
     numbers = whole_numbers(value, name, error)
     found = numbers.astype(np.int32, copy=False)
     if not np.array_equal(found, numbers):
-        raise error(f"{name}: expected numbers that fit int32, got {numbers.min()} to {numbers.max()}")
+        raise error(name, expected="numbers that fit int32", got=f"{numbers.min()} to {numbers.max()}")
     return found
 
 

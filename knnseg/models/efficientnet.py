@@ -103,7 +103,7 @@ def load_network(model: str = "efficientnet-lite2", weights_file: str = "", devi
         WeightsError: weights absent, unreadable, damaged, or of another network.
     """
     if model not in VARIANTS:
-        raise ConfigError(f"EfficientNet model: expected one of {sorted(VARIANTS)}, got {model!r}")
+        raise ConfigError("EfficientNet model", expected=f"one of {sorted(VARIANTS)}", got=repr(model))
     if weights_file:
         path = existing(weights_file, model)
         content = path.read_bytes()
@@ -121,7 +121,7 @@ def check_side(long_side: int) -> int:
         ConfigError: it is too short.
     """
     if long_side < _STRIDE:
-        raise ConfigError(f"long_side: expected at least {_STRIDE} pixels, got {long_side}")
+        raise ConfigError("long_side", expected=f"at least {_STRIDE} pixels", got=long_side)
     return long_side
 
 

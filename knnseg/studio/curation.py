@@ -106,7 +106,7 @@ class Curation:
             )
             step.added = [] if report.skipped else [one for one in report.ids if one not in there]
             if report.skipped and not moved:
-                raise MaskError("selection: expected something that can be compared, got none. Select more.")
+                raise MaskError("selection", expected="something that can be compared", got="none", hint="Select more.")
             found = self._database.examples(ids=[*report.ids, *others])
             return {"added": len(step.added), "moved": moved, "name": found[0].concept if found else name}
 

@@ -64,7 +64,7 @@ class Gallery:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise DatasetError(f"images: expected a folder, got {folder}")
+            raise DatasetError("images", expected="a folder", got=folder)
         self._folder = folder.absolute()
         self._names: dict[str, str] = {}
         self._dropped: Remembered[str, bytes] = Remembered(_DROPPED)
@@ -120,7 +120,7 @@ class Gallery:
         with Picture.open(io.BytesIO(content)) as opened:
             ending = _ENDINGS.get(opened.format or "")
         if ending is None:
-            raise ImageError(f"photograph: expected one of {', '.join(_ENDINGS)}, got {opened.format}")
+            raise ImageError("photograph", expected=f"one of {', '.join(_ENDINGS)}", got=opened.format)
         stem = re.sub(r"[^\w.-]+", "-", Path(name).stem).strip(".-")[:60] or "photograph"
         own = f"{stem}-{hashlib.sha256(content).hexdigest()[:10]}{ending}"
         self._dropped.put(own, content)
@@ -141,10 +141,8 @@ class Gallery:
             with target.open("xb") as file:
                 file.write(self._content(name))
         except OSError as error:
-            raise DatasetError(
-                f"{target}: cannot keep the dropped photograph: {error.strerror}. Give a folder that can be written to "
-                "(--images)."
-            ) from error
+            what = f"{target}: cannot keep the dropped photograph: {error.strerror}"
+            raise DatasetError(what, hint="Give a folder that can be written to (--images).") from error
 
     def _found(self, identity: str) -> tuple[str, Stamp]:
         """The name of a photograph, and a stamp that changes with its file."""
@@ -156,7 +154,9 @@ class Gallery:
             return name, (name, about.st_mtime_ns, about.st_size)
         if self._dropped.find(name) is not None:
             return name, (name, 0, 0)
-        raise DatasetError(f"photograph: expected the id of one that is listed, got {identity!r}. Load the page again.")
+        raise DatasetError(
+            "photograph", expected="the id of one that is listed", got=repr(identity), hint="Load the page again."
+        )
 
     def _source(self, name: str) -> Path | bytes:
         path = self._folder / name
@@ -165,7 +165,7 @@ class Gallery:
     def _content(self, name: str) -> bytes:
         content = self._dropped.find(name)
         if content is None:
-            raise DatasetError(f"photograph: {name} is gone since. Drop it again.")
+            raise DatasetError(f"photograph: {name} is gone since", hint="Drop it again.")
         return content
 
 

@@ -36,9 +36,8 @@ class Listener:
         try:
             self._socket = socket.create_server((host, port), family=family)
         except (OSError, OverflowError) as error:
-            raise ConfigError(
-                f"studio: cannot listen on {host}, port {port}: {error}. Choose another (--host, --port)."
-            ) from error
+            what = f"studio: cannot listen on {host}, port {port}: {error}"
+            raise ConfigError(what, hint="Choose another (--host, --port).") from error
         self.names = own_names(host) | {name.lower() for name in names}
         self._server: uvicorn.Server | None = None
         self._host, self._port = host, int(self._socket.getsockname()[1])

@@ -55,7 +55,7 @@ def from_runs(runs: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
     pairs = np.asarray(runs, np.int64)
     if pairs.size % 2 or (pairs[1::2] < 0).any() or pairs[1::2].sum() != shape[0] * shape[1]:
         got = int(pairs[1::2].sum())
-        raise MaskError(f"mask: expected runs of {shape[0]}×{shape[1]} pixels, got {got} pixels")
+        raise MaskError("mask", expected=f"runs of {shape[0]}×{shape[1]} pixels", got=f"{got} pixels")
     return nearest(np.repeat(pairs[::2] != 0, pairs[1::2]).reshape(shape), size)
 
 

@@ -79,7 +79,7 @@ class Studio:
         read_only: bool = False,
     ) -> None:
         if segmenter.database is None:
-            raise ConfigError("studio: expected a segmenter with a database")
+            raise ConfigError("studio", expected="a segmenter with a database", got="one without")
         self._segmenter, self._database, self.gallery = segmenter, segmenter.database, gallery
         self._classes, self._writer, self.read_only = tuple(map(tidy, classes)), writer, read_only
         self._lock = RLock()
@@ -192,7 +192,7 @@ class Studio:
     def _shown(self, photograph: str, seen: str) -> Segmentation:
         found = self._results.find(photograph)
         if found is None or found[0] != seen:
-            raise ConfigError("segment: the photograph was segmented again since. Click it again.")
+            raise ConfigError("segment: the photograph was segmented again since", hint="Click it again.")
         return found[1]
 
     def review(self) -> dict[str, Any]:
@@ -226,9 +226,11 @@ class Studio:
         image = self.gallery.image(photograph)
         label = tidy(name)
         if not label:
-            raise VocabularyError("name: expected what the selection shows, got nothing")
+            raise VocabularyError("name", expected="what the selection shows", got="nothing")
         if label == UNKNOWN:
-            raise VocabularyError(f"name: expected another than {UNKNOWN!r}, which is said of what nothing is known of")
+            raise VocabularyError(
+                "name", expected=f"another than {UNKNOWN!r}, the name of what nobody knows", got=repr(name)
+            )
         with self._lock:
             dense = self._mask(photograph, image, mask)
             self.gallery.keep(photograph)
@@ -240,5 +242,5 @@ class Studio:
             return np.asarray(self._shown(photograph, mask.seen).panoptic == mask.segment)
         dense = from_runs(mask.runs, image.size)
         if not dense.any():
-            raise MaskError("selection: expected some of the photograph, got nothing. Click a region first.")
+            raise MaskError("selection", expected="some of the photograph", got="nothing", hint="Click a region first.")
         return dense

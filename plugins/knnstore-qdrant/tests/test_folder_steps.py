@@ -133,7 +133,7 @@ def test_the_lock_of_a_removed_folder_is_no_lock(tmp_path):
     """Whoever waited while the lock file was removed must not believe that it has what the next one gets."""
     from knnstore_qdrant.folder import Layout, _locked
 
-    layout = Layout(tmp_path, "edge")
+    layout = Layout(tmp_path)
     first = _locked(layout, 1)
     got = []
     waiting = threading.Thread(target=lambda: got.append(_locked(layout, 10)))

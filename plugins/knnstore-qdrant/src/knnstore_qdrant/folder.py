@@ -56,16 +56,14 @@ class Layout:
 
     Args:
         folder: of the URL.
-        kind: ``edge``.
     """
 
     folder: Path
-    kind: str
 
     @property
     def home(self) -> Path:
         """What makes the folder a collection."""
-        return self.folder / f"qdrant-{self.kind}"
+        return self.folder / "qdrant-edge"
 
     @property
     def unfinished(self) -> Path:
@@ -75,7 +73,7 @@ class Layout:
     @property
     def lock(self) -> Path:
         """The file that is locked."""
-        return self.folder / f"qdrant-{self.kind}.lock"
+        return self.folder / "qdrant-edge.lock"
 
     @property
     def revision(self) -> Path:
@@ -306,7 +304,7 @@ def acquire(
         StoreBusyError: another process has it open.
         SpecMismatchError: another spec, other creation options, or a folder of Qdrant's that is not ours.
     """
-    layout = Layout(folder_of(request.url), request.url.variant)
+    layout = Layout(folder_of(request.url))
     door = _door(layout.home)
     if not door.acquire(timeout=timeout):
         raise StoreBusyError(f"{layout.folder} is being opened or closed by another thread", hint=_WAIT)
