@@ -85,9 +85,12 @@ class FusionConfig:
     """Equation 4.
 
     Args:
-        mode: ``"supported"`` moves only the probability that the base gives to classes with examples; ``"late"`` is the
-            plain convex combination of the paper.
+        mode: ``"supported"`` moves only the probability that the base gives to classes with examples; ``"evidence"``
+            also gives them more of it, the more alike the nearest example is; ``"late"`` is the plain convex
+            combination of the paper.
         weight: λ, the share of retrieval.
+        midpoint: m, the confidence at which half of that share is believed; only ``"evidence"`` has it.
+        softness: w, about how far from there it is hardly or nearly all believed.
         threshold: T; masks with less confidence keep the base prediction.
         confidence: what T is compared with: the cosine of the nearest neighbour (``"similarity"``) or the largest
             class share among the votes (``"vote"``).
@@ -95,8 +98,10 @@ class FusionConfig:
             scores of CLIP before the ensemble (``"out_vocab"``), or with the ensemble before void (``"ensemble"``).
     """
 
-    mode: Literal["supported", "late"] = "supported"
+    mode: Literal["supported", "evidence", "late"] = "supported"
     weight: Share = 0.7
+    midpoint: Number = 0.65
+    softness: Positive = 0.1
     threshold: Number = -1.0
     confidence: Literal["similarity", "vote"] = "similarity"
     branch: Annotated[str, Field(min_length=1, description="the name of a branch of the base")] = "final"

@@ -76,6 +76,7 @@ CASES = {
     "knnstore bench": "{url}4 --vectors 200 --dim 4 --rounds 1 --out {out}/bench",
     "knnseg add": "-s {url} " + PAIRS,
     "knnseg segment": "{there}/images/0.png -s {url} -c kettle --out {out}/segmented",
+    "knnseg explain": "{there}/images/0.png -s {url} -c kettle --out {out}/explained.html",
     "knnseg eval": "-s {url} " + PAIRS + " --out {out}/report --limit 1",
     "knnseg calibrate": "-s {url} --out {out}/mine.toml --most 4",
     "knnseg concepts list": "-s {url}",

@@ -14,6 +14,7 @@ from knnseg.cli.calibrating import calibrate
 from knnseg.cli.concepts import concepts_app
 from knnseg.cli.evaluating import print_report, run_eval, source_of, split_of
 from knnseg.cli.examples import examples_app
+from knnseg.cli.explaining import explain
 from knnseg.cli.label_studio import label_studio
 from knnseg.cli.mining import discover
 from knnseg.cli.models import models_command
@@ -280,6 +281,7 @@ def demo(
 
 # Those of other modules, in the order in which --help lists them.
 app.command()(segment)
+app.command()(explain)
 app.command()(discover)
 app.command()(calibrate)
 app.add_typer(concepts_app)

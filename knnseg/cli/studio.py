@@ -32,6 +32,9 @@ def studio(
     token_env: Annotated[
         str | None, typer.Option(metavar="VAR", help="Environment variable that has the token; otherwise one is made.")
     ] = None,
+    names: Annotated[
+        list[str] | None, typer.Option("--name", help="Another name that the page is reached by, as through a proxy.")
+    ] = None,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
 ) -> None:
@@ -45,7 +48,7 @@ def studio(
 
     gallery, token = Gallery(images), _token(token_env)
     with (
-        Listener(host, port, token) as listener,
+        Listener(host, port, token, names=names or ()) as listener,
         open_segmenter(preset, checkpoint, store, device, create=not read_only) as segmenter,
     ):
         you = _you() if writer is None else writer

@@ -10,11 +10,10 @@ The field ``label`` of an example holds that key. What a key is called stands in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
 from datetime import datetime
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,19 +22,18 @@ from tqdm import tqdm
 from knnseg.data.annotations import LabelledImage
 from knnseg.data.features import Embeddings
 from knnseg.data.image import Image
-from knnseg.data.masks import Masks
 from knnseg.data.reading import ImageLike
 from knnseg.data.scores import Neighbours
-from knnseg.data.vocabulary import Vocabulary, tidied, tidy
-from knnseg.database.adding import AddReport, segments, write
+from knnseg.data.vocabulary import Vocabulary, tidy
+from knnseg.database.adding import AddReport, of_arrays, segments, write
 from knnseg.database.changes import Changes
 from knnseg.database.correcting import Correction, Corrections
 from knnseg.database.examples import Examples, full_ids, listed, wanted
 from knnseg.database.inventory import Concept, Looking, named
-from knnseg.database.schema import FIELDS, ImageExamples, described, readable
+from knnseg.database.schema import FIELDS, ImageExamples, readable
 from knnseg.database.searching import nearest
 from knnseg.database.spaces import place_of_changes, space_name, spaces
-from knnseg.errors import ConfigError, MaskError, told, warn_left_out
+from knnseg.errors import ConfigError, told, warn_left_out
 from knnseg.later import ahead, batched
 from knnseg.stages.protocols import FeatureExtractor
 from knnstore import EmbeddingStore, StoreSpec, StoreURL, open_store
@@ -198,7 +196,7 @@ class ConceptDatabase:
         with told(done), tqdm(total=total, unit="image", disable=not progress, desc="adding") as bar:
             read = (image for _, image in readable(images, failed, strict=strict))
             for group in ahead(batched(read, batch)):
-                prepared, counted = segments(group, wanted, min_area, self.keys_for)
+                prepared, counted = segments(group, wanted, min_area, self.keys_for, self.concepts)
                 report += counted + self._write(prepared, keep_masks=keep_masks, writer=writer, strict=strict)
                 bar.update(len(group))
                 bar.set_postfix(added=report.added, present=report.present)
@@ -232,21 +230,7 @@ class ConceptDatabase:
                 nothing is added.
             VocabularyError: an empty label, or a thing that is not among the labels; nothing is added.
         """
-        names = [tidied(label) for label in labels]
-        said = [c.label for c in self.concepts() if c.thing and c.label in names] if things is None else things
-        countable = Vocabulary.of(dict.fromkeys(names), said).things if names else frozenset[str]()
-        picture, stack = Image.read(image), Masks.from_dense(masks)
-        if stack.size != picture.size:
-            raise MaskError("masks", expected=f"{picture.size} like the image", got=stack.size)
-        if len(stack) != len(names):
-            raise MaskError("masks", expected=f"one mask for each of {len(names)} labels", got=len(stack))
-        empty = np.flatnonzero(stack.areas == 0)
-        if len(empty):
-            raise MaskError("masks", expected="every mask to cover a pixel", got=f"an empty mask at {int(empty[0])}")
-        if not uri and isinstance(image, str | PathLike):
-            uri = Path(image).absolute().as_uri()
-        things_ = [name in countable for name in names]
-        prepared = described(Image(picture.pixels, uri), stack, names, things_, self.keys_for(names))
+        prepared = of_arrays(image, masks, labels, things, uri, self.concepts, self.keys_for)
         self._corrections.restore(dict(zip(prepared.ids, prepared.labels, strict=True)))
         written = self._write([prepared], keep_masks=True, writer=writer, strict=True)
         return replace(written, images=1, ids=tuple(prepared.ids))
@@ -260,6 +244,14 @@ class ConceptDatabase:
     def keys_for(self, names: Iterable[str]) -> dict[str, str]:
         """The key that new examples of each name get; one that was never used is named first."""
         return self._corrections.keys_for(names)
+
+    def agree(self, keys: Mapping[str, str]) -> None:
+        """For who has written rows of another embedding space: what was corrected meanwhile holds for them too.
+
+        Args:
+            keys: the field ``label`` of each row that was written, by its id.
+        """
+        self._corrections.agree(keys)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

@@ -177,6 +177,13 @@ class Names:
         """The keys that are called ``name``, among those present, those with a change, and the name itself."""
         return sorted(key for key in {*present, *self.called, name} if self.name(key) == name)
 
+    def corrected(self, ids: Iterable[str], keys: Iterable[str]) -> list[str]:
+        """The keys of some examples by their rows, or by what was decided where a row may not say so yet."""
+        if not self.unsettled:
+            return list(keys)
+        pairs = zip(ids, keys, strict=True)
+        return [self.moved[identity] if identity in self.unsettled else key for identity, key in pairs]
+
     def current(self, name: str) -> str:
         """The name of the concept that was called ``name`` before; ``name`` where it means no other."""
         key = self.aliases.get(name)
@@ -295,8 +302,9 @@ def _back(now: Mapping[str, V], diff: Diff) -> dict[str, V]:
 
 
 def named_anew(name: str, present: Container[str], names: Names) -> Change | None:
-    """Give a name that nobody has to a new key."""
-    return None if names.keys(name) else naming([names.key(name, present)], name)
+    """Give a name that nobody has, and nobody had before, to a new key."""
+    now = names.current(name)
+    return None if names.keys(now) else naming([names.key(now, present)], now)
 
 
 def noted(name: str, names: Names) -> Change | None:

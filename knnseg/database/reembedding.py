@@ -183,4 +183,6 @@ def _upsert(target: ConceptDatabase, made: list[_Embedded]) -> int:
         if name != "coverage"  # in cells of the new grid
     }
     fields["coverage"] = np.concatenate([one.coverage for one in made]).astype(np.float64)
-    return target.store.upsert(ids, np.concatenate([one.vectors for one in made]), fields, on_conflict="skip")
+    written = target.store.upsert(ids, np.concatenate([one.vectors for one in made]), fields, on_conflict="skip")
+    target.agree(dict(zip(ids, fields["label"].tolist(), strict=True)))
+    return written

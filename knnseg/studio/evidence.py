@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -10,7 +11,7 @@ from knnseg.database.concepts import ConceptDatabase
 from knnseg.result import Explanation, Segmentation
 from knnseg.segmenter import Segmenter
 
-__all__ = ["ClassRow", "SegmentEvidence", "Voter", "evidence"]
+__all__ = ["ClassRow", "SegmentEvidence", "Voter", "evidence", "file_name", "when"]
 
 _ROWS = 6
 """Classes in a table, at most."""
@@ -75,7 +76,7 @@ class SegmentEvidence:
     voters: tuple[Voter, ...]
 
 
-def evidence(segmenter: Segmenter, result: Segmentation, segment: int, *, most: int = 12) -> SegmentEvidence:
+def evidence(segmenter: Segmenter, result: Segmentation, segment: int, *, most: int = 8) -> SegmentEvidence:
     """The evidence for one segment.
 
     Args:
@@ -118,3 +119,8 @@ def _voters(why: Explanation, database: ConceptDatabase) -> tuple[Voter, ...]:
 def file_name(uri: str) -> str:
     """The last part of where an image is."""
     return PurePosixPath(unquote(urlsplit(uri).path)).name
+
+
+def when(added: float) -> str:
+    """A time for people, as it is on their clocks; "" for none."""
+    return datetime.fromtimestamp(added).astimezone().strftime("%Y-%m-%d %H:%M") if added else ""

@@ -112,7 +112,11 @@ class Gallery:
         Raises:
             ImageError: it cannot be read as an image.
         """
-        load_image(content)
+        try:
+            load_image(content)
+        except ImageError as error:
+            said = re.sub(r"^bytes: |<_io\.BytesIO[^>]*>", "", str(error))
+            raise ImageError(f"{Path(name).name or 'photograph'}: {said}") from error
         with Picture.open(io.BytesIO(content)) as opened:
             ending = _ENDINGS.get(opened.format or "")
         if ending is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+from collections.abc import Iterable
 from types import TracebackType
 
 import uvicorn
@@ -24,18 +25,21 @@ class Listener:
         port: 0 takes a free one.
         token: what the link must have; "" makes one where other machines reach the address, and needs none where only
             this one does.
+        names: further host names that it is reached by, as through a proxy.
 
     Raises:
         ConfigError: it cannot listen there.
     """
 
-    def __init__(self, host: str, port: int, token: str = "") -> None:
+    def __init__(self, host: str, port: int, token: str = "", *, names: Iterable[str] = ()) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._socket = socket.create_server((host, port), family=family)
         except (OSError, OverflowError) as error:
             what = f"studio: cannot listen on {host}, port {port}: {error}"
             raise ConfigError(what, hint="Choose another (--host, --port).") from error
+        self.names = own_names(host) | {name.lower() for name in names}
+        self._server: uvicorn.Server | None = None
         self._host, self._port = host, int(self._socket.getsockname()[1])
         self._token = token or ("" if is_loopback(host) else secrets.token_urlsafe(24))
 
@@ -47,13 +51,18 @@ class Listener:
         return f"http://{shown}:{self._port}/" + (f"#token={self._token}" if self._token else "")
 
     def serve(self, studio: Studio) -> None:
-        """Answer until the process is interrupted."""
+        """Answer until the process is interrupted, or :meth:`stop` is called."""
         app = make_app(
-            studio, names=own_names(self._host), addresses=not is_loopback(self._host), token=self._token,
+            studio, names=self.names, addresses=not is_loopback(self._host), token=self._token,
             cookie=f"knnseg-studio-{self._port}",
         )  # fmt: skip
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False))
-        server.run(sockets=[self._socket])
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False))
+        self._server.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """End :meth:`serve`, from another thread."""
+        if self._server is not None:
+            self._server.should_exit = True
 
     def __enter__(self) -> Listener:
         return self

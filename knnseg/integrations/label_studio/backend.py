@@ -18,11 +18,12 @@ from knnseg.data.annotations import LabelledImage
 from knnseg.data.image import Image
 from knnseg.data.vocabulary import tidied
 from knnseg.database.adding import segments
-from knnseg.database.schema import CONTENT, contents
+from knnseg.database.schema import CONTENT, ImageExamples, contents
+from knnseg.database.spaces import each_space
 from knnseg.datasets.formats.label_studio import labelled_task
 from knnseg.errors import ConfigError, DatasetError, KnnSegError
+from knnseg.export.label_studio import LabelConfig, ShapeKind, prediction
 from knnseg.integrations.label_studio.client import Client
-from knnseg.integrations.label_studio.predictions import LabelConfig, ShapeKind, prediction
 from knnseg.segmenter import Segmenter
 from knnstore import F, KnnStoreError
 
@@ -155,18 +156,21 @@ class Backend:
         if not writers:
             return 0
         name, store = self._database.name, self._database.store
-        prepared = [] if example is None else segments([example], None, 1, self._database.keys_for)[0]
+        prepared = [] if example is None else self._prepared(example)
         shown = {exact for one in prepared for exact, _ in one.contents(name)}
         same = {own for one in prepared for own in (*one.ids, *one.first_ids)}  # also where its concept was renamed
         stale: list[str] = []
         for records in store.scan(F("writer").isin(writers), fields=CONTENT):
             rows = zip(records.ids.tolist(), contents(records.fields, name), strict=True)
             stale += [identity for identity, (exact, _) in rows if exact not in shown and identity not in same]
-        if stale:
-            store.delete(ids=stale)
+        for space in each_space(store) if stale else ():
+            space.delete(ids=stale)
         if example is not None:  # what stays, stays because of the annotation that counts now
             store.update({"writer": self._writer(number, annotation)}, where=F("writer").isin(writers))
         return len(stale)
+
+    def _prepared(self, example: LabelledImage) -> list[ImageExamples]:
+        return segments([example], None, 1, self._database.keys_for, self._database.concepts)[0]
 
     def _writer(self, task: int, annotation: int) -> str:
         """Who is said to have added an example."""

@@ -70,7 +70,7 @@ function done(text) {
 
 let state = { readOnly: true, concepts: [], classes: [], undo: "" };
 let listed = [];
-let photo = null; // {id, name, picture, width, height, layers, areas, outlines, now, earlier}
+let photo = null; // {id, name, picture, width, height, layers, places, outlines, now, earlier}
 let chosen = null; // Uint8Array, what is selected
 let hover = 0; // the proposal under the pointer
 let marked = 0; // the segment whose evidence is shown
@@ -96,41 +96,53 @@ function encoded(mask) {
   return runs;
 }
 
-/** The borders between pixels that `of` says different things of, as a path in pixels of the picture. */
-function borders(of, width, height) {
+/** The borders between pixels that `of` says different things of, as a path in pixels of the picture; inside a box. */
+function borders(of, width, height, [left, top, right, bottom] = [0, 0, width, height]) {
   const path = new Path2D();
-  const line = (length, other, differ, draw) => {
-    for (let b = 0; b <= other; b++)
-      for (let a = 0, start = -1; a <= length; a++) {
-        const edge = a < length && differ(a, b);
-        if (edge && start < 0) start = a;
-        if (!edge && start >= 0) {
-          draw(start, a, b);
-          start = -1;
-        }
+  const at = (x, y) => (x < left || y < top || x >= right || y >= bottom ? 0 : Number(of(y * width + x)));
+  for (let y = top; y <= bottom; y++)
+    for (let x = left, start = -1; x <= right; x++) {
+      const edge = x < right && at(x, y) !== at(x, y - 1);
+      if (edge && start < 0) start = x;
+      if (!edge && start >= 0) {
+        path.moveTo(start, y);
+        path.lineTo(x, y);
+        start = -1;
       }
-  };
-  const at = (x, y) => (x < 0 || y < 0 || x >= width || y >= height ? 0 : of(y * width + x));
-  line(width, height, (x, y) => at(x, y) !== at(x, y - 1), (from, to, y) => (path.moveTo(from, y), path.lineTo(to, y)));
-  line(height, width, (y, x) => at(x, y) !== at(x - 1, y), (from, to, x) => (path.moveTo(x, from), path.lineTo(x, to)));
+    }
+  for (let x = left; x <= right; x++)
+    for (let y = top, start = -1; y <= bottom; y++) {
+      const edge = y < bottom && at(x, y) !== at(x - 1, y);
+      if (edge && start < 0) start = y;
+      if (!edge && start >= 0) {
+        path.moveTo(x, start);
+        path.lineTo(x, y);
+        start = -1;
+      }
+    }
   return path;
 }
 
-const rgb = (colour) => [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
+/** A canvas with a colour for each pixel, as 0xAABBGGRR. */
+function coloured(width, height, colour) {
+  const canvas = new OffscreenCanvas(width, height);
+  const pixels = new ImageData(width, height);
+  const words = new Uint32Array(pixels.data.buffer);
+  for (let i = 0; i < words.length; i++) words[i] = colour(i);
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+  return canvas;
+}
 
 /** A segmentation as the page draws it. */
 function painted(answer) {
   const [height, width] = answer.size;
   const map = decoded(answer.runs, width * height);
-  const canvas = new OffscreenCanvas(width, height);
-  const pixels = new ImageData(width, height);
-  const colours = new Map(answer.segments.map((s) => [s.id, rgb(s.colour)]));
-  map.forEach((number, i) => {
-    const colour = colours.get(number);
-    if (colour) pixels.data.set([...colour, 255], 4 * i);
-  });
-  canvas.getContext("2d").putImageData(pixels, 0, 0);
-  return { ...answer, map, canvas, lines: borders((i) => map[i], width, height) };
+  const colours = new Uint32Array(answer.segments.reduce((most, s) => Math.max(most, s.id), 0) + 1);
+  for (const { id, colour } of answer.segments) {
+    const [red, green, blue] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
+    colours[id] = ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+  }
+  return { ...answer, map, canvas: coloured(width, height, (i) => colours[map[i]]), lines: borders((i) => map[i], width, height) };
 }
 
 // -- drawing ---------------------------------------------------------------------------------------------------------
@@ -167,7 +179,7 @@ function drawn() {
     pen.globalAlpha = 0.45;
     pen.drawImage(photo.selection, 0, 0);
     pen.globalAlpha = 1;
-    stroked(pen, photo.selected, "#ffd400", 2 * thick, thick);
+    if (photo.selected) stroked(pen, photo.selected, "#ffd400", 2 * thick, thick);
   }
   if (hover && tool() === "regions") stroked(pen, outlineOf(hover), "#fff", 2 * thick, thick);
   if (marked && photo.now) stroked(pen, segmentOutline(marked), "#fff", 3 * thick, thick);
@@ -220,8 +232,8 @@ function drawPointer(pen, thick) {
 
 function outlineOf(proposal) {
   if (!photo.outlines.has(proposal)) {
-    const layer = photo.layers.find((map) => map.includes(proposal));
-    photo.outlines.set(proposal, borders((i) => layer[i] === proposal, photo.width, photo.height));
+    const { layer, box } = photo.places.get(proposal);
+    photo.outlines.set(proposal, borders((i) => layer[i] === proposal, photo.width, photo.height, box));
   }
   return photo.outlines.get(proposal);
 }
@@ -242,14 +254,14 @@ const pixel = ({ x, y }) => Math.floor(y) * photo.width + Math.floor(x);
 function proposalAt(point) {
   if (!photo.layers || !inside(point)) return 0;
   const found = photo.layers.map((map) => map[pixel(point)]).filter(Boolean);
-  found.sort((a, b) => photo.areas.get(a) - photo.areas.get(b));
+  found.sort((a, b) => photo.places.get(a).area - photo.places.get(b).area);
   return found.length ? found[Math.round(Number($("size").value) * (found.length - 1))] : 0;
 }
 
 function selectProposal(point, adding) {
   const proposal = proposalAt(point);
   if (!proposal) return;
-  const layer = photo.layers.find((map) => map[pixel(point)] === proposal);
+  const { layer } = photo.places.get(proposal);
   const was = chosen;
   const next = adding && was ? was.slice() : new Uint8Array(layer.length);
   const all = adding && was && layer.every((n, i) => n !== proposal || was[i]);
@@ -257,14 +269,12 @@ function selectProposal(point, adding) {
   select(next);
 }
 
+/** Select a mask; the line around it comes when a stroke ends. */
 function select(mask) {
-  chosen = mask && mask.some(Boolean) ? mask : null;
+  chosen = mask && mask.includes(1) ? mask : null;
   if (chosen) {
-    const pixels = new ImageData(photo.width, photo.height);
-    chosen.forEach((n, i) => n && pixels.data.set([255, 212, 0, 255], 4 * i));
-    photo.selection = new OffscreenCanvas(photo.width, photo.height);
-    photo.selection.getContext("2d").putImageData(pixels, 0, 0);
-    photo.selected = borders((i) => mask[i], photo.width, photo.height);
+    photo.selection = coloured(photo.width, photo.height, (i) => (mask[i] ? 0xff00d4ff : 0));
+    photo.selected = stroke ? null : borders((i) => mask[i], photo.width, photo.height);
   }
   refresh();
   draw();
@@ -321,8 +331,10 @@ function moved(point) {
 }
 
 function released(point, adding) {
-  if (stroke && tool() === "box") selectBox(stroke, point, adding);
+  const from = stroke;
   stroke = null;
+  if (from && tool() === "box") selectBox(from, point, adding);
+  else if (from) select(chosen);
   draw();
 }
 
@@ -373,7 +385,7 @@ canvas.addEventListener("keydown", (event) => {
     pointer = point;
     if (tool() === "box" && stroke) released(point, adding(event));
     else pressed(point, adding(event));
-    if (tool() !== "box") stroke = null;
+    if (tool() !== "box") released(point, false);
     draw();
   }
 });
@@ -389,12 +401,22 @@ function showList() {
   const wanted = $("find").value.trim().toLowerCase();
   const some = listed.filter((one) => one.name.toLowerCase().includes(wanted));
   const items = some.slice(0, 500).map((one) =>
-    h("li", {}, h("button", { title: one.name, "aria-current": photo && photo.id === one.id ? "true" : null, onclick: () => open(one) },
+    h("li", {}, h("button", { title: one.name, "data-id": one.id, onclick: () => open(one) },
       h("img", { src: `api/images/${one.id}/thumbnail`, alt: "", loading: "lazy" }), h("span", {}, one.name)))
   );
   if (some.length > 500) items.push(h("li", { class: "soft" }, `and ${some.length - 500} more; find them by a part of their name`));
   if (!some.length) items.push(h("li", { class: "soft" }, listed.length ? "no such name" : "no photographs yet"));
   $("photographs").replaceChildren(...items);
+  showCurrent();
+}
+
+/** Mark the photograph that is open, and bring it into view. */
+function showCurrent() {
+  for (const button of $("photographs").querySelectorAll("button")) {
+    const current = photo && button.dataset.id === photo.id;
+    button.setAttribute("aria-current", String(Boolean(current)));
+    if (current) button.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
 }
 
 async function open(one) {
@@ -405,7 +427,7 @@ async function open(one) {
       await ask(`images/${one.id}/proposals`); // says why
       throw new Error(`${one.name}: the browser cannot show it.`);
     });
-    photo = { ...one, picture, width: picture.naturalWidth, height: picture.naturalHeight, layers: null, outlines: new Map(), now: null, earlier: null };
+    photo = { ...one, picture, width: picture.naturalWidth, height: picture.naturalHeight, layers: null, places: new Map(), outlines: new Map(), now: null, earlier: null };
     location.hash = `photograph=${one.id}`;
     $("frame").classList.remove("empty");
     canvas.setAttribute("aria-label", `Photograph ${one.name}`);
@@ -414,7 +436,7 @@ async function open(one) {
     $("slider").value = 0;
     hideWhy();
     select(null);
-    showList();
+    showCurrent();
   });
   if (photo && photo.id === one.id) await Promise.all([propose(photo), segment(photo)]);
 }
@@ -424,10 +446,23 @@ async function propose(of) {
   const found = await busy("looking for regions", () => ask(`images/${of.id}/proposals`));
   if (!found) return;
   of.layers = found.layers.map((runs) => decoded(runs, of.width * of.height));
-  of.areas = new Map();
-  for (const runs of found.layers) for (let i = 0; i < runs.length; i += 2) of.areas.set(runs[i], (of.areas.get(runs[i]) || 0) + runs[i + 1]);
-  of.areas.delete(0);
+  of.places = new Map();
+  for (const layer of of.layers) placed(layer, of);
   draw();
+}
+
+/** Where each proposal of a layer is, and how large. */
+function placed(layer, of) {
+  for (let y = 0, i = 0; y < of.height; y++)
+    for (let x = 0; x < of.width; x++, i++) {
+      if (!layer[i]) continue;
+      let place = of.places.get(layer[i]);
+      if (!place) of.places.set(layer[i], (place = { layer, area: 0, box: [x, y, x + 1, y + 1] }));
+      place.area += 1;
+      if (x < place.box[0]) place.box[0] = x;
+      if (x >= place.box[2]) place.box[2] = x + 1;
+      if (y >= place.box[3]) place.box[3] = y + 1;
+    }
 }
 
 async function segment(of) {
@@ -516,18 +551,56 @@ function showWhy(why) {
 }
 
 /** An example: its picture, its name, who added it and when, and what can be done with it. */
-function exampleCard(example, more = []) {
+function exampleCard(example, more = [], named = true) {
   const picture = h("img", { src: `api/examples/${example.id}/picture`, alt: `an example of ${example.label}`, loading: "lazy" });
   picture.addEventListener("error", () => picture.replaceWith(h("div", { class: "lost" }, "its photograph is not where it was")));
   const when = example.added ? new Date(1000 * example.added).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }) : "";
-  return h("div", { class: "card" }, picture, h("b", {}, example.label), ...more,
-    h("span", { class: "soft" }, [example.writer ? `by ${example.writer}` : "", when, example.image].filter(Boolean).join(", ")));
+  const actions = [
+    h("button", { class: "small", "aria-label": `Rename this example of ${example.label}`, onclick: () => renameExample(example) }, "Rename"),
+    h("button", { class: "small bad", "aria-label": `Remove this example of ${example.label}`, onclick: () => removeExample(example) }, "Remove"),
+  ];
+  return h("div", { class: "card" }, picture, named ? h("b", {}, example.label) : null, ...more,
+    h("span", { class: "soft" }, [example.writer ? `by ${example.writer}` : "", when, example.image].filter(Boolean).join(", ")),
+    state.readOnly ? null : h("div", { class: "row" }, ...actions));
+}
+
+async function renameExample(example) {
+  const name = await dialog({ title: "What is it?", text: `An example of ${example.label}.`, label: "Name", value: example.label, ok: "Rename" });
+  if (name && name !== example.label) await change("examples/relabel", { ids: [example.id], name }, `now an example of ${name}`);
+}
+
+const removeExample = (example) => change("examples/delete", { ids: [example.id] }, `an example of ${example.label} was removed`);
+
+/** Change something, and show what follows from it. */
+async function change(path, body, text) {
+  const answer = await busy("changing", async () => after(await tell(path, body)));
+  if (answer) done(text);
+  return answer;
+}
+
+/** Ask for a name, or for leave; null where it was cancelled. */
+function dialog({ title, text, label = "", value = "", ok }) {
+  $("dialog-title").textContent = title;
+  $("dialog-text").textContent = text;
+  $("dialog-label").hidden = !label;
+  $("dialog-label").querySelector("span").textContent = label;
+  $("dialog-input").value = value;
+  $("dialog-input").required = Boolean(label);
+  $("dialog-ok").textContent = ok;
+  $("dialog").returnValue = "";
+  $("dialog").showModal();
+  (label ? $("dialog-input") : $("dialog-ok")).focus();
+  if (label) $("dialog-input").select();
+  return new Promise((resolve) =>
+    $("dialog").addEventListener("close", () => resolve($("dialog").returnValue === "ok" ? $("dialog-input").value.trim() || ok : null), { once: true })
+  );
 }
 
 // -- teaching --------------------------------------------------------------------------------------------------------
 
 async function after(answer) {
   await look();
+  if (!$("concepts").hidden) await showConcepts();
   if (photo) {
     const of = photo;
     await segment(of);
@@ -567,6 +640,84 @@ $("name").addEventListener("input", () => {
   refresh();
 });
 $("clear").addEventListener("click", () => select(null));
+$("undo").addEventListener("click", async () => {
+  const answer = await busy("undoing", async () => after(await tell("undo", {})));
+  if (answer) done(`undone: ${answer.undone}`);
+});
+
+// -- concepts --------------------------------------------------------------------------------------------------------
+
+async function showConcepts() {
+  const concepts = await ask("concepts");
+  $("concept-list").replaceChildren(...concepts.map(conceptItem));
+  if (!concepts.length) $("concept-list").append(h("li", { class: "soft" }, "Nothing is taught yet."));
+}
+
+function conceptItem(concept) {
+  const kind = concept.thing ? "things" : "stuff";
+  const mixed = concept.things && concept.things < concept.count ? `, ${concept.things} of ${concept.count} examples say thing` : "";
+  const colour = (state.concepts.find((one) => one.name === concept.name) || {}).colour;
+  const strip = h("div", { class: "strip" }, ...concept.examples.map((example) => exampleCard(example, [], false)));
+  const all = concept.count > concept.examples.length && h("button", { class: "small", onclick: async () => {
+    const examples = await busy("looking up examples", () => ask(`examples?concept=${encodeURIComponent(concept.name)}`));
+    if (!examples) return;
+    strip.replaceChildren(...examples.map((example) => exampleCard(example, [], false)));
+    all.replaceWith(h("span", { class: "soft" }, examples.length < concept.count ? `the newest ${examples.length}` : "all of them"));
+  } }, `Show all ${concept.count}`);
+  const actions = state.readOnly ? [] : [
+    h("button", { class: "small", "aria-label": `Rename ${concept.name}`, onclick: () => renameConcept(concept) }, "Rename"),
+    h("button", { class: "small", "aria-label": `Merge ${concept.name} into another`, onclick: () => mergeConcept(concept) }, "Merge"),
+    h("button", { class: "small", "aria-label": `Make ${concept.name} ${concept.thing ? "stuff" : "a thing"}`, onclick: () => change("concepts/kind", { name: concept.name, thing: !concept.thing }, `${concept.name} is ${concept.thing ? "stuff" : "a thing"} now`) }, concept.thing ? "Make stuff" : "Make thing"),
+    h("button", { class: "small bad", "aria-label": `Remove ${concept.name}`, onclick: () => removeConcept(concept) }, "Remove"),
+  ];
+  return h("li", { class: "concept" },
+    h("div", { class: "row" },
+      h("h3", { class: "row" }, h("i", { class: "swatch", colour }), h("span", { class: "name" }, concept.name), h("span", { class: "number" }, `${concept.count} ${concept.count === 1 ? "example" : "examples"}, ${kind}${mixed}`)),
+      h("div", { class: "row" }, ...actions)),
+    strip, all ? h("div", { class: "row" }, all) : null);
+}
+
+async function renameConcept({ name }) {
+  const to = await dialog({ title: `Rename ${name}`, text: "A name that another concept has makes one of both.", label: "New name", value: name, ok: "Rename" });
+  if (to && to !== name) await change("concepts/rename", { name, to }, `${name} is ${to} now`);
+}
+
+async function mergeConcept({ name }) {
+  const to = await dialog({ title: `Merge ${name}`, text: "Its examples become examples of the other concept.", label: "Into", ok: "Merge" });
+  if (!to || to === name) return;
+  if (!state.concepts.some((concept) => concept.name === to)) return complain(`Merge: expected one of ${state.concepts.map((c) => c.name).join(", ")}, got ${to}.`);
+  await change("concepts/rename", { name, to }, `${name} is part of ${to} now`);
+}
+
+async function removeConcept({ name, count }) {
+  if (await dialog({ title: `Remove ${name}?`, text: `All ${count} examples are removed.`, ok: "Remove" }))
+    await change("concepts/remove", { name }, `${name} was removed`);
+}
+
+$("look-for").addEventListener("click", async () => {
+  const found = await busy("asking every example for its neighbours", () => ask("review"));
+  if (found) showFound(found);
+});
+
+function showFound({ asked, twins, odd }) {
+  const merge = (from, to) => h("button", { class: "small", onclick: async () => (await change("concepts/rename", { name: from, to }, `${from} is part of ${to} now`)) && $("look-for").click() }, `Merge into ${to}`);
+  const pairs = twins.map(({ names: [first, second], why }) =>
+    h("li", { class: "concept" }, h("p", {}, h("b", {}, first), " and ", h("b", {}, second), `: ${why}.`),
+      state.readOnly ? null : h("div", { class: "row" }, merge(second, first), merge(first, second))));
+  const cards = odd.map((example) => exampleCard(example, [
+    h("span", {}, `${percent(example.share)} of its neighbours are ${example.rather}`),
+    state.readOnly ? null : h("button", { class: "small", onclick: async (event) => {
+      const card = event.target.closest(".card");
+      if (await change("examples/relabel", { ids: [example.id], name: example.rather }, `now an example of ${example.rather}`)) card.remove();
+    } }, `It is ${example.rather}`),
+  ]));
+  $("found").replaceChildren(
+    h("p", { class: "soft" }, `${asked} examples were asked.`),
+    h("h3", {}, twins.length ? "Concepts that may be one" : "No two concepts are alike."),
+    h("ul", { class: "list" }, ...pairs),
+    h("h3", {}, odd.length ? "Examples that disagree with their neighbours" : "No example disagrees with its neighbours."),
+    h("div", { class: "strip" }, ...cards));
+}
 
 // -- the page --------------------------------------------------------------------------------------------------------
 
@@ -584,6 +735,8 @@ function refresh() {
   const free = !running.length;
   $("teach-it").disabled = !(free && chosen && $("name").value.trim());
   $("clear").disabled = !chosen;
+  $("undo").disabled = !(free && state.undo);
+  $("undo").title = state.undo ? `Undo: ${state.undo}` : "Nothing to undo";
   $("before").options[1].disabled = !(photo && photo.earlier);
   if (!(photo && photo.earlier)) $("before").value = "photograph";
   const now = tool();
@@ -605,6 +758,7 @@ function showTab(name) {
     $(`tab-${one}`).tabIndex = one === name ? 0 : -1;
   }
   if (name === "teach") draw();
+  else busy("looking up concepts", showConcepts);
 }
 for (const name of tabs) {
   $(`tab-${name}`).addEventListener("click", () => showTab(name));
