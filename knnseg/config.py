@@ -118,7 +118,8 @@ class PaintingConfig:
             covers.
         min_score: panoptic segments with a lower class probability are dropped.
         unknown: what is left of 1 in the probabilities of a mask goes to a class ``unknown`` at the end of the result's
-            vocabulary. Without a base predictor that is every mask with less confidence than T of the fusion.
+            vocabulary. Without a base predictor that is every mask with less confidence than T of the fusion. What no
+            mask covers is of that class too.
     """
 
     min_area: Annotated[int, Field(ge=0, description="a number of pixels")] = 16

@@ -16,7 +16,7 @@ from knnseg.cli.evaluating import print_report, run_eval, source_of, split_of
 from knnseg.cli.examples import examples_app
 from knnseg.cli.explaining import explain
 from knnseg.cli.label_studio import label_studio
-from knnseg.cli.mining import discover
+from knnseg.cli.mining import discover, harvest
 from knnseg.cli.models import models_command
 from knnseg.cli.options import (
     AsJson,
@@ -40,6 +40,7 @@ from knnseg.cli.sources import (
     ClassFile,
     Coco,
     Dataset,
+    GuessPoints,
     Ignore,
     Images,
     LeaveBoxes,
@@ -108,6 +109,7 @@ def add(
     annotations: Annotations = None,
     images: Images = None,
     leave_boxes: LeaveBoxes = False,
+    guess_points: GuessPoints = False,
     stuff_classes: StuffClasses = None,
     pairs: Pairs = None,
     class_file: ClassFile = None,
@@ -136,7 +138,7 @@ def add(
     knnseg add -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --split training
     """
     one = {} if image is None else _one(image, mask, label)
-    more = (dataset, root, split, None, annotations, images, leave_boxes, stuff_classes)
+    more = (dataset, root, split, None, annotations, images, leave_boxes, stuff_classes, guess_points)
     labelled = None if one else examples(pairs, class_file, coco_panoptic, ignore, *more)
     names = None if labelled is None else _known(names_of(classes, labelled.vocabulary), labelled)
     with open_segmenter(preset, checkpoint, store, device, create=True) as segmenter:
@@ -283,6 +285,7 @@ def demo(
 app.command()(segment)
 app.command()(explain)
 app.command()(discover)
+app.command()(harvest)
 app.command()(calibrate)
 app.add_typer(concepts_app)
 app.add_typer(examples_app)

@@ -59,7 +59,9 @@ Formats = Annotated[
 
 
 def segment(
-    images: Annotated[list[Path], typer.Argument(help="Images, and folders of images.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Images, folders of images, and patterns such as 'photos/**/*.jpg'.")
+    ],
     store: Annotated[
         str | None, typer.Option("--store", "-s", help="URL of the concept database; without it the base alone.")
     ] = None,

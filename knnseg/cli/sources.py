@@ -18,12 +18,14 @@ from knnstore.url import without_urls
 
 if TYPE_CHECKING:
     from knnseg.datasets import LabelledImages
+    from knnseg.datasets.formats import Boxes
 
 __all__ = [
     "Annotations",
     "ClassFile",
     "Coco",
     "Dataset",
+    "GuessPoints",
     "Ignore",
     "Images",
     "LeaveBoxes",
@@ -70,6 +72,10 @@ LeaveBoxes = Annotated[
     bool,
     typer.Option("--leave-boxes", help="For --annotations: use no boxes, instead of guessing outlines inside of them."),
 ]
+GuessPoints = Annotated[
+    bool,
+    typer.Option("--guess-points", help="For --annotations: guess at the object around a point, instead of no points."),
+]
 StuffClasses = Annotated[
     list[str] | None,
     typer.Option(help="For --annotations: classes that are stuff, as grass and sky; names as for --classes."),
@@ -100,6 +106,7 @@ def examples(
     images: Path | None = None,
     leave_boxes: bool = False,
     stuff: list[str] | None = None,
+    guess_points: bool = False,
 ) -> LabelledImages:
     """The labelled images that the options speak of.
 
@@ -113,15 +120,15 @@ def examples(
             "give one of --annotations, --pairs with --class-file, --coco-panoptic, and --dataset with --root (add "
             "also takes one IMAGE)"
         )
-    if annotations is None and (images is not None or leave_boxes or stuff):
-        raise typer.BadParameter("--images, --leave-boxes and --stuff-classes need --annotations")
+    if annotations is None and (images is not None or leave_boxes or stuff or guess_points):
+        raise typer.BadParameter("--images, --leave-boxes, --guess-points and --stuff-classes need --annotations")
     if annotations is not None:
-        labelled = open_annotations(
-            annotations, images, boxes="leave" if leave_boxes else "outline", stuff=names_of(stuff) or ()
-        )
+        boxes: Boxes = "leave" if leave_boxes else "outline"
+        points: Boxes = "outline" if guess_points else "leave"
+        labelled = open_annotations(annotations, images, boxes=boxes, stuff=names_of(stuff) or (), points=points)
         if labelled.outlined:
-            said = f"outlines were guessed from colours in {labelled.outlined} boxes; --leave-boxes uses none"
-            print(f"knnseg: {said}", file=sys.stderr)
+            said = f"outlines were guessed from colours in {labelled.outlined} boxes or around points"
+            print(f"knnseg: {said}; --leave-boxes uses no boxes", file=sys.stderr)
         return _saying(labelled, "kinds of shapes have no outline")
     if dataset is None and (root or split or names):
         raise typer.BadParameter("--root, --split and --names need --dataset")

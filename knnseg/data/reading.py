@@ -366,6 +366,8 @@ def _readable(name: str) -> Iterator[None]:
             yield
     except FileNotFoundError:
         raise ImageError(name, expected="an image file", got="no such file") from None
+    except IsADirectoryError:
+        raise ImageError(name, expected="an image", got="a folder in which there are none") from None
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ImageError(name, expected="an image that Pillow can read", got=str(error)) from error
     except ImageError as error:

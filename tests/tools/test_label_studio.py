@@ -14,7 +14,9 @@ from PIL import Image
 
 from knnseg import Vocabulary
 from knnseg.datasets import open_annotations
-from knnseg.integrations.label_studio import LabelConfig, local_file, save_tasks
+from knnseg.export import Export
+from knnseg.export.label_studio import LabelConfig, local_file
+from knnseg.export.label_studio import task as task_of
 from knnseg.integrations.label_studio.backend import Backend
 from knnseg.integrations.label_studio.client import Client
 from knnseg.integrations.label_studio.server import Listener
@@ -42,15 +44,18 @@ def test_predictions_are_imported_accepted_and_exported_unchanged(label_studio, 
     storage = {"project": project, "title": "files", "path": str(folder), "use_blob_urls": True}
     label_studio.call("POST", "/api/storages/localfiles", json=storage)
 
-    def address(source):
-        return local_file(str(Path(source).relative_to(label_studio.files)))
-
     results = list(segmenter.stream([folder / "a photo.png"], NAMES))
-    save_tasks(results, tmp_path / "tasks.json", config, address=address, model_version="knnseg-1")
-    (task,) = label_studio.upload(project, "tasks.json", (tmp_path / "tasks.json").read_bytes())
+    if kind == "brush":
+        with Export(tmp_path, ["label-studio"], images=label_studio.files) as export:
+            export.write(results[0])
+        assert LabelConfig.parse((tmp_path / "label-studio.xml").read_text()) == config
+        tasks = json.loads((tmp_path / "label-studio.json").read_text())
+    else:
+        tasks = [task_of(results[0], config, local_file(f"{kind}/a photo.png"))]
+    (task,) = label_studio.upload(project, "tasks.json", json.dumps(tasks).encode())
     (read,) = label_studio.task(task["id"])["predictions"]
-    written = json.loads((tmp_path / "tasks.json").read_text())[0]["predictions"][0]
-    assert read["model_version"] == "knnseg-1" and read["score"] == pytest.approx(written["score"])
+    (written,) = tasks[0]["predictions"]
+    assert read["model_version"] == "knnseg" and read["score"] == pytest.approx(written["score"])
     assert [r["value"] for r in read["result"]] == [r["value"] for r in written["result"]]
     label_studio.annotate(task["id"], read["result"])  # as its page does when somebody submits what was predicted
     exported = tmp_path / "export.json"

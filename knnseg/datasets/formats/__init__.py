@@ -65,6 +65,7 @@ def open_annotations(
     format: str = "",  # noqa: A002  # its name
     boxes: Boxes = "outline",
     stuff: Iterable[str] = (),
+    points: Boxes = "leave",
 ) -> LabelledImages:
     """Open a file or folder of annotations, of whatever format it is.
 
@@ -75,17 +76,19 @@ def open_annotations(
         boxes: ``"outline"`` makes of a box the likely outline of what it was drawn around, ``"leave"`` leaves it out.
         stuff: classes that are stuff, such as grass and sky; the others are countable things, unless a COCO file says
             otherwise.
+        points: ``"outline"`` makes of a point a guess at the object that it is on, ``"leave"`` leaves it out.
 
     Returns:
-        The labelled images. Points are left out; ``left_out`` of the result says so.
+        The labelled images; ``left_out`` of the result says what is left out, and ``outlined`` how much is guessed.
 
     Raises:
-        DatasetError: another word for ``boxes``, nothing is there, no format recognises it or several do, or it is not
-            as its tool writes it.
+        DatasetError: another word for ``boxes`` or ``points``, nothing is there, no format recognises it or several do,
+            or it is not as its tool writes it.
     """
-    if boxes not in get_args(Boxes):
-        raise DatasetError("boxes", expected=f"one of {', '.join(get_args(Boxes))}", got=repr(boxes))
-    source = Source(Path(path), images, boxes, frozenset(map(tidied, stuff)))
+    for name, way in (("boxes", boxes), ("points", points)):
+        if way not in get_args(Boxes):
+            raise DatasetError(name, expected=f"one of {', '.join(get_args(Boxes))}", got=repr(way))
+    source = Source(Path(path), images, boxes, frozenset(map(tidied, stuff)), points)
     if not source.path.exists():
         raise DatasetError(path, expected="a file or folder of annotations", got="no such file")
     known = {name: make("annotations", StageConfig(name)) for name in names("annotations")}

@@ -26,7 +26,7 @@ from knnseg.data.vocabulary import Vocabulary, tidied, tidy
 from knnseg.datasets.folders import LabelledImages
 from knnseg.datasets.formats.source import Source
 from knnseg.errors import DatasetError
-from knnseg.method.boxes import outline
+from knnseg.method.boxes import around, outline
 
 __all__ = [
     "AnnotatedImage",
@@ -212,7 +212,8 @@ class ShapeFile(LabelledImages):
     """Labelled images from shapes. Where shapes overlap, the smaller lies on top, and crowds lie below all objects.
 
     A box becomes the likely outline of what it was drawn around, see :func:`knnseg.method.boxes.outline`, unless the
-    source says to leave boxes; points are left out, and so are images in which nothing is left.
+    source says to leave boxes; points are left out unless it says otherwise, and so are images in which nothing is
+    left.
 
     Args:
         source: what was opened.
@@ -227,10 +228,11 @@ class ShapeFile(LabelledImages):
     def __init__(
         self, source: Source, images: Iterable[AnnotatedImage | DatasetError], classes: Mapping[str, bool] | None = None
     ) -> None:
-        self._unusable = (Points,) if source.boxes == "outline" else (Points, Box)
+        ways = {Box: source.boxes, Points: source.points}
+        self._unusable = tuple(kind for kind, way in ways.items() if way == "leave")
         every = [one if isinstance(one, DatasetError) else _with_stuff(one, source.stuff) for one in images]
         shapes = [shape for one in every if not isinstance(one, DatasetError) for shape in one.shapes]
-        self.outlined = 0 if source.boxes == "leave" else sum(isinstance(shape.geometry, Box) for shape in shapes)
+        self.outlined = sum(isinstance(s.geometry, Box | Points) for s in shapes if self._usable(s))
         self._left_out = Counter((s.label, type(s.geometry).__name__) for s in shapes if not self._usable(s))
         self._images = [one for one in every if isinstance(one, DatasetError) or any(map(self._usable, one.shapes))]
         self._files, self._classes = image_files(source), classes
@@ -245,7 +247,8 @@ class ShapeFile(LabelledImages):
             raise DatasetError(source.path, expected="polygons, masks or boxes", got=got)
 
     def _usable(self, shape: Shape) -> bool:
-        return not isinstance(shape.geometry, self._unusable)
+        form = shape.geometry
+        return not isinstance(form, self._unusable) and not (isinstance(form, Points) and not form.points)
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -282,7 +285,7 @@ class ShapeFile(LabelledImages):
 
 
 def drawn(pixels: ImageArray, shapes: Sequence[Shape], place: str, uri: str = "", image_id: str = "") -> LabelledImage:
-    """An image with its shapes, none of which are points.
+    """An image with its shapes.
 
     Args:
         pixels: uint8 (H, W, 3).
@@ -310,11 +313,19 @@ def _masks(shapes: Sequence[Shape], pixels: ImageArray, place: str) -> list[NDAr
     masks, size = [], (pixels.shape[0], pixels.shape[1])
     for number, shape in enumerate(shapes):
         try:
-            form = shape.geometry
-            masks.append(outline(pixels, form.within(size)) if isinstance(form, Box) else form.draw(size))  # type: ignore[union-attr]  # points are left out
+            masks.append(_mask(shape.geometry, pixels, size))
         except ValueError as error:
             raise DatasetError(f"{place}: shape {number} ({shape.label!r}): {error}") from error
     return masks
+
+
+def _mask(form: Geometry, pixels: ImageArray, size: tuple[int, int]) -> NDArray[np.bool_]:
+    if isinstance(form, Box):
+        return outline(pixels, form.within(size))
+    if isinstance(form, Points):
+        found: NDArray[np.bool_] = np.logical_or.reduce([around(pixels, point) for point in form.points])
+        return found
+    return form.draw(size)
 
 
 def _painted(

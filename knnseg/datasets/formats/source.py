@@ -29,12 +29,14 @@ class Source:
         images: folder of the images; None where nobody said.
         boxes: what becomes of boxes: ``"outline"`` the likely object inside, ``"leave"`` leaves them out.
         stuff: classes that are stuff, whatever the file says.
+        points: what becomes of points: ``"outline"`` a guess at the object around, ``"leave"`` leaves them out.
     """
 
     path: Path
     images: str | PathLike[str] | None = None
     boxes: Boxes = "outline"
     stuff: frozenset[str] = frozenset()
+    points: Boxes = "leave"
 
     def files(self, ending: str) -> list[Path]:
         """The files with an ending, in order: those of the folder, or the file itself."""

@@ -19,10 +19,11 @@ from knnseg.data.image import Image
 from knnseg.data.vocabulary import tidied
 from knnseg.database.adding import segments
 from knnseg.database.schema import CONTENT, ImageExamples, contents
+from knnseg.database.spaces import each_space
 from knnseg.datasets.formats.label_studio import labelled_task
 from knnseg.errors import ConfigError, DatasetError, KnnSegError
+from knnseg.export.label_studio import LabelConfig, ShapeKind, prediction
 from knnseg.integrations.label_studio.client import Client
-from knnseg.integrations.label_studio.predictions import LabelConfig, ShapeKind, prediction
 from knnseg.segmenter import Segmenter
 from knnstore import F, KnnStoreError
 
@@ -162,8 +163,8 @@ class Backend:
         for records in store.scan(F("writer").isin(writers), fields=CONTENT):
             rows = zip(records.ids.tolist(), contents(records.fields, name), strict=True)
             stale += [identity for identity, (exact, _) in rows if exact not in shown and identity not in same]
-        if stale:
-            store.delete(ids=stale)
+        for space in each_space(store) if stale else ():
+            space.delete(ids=stale)
         if example is not None:  # what stays, stays because of the annotation that counts now
             store.update({"writer": self._writer(number, annotation)}, where=F("writer").isin(writers))
         return len(stale)

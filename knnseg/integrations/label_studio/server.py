@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hmac
-import ipaddress
 import json
 import logging
 import socket
@@ -22,8 +21,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from knnseg.errors import ConfigError, DatasetError, KnnSegError
+from knnseg.export.label_studio import LabelConfig
 from knnseg.integrations.label_studio.backend import Backend
-from knnseg.integrations.label_studio.predictions import LabelConfig
+from knnseg.studio.guard import is_loopback
 from knnstore import KnnStoreError
 
 __all__ = ["Listener", "make_app"]
@@ -118,14 +118,6 @@ class _Guard:
         elif scope["type"] == "http" and self._expected and not hmac.compare_digest(given, self._expected):
             app = _refused(401, "expected the user and password of this ML backend")
         await app(scope, receive, send)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens on a host."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Listener:

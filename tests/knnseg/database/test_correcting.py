@@ -206,6 +206,17 @@ def test_undo_takes_the_last_corrections_back(database):
     assert len(database.history()) == 10 and len(database.history(3)) == 3
 
 
+def test_the_last_correction_is_known_by_its_number(database):
+    identity = add(database, 1, "cat")
+    assert database.last_correction == 0
+    database.relabel([identity], "dog")
+    first = database.last_correction
+    database.rename("dog", "hound")
+    assert database.history(1)[0].number == database.last_correction > first > 0
+    database.undo()
+    assert database.last_correction == first
+
+
 def test_an_undo_can_be_undone(database):
     one = add(database, 1, "kettle")
     database.delete_examples([one])
