@@ -204,6 +204,11 @@ def test_a_name_with_a_comma(folder, tmp_path, run):
     cut = run("segment", image, "-s", url, "-c", "pot, pan,grass", "-o", tmp_path / "out")  # not as a whole
     assert "no examples, so from the base alone: 'pot', 'pan', 'grass'" in cut.stderr
     assert classes("-c", f"@{tmp_path / 'names.txt'}", "-c", "pan") == ["grass", "bowl, dish", "Käse", "pan"]
+    run("concepts", "rename", "pot, pan", "vessel", "-s", url)
+    said = run("segment", image, "-s", url, "-c", "pot, pan", "-c", "grass,vessel", "-o", tmp_path / "out", "--json")
+    assert (
+        json.loads(said.stdout)["classes"] == ["vessel", "grass"] and "'pot, pan' is called 'vessel' now" in said.stderr
+    )
     run("segment", image, "-c", f"@{tmp_path / 'none.txt'}", code=2)
     run("segment", image, "-c", "a\nb", code=2)
 
