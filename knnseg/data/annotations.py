@@ -17,11 +17,18 @@ __all__ = ["LabelledImage", "LabelledSegment", "positions"]
 
 @dataclass(frozen=True, slots=True)
 class LabelledSegment:
-    """One annotated region: its number in the segment map, its class name, and whether it is a countable object."""
+    """One annotated region.
+
+    Args:
+        id: its number in the segment map.
+        label: its class name.
+        thing: whether it is a countable object; None where nobody says, as in a map of classes. A database then takes
+            it as what it knows of the class, and a new class as stuff.
+    """
 
     id: int
     label: str
-    thing: bool = False
+    thing: bool | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.label, str) or not self.label.strip():

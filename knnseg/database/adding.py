@@ -71,6 +71,7 @@ def segments(
     wanted: frozenset[str] | None,
     min_area: int,
     keys_for: Callable[[Iterable[str]], Mapping[str, str]],
+    concepts: Callable[[], Iterable[Concept]],
 ) -> tuple[list[ImageExamples], AddReport]:
     """The segments of some images that are to be added, and how many are not.
 
@@ -79,11 +80,12 @@ def segments(
         wanted: the class names to take; None for all.
         min_area: leave out segments with fewer pixels.
         keys_for: the key of the concept of each name.
+        concepts: what the database knows, which says what nobody else does: thing or stuff.
 
     Raises:
         DatasetError: something else than a labelled image.
     """
-    prepared, report = [], AddReport()
+    prepared, report, known = [], AddReport(), dict[str, bool]()
     for example in group:
         if not isinstance(example, LabelledImage):
             raise DatasetError(
@@ -95,9 +97,19 @@ def segments(
         kept = [s for s, ok in zip(info, usable.tolist(), strict=True) if ok]
         report += AddReport(images=1, skipped=int((~usable).sum()))
         keys = keys_for(s.label for s in kept)
+        if not known and any(s.thing is None for s in kept):
+            known = things_of(concepts())
+        things = [known.get(s.label, False) if s.thing is None else s.thing for s in kept]
         image = Image(example.image, example.uri)
-        prepared.append(described(image, masks.select(usable), [s.label for s in kept], [s.thing for s in kept], keys))
+        prepared.append(described(image, masks.select(usable), [s.label for s in kept], things, keys))
     return prepared, report
+
+
+def things_of(concepts: Iterable[Concept]) -> dict[str, bool]:
+    """Whether each name, of now or from before, is that of a thing."""
+    listed = list(concepts)
+    before = {alias: concept.thing for concept in listed for alias in concept.aliases}
+    return before | {concept.label: concept.thing for concept in listed}
 
 
 def of_arrays(
@@ -121,7 +133,8 @@ def of_arrays(
         keys_for: the key of the concept of each name.
     """
     names = [tidied(label) for label in labels]
-    said = [c.label for c in concepts() if c.thing and c.label in names] if things is None else things
+    known = things_of(concepts()) if things is None else {}
+    said = [name for name in names if known.get(name)] if things is None else things
     countable = Vocabulary.of(dict.fromkeys(names), said).things if names else frozenset[str]()
     picture, stack = Image.read(image), Masks.from_dense(masks)
     if stack.size != picture.size:

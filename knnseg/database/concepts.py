@@ -196,7 +196,7 @@ class ConceptDatabase:
         with told(done), tqdm(total=total, unit="image", disable=not progress, desc="adding") as bar:
             read = (image for _, image in readable(images, failed, strict=strict))
             for group in ahead(batched(read, batch)):
-                prepared, counted = segments(group, wanted, min_area, self.keys_for)
+                prepared, counted = segments(group, wanted, min_area, self.keys_for, self.concepts)
                 report += counted + self._write(prepared, keep_masks=keep_masks, writer=writer, strict=strict)
                 bar.update(len(group))
                 bar.set_postfix(added=report.added, present=report.present)

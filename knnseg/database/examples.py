@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from knnseg.data.image import Image
 from knnseg.database.inventory import Inventory, named
 from knnseg.errors import ConfigError, VocabularyError
+from knnseg.later import batched
 from knnstore import EmbeddingStore, F, Filter, Records
 
 __all__ = ["SHORT", "Example", "Examples", "full_ids", "listed", "wanted"]
@@ -163,10 +164,10 @@ def listed(
         raise ConfigError("examples", expected="a limit of at least 0", got=limit)
     store.revision()  # what others have written up to now is seen below
     if ids is not None:
-        return _read(store, seen, where, list(dict.fromkeys(ids)))[:limit]
+        return _read(store, seen, where, ids)[:limit]
     found = ((-added, identity) for identity, added in _times(store, where))
     order = sorted(found) if limit is None else heapq.nsmallest(limit, found)
-    return _read(store, seen, where, [identity for _, identity in order])
+    return _read(store, seen, where, (*(identity for _, identity in order), *seen.names.unsettled))[:limit]
 
 
 def _times(store: EmbeddingStore, where: Filter) -> Iterator[tuple[str, float]]:
@@ -174,13 +175,11 @@ def _times(store: EmbeddingStore, where: Filter) -> Iterator[tuple[str, float]]:
         yield from zip(records.ids.tolist(), records.fields["added"].tolist(), strict=True)
 
 
-def _read(store: EmbeddingStore, seen: Inventory, where: Filter, ids: list[str]) -> Examples:
+def _read(store: EmbeddingStore, seen: Inventory, where: Filter, ids: Iterable[str]) -> Examples:
     """Those of some examples that are still what was asked for, newest first."""
-    parts = [
-        store.get(ids[start : start + _AT_ONCE], fields=_FIELDS, with_vectors=False)
-        for start in range(0, max(len(ids), 1), _AT_ONCE)
-    ]
-    records = Records.concatenate(parts)
+    chunks = list(batched(dict.fromkeys(ids), _AT_ONCE)) or [[]]
+    records = Records.concatenate([store.get(chunk, fields=_FIELDS, with_vectors=False) for chunk in chunks])
+    records.fields["label"][:] = seen.names.corrected(records.ids.tolist(), records.fields["label"].tolist())
     records = records.take(where.mask(records.fields))
     records = records.take(np.lexsort([records.ids.astype(str), -records.fields["added"]]))
     columns = records.fields

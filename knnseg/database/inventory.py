@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -130,10 +131,26 @@ class Looking:
             if self._seen is not None and self._seen.revision == revision and self._store.capabilities.revision:
                 return self._seen
             counts, things = self._count()
+            if names.unsettled:
+                counts, things = self._as_corrected(names, counts, things)
             before, names = names, self._changes.names()
-            if names.token == before.token:  # otherwise old names would be put beside new examples
+            # Otherwise old names would be put beside new examples, or an example be counted twice.
+            if names.token == before.token and not (names.unsettled and self.revision(names) != revision):
                 self._seen = Inventory(revision, names, counts, things)
                 return self._seen
+
+    def _as_corrected(
+        self, names: Names, counts: Mapping[str, int], things: Mapping[str, int]
+    ) -> tuple[dict[str, int], dict[str, int]]:
+        """The counts with examples where corrections have put them, should their rows not say so yet."""
+        counts, things = Counter(counts), Counter(things)
+        records = self._store.get(list(names.unsettled), fields=["label", "thing"], with_vectors=False)
+        columns = (records.fields[name].tolist() for name in ("label", "thing"))
+        for identity, key, thing in zip(records.ids.tolist(), *columns, strict=True):
+            for counted, one in ((counts, 1), (things, int(thing))):
+                counted[key] -= one
+                counted[names.moved[identity]] += one
+        return dict(+counts), dict(+things)
 
     def _count(self) -> tuple[dict[str, int], dict[str, int]]:
         """The examples of each key, and the things among them; not counted again where only names have changed."""

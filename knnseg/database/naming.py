@@ -177,6 +177,13 @@ class Names:
         """The keys that are called ``name``, among those present, those with a change, and the name itself."""
         return sorted(key for key in {*present, *self.called, name} if self.name(key) == name)
 
+    def corrected(self, ids: Iterable[str], keys: Iterable[str]) -> list[str]:
+        """The keys of some examples by their rows, or by what was decided where a row may not say so yet."""
+        if not self.unsettled:
+            return list(keys)
+        pairs = zip(ids, keys, strict=True)
+        return [self.moved[identity] if identity in self.unsettled else key for identity, key in pairs]
+
     def current(self, name: str) -> str:
         """The name of the concept that was called ``name`` before; ``name`` where it means no other."""
         key = self.aliases.get(name)

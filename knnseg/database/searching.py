@@ -54,7 +54,7 @@ def _found(
     hits = store.search(embeddings.vectors[asked], k + spare, where=where, fields=["label"])
     there = hits.ids != ""
     names = np.full(hits.ids.shape, "", object)
-    names[there] = named(seen.names, hits.fields["label"][there])
+    names[there] = named(seen.names, seen.names.corrected(hits.ids[there], hits.fields["label"][there]))
     seen_at_all = names != ""
     order = np.argsort(~seen_at_all, axis=1, kind="stable")[:, :k]
     shape = (len(embeddings), k)

@@ -104,8 +104,8 @@ class WithVocabulary(LabelledImages):
         return self._whole.load(index)
 
 
-def read_classes(source: str | PathLike[str] | Mapping[int, str]) -> dict[int, tuple[str, bool]]:
-    """Class numbers with name and "is a thing".
+def read_classes(source: str | PathLike[str] | Mapping[int, str]) -> dict[int, tuple[str, bool | None]]:
+    """Class numbers with name and "is a thing", None where nobody says.
 
     Args:
         source: a mapping of number to name; or a JSON file: a list of ``{"id": 1, "name": "kettle", "isthing": true}``
@@ -116,15 +116,15 @@ def read_classes(source: str | PathLike[str] | Mapping[int, str]) -> dict[int, t
         DatasetError: unreadable, or a number or name twice.
     """
     if isinstance(source, Mapping):
-        named = [(Node(number, "classes", repr(number)).whole(), name, False) for number, name in source.items()]
+        named = [(Node(number, "classes", repr(number)).whole(), name, None) for number, name in source.items()]
         return _distinct(named, "classes")
     return classes_of(read_json(source))
 
 
-def classes_of(file: Node, *, things: bool = False) -> dict[int, tuple[str, bool]]:
-    """The same of a JSON file that was read; ``things`` is what a class is where the file does not say."""
+def classes_of(file: Node) -> dict[int, tuple[str, bool | None]]:
+    """The same of a JSON file that was read."""
     rows = [
-        (e["id"].whole(), e["name"].text(), e.flag("isthing") if "isthing" in e.mapping() else things)
+        (e["id"].whole(), e["name"].text(), e.flag("isthing") if "isthing" in e.mapping() else None)
         for e in _categories(file)
         if not e.flag("unknown")
     ]
@@ -140,7 +140,7 @@ def _categories(file: Node) -> list[Node]:
     return (file["categories"] if isinstance(file.value, dict) else file).entries()
 
 
-def _distinct(rows: list[tuple[int, str, bool]], source: str) -> dict[int, tuple[str, bool]]:
+def _distinct(rows: Sequence[tuple[int, str, bool | None]], source: str) -> dict[int, tuple[str, bool | None]]:
     for what, values in (("id", [r[0] for r in rows]), ("name", [r[1] for r in rows])):
         twice = [value for value, count in Counter[Any](values).items() if count > 1]
         if twice:
@@ -150,7 +150,7 @@ def _distinct(rows: list[tuple[int, str, bool]], source: str) -> dict[int, tuple
     return {number: (name, thing) for number, name, thing in rows}
 
 
-def _vocabulary(classes: Mapping[int, tuple[str, bool]]) -> Vocabulary:
+def _vocabulary(classes: Mapping[int, tuple[str, bool | None]]) -> Vocabulary:
     return Vocabulary(
         tuple(name for name, _ in classes.values()), frozenset(name for name, thing in classes.values() if thing)
     )

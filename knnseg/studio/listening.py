@@ -38,7 +38,7 @@ class Listener:
         except (OSError, OverflowError) as error:
             what = f"studio: cannot listen on {host}, port {port}: {error}"
             raise ConfigError(what, hint="Choose another (--host, --port).") from error
-        self._names = own_names(host) | {name.lower() for name in names}
+        self.names = own_names(host) | {name.lower() for name in names}
         self._server: uvicorn.Server | None = None
         self._host, self._port = host, int(self._socket.getsockname()[1])
         self._token = token or ("" if is_loopback(host) else secrets.token_urlsafe(24))
@@ -53,7 +53,7 @@ class Listener:
     def serve(self, studio: Studio) -> None:
         """Answer until the process is interrupted, or :meth:`stop` is called."""
         app = make_app(
-            studio, names=self._names, addresses=not is_loopback(self._host), token=self._token,
+            studio, names=self.names, addresses=not is_loopback(self._host), token=self._token,
             cookie=f"knnseg-studio-{self._port}",
         )  # fmt: skip
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False))

@@ -116,7 +116,11 @@ class _Maps(LabelledImages):
         labels = [self._name(int(pair) >> 32, codes, file) for pair in pairs]
         known = [i for i, label in enumerate(labels) if label in self._classes]
         segments = positions(numbers.reshape(codes.shape), known) + 1
-        info = tuple(LabelledSegment(n, labels[i], labels[i] not in self._stuff) for n, i in enumerate(known, 1))
+        # A map of classes says nothing of objects.
+        info = tuple(
+            LabelledSegment(n, labels[i], labels[i] not in self._stuff if self._objects else None)
+            for n, i in enumerate(known, 1)
+        )
         return segments.astype(np.int32), info
 
     def _name(self, code: int, codes: NDArray[np.int32], file: Path) -> str:

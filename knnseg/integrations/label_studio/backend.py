@@ -18,7 +18,7 @@ from knnseg.data.annotations import LabelledImage
 from knnseg.data.image import Image
 from knnseg.data.vocabulary import tidied
 from knnseg.database.adding import segments
-from knnseg.database.schema import CONTENT, contents
+from knnseg.database.schema import CONTENT, ImageExamples, contents
 from knnseg.database.spaces import each_space
 from knnseg.datasets.formats.label_studio import labelled_task
 from knnseg.errors import ConfigError, DatasetError, KnnSegError
@@ -156,7 +156,7 @@ class Backend:
         if not writers:
             return 0
         name, store = self._database.name, self._database.store
-        prepared = [] if example is None else segments([example], None, 1, self._database.keys_for)[0]
+        prepared = [] if example is None else self._prepared(example)
         shown = {exact for one in prepared for exact, _ in one.contents(name)}
         same = {own for one in prepared for own in (*one.ids, *one.first_ids)}  # also where its concept was renamed
         stale: list[str] = []
@@ -168,6 +168,9 @@ class Backend:
         if example is not None:  # what stays, stays because of the annotation that counts now
             store.update({"writer": self._writer(number, annotation)}, where=F("writer").isin(writers))
         return len(stale)
+
+    def _prepared(self, example: LabelledImage) -> list[ImageExamples]:
+        return segments([example], None, 1, self._database.keys_for, self._database.concepts)[0]
 
     def _writer(self, task: int, annotation: int) -> str:
         """Who is said to have added an example."""

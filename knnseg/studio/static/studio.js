@@ -99,7 +99,7 @@ function encoded(mask) {
 /** The borders between pixels that `of` says different things of, as a path in pixels of the picture; inside a box. */
 function borders(of, width, height, [left, top, right, bottom] = [0, 0, width, height]) {
   const path = new Path2D();
-  const at = (x, y) => (x < left || y < top || x >= right || y >= bottom ? 0 : of(y * width + x));
+  const at = (x, y) => (x < left || y < top || x >= right || y >= bottom ? 0 : Number(of(y * width + x)));
   for (let y = top; y <= bottom; y++)
     for (let x = left, start = -1; x <= right; x++) {
       const edge = x < right && at(x, y) !== at(x, y - 1);

@@ -172,6 +172,9 @@ def test_what_a_killed_correction_left_is_finished_by_who_comes_next(store_url, 
             killed.setattr(Corrections, "tidy_up", lambda self: 0)
             database.relabel(ids[:1], "pot")
             database.delete_examples(ids[1:2])
+            assert counts(database) == {"kettle": 1, "pot": 1}, "what is decided holds before it is written"
+            assert {e.id: e.concept for e in database.examples()} == {ids[0]: "pot", ids[2]: "kettle"}
+            assert sorted(votes(database, 0)) == ["kettle", "pot"]
     with ConceptDatabase.open(store_url, extractor) as database:
         add(database, 4, "kettle"), database.add([])
         assert counts(database) == {"kettle": 2, "pot": 1}
@@ -201,6 +204,17 @@ def test_undo_takes_the_last_corrections_back(database):
     with pytest.raises(VocabularyError, match="made through this database"):
         database.undo()
     assert len(database.history()) == 10 and len(database.history(3)) == 3
+
+
+def test_the_last_correction_is_known_by_its_number(database):
+    identity = add(database, 1, "cat")
+    assert database.last_correction == 0
+    database.relabel([identity], "dog")
+    first = database.last_correction
+    database.rename("dog", "hound")
+    assert database.history(1)[0].number == database.last_correction > first > 0
+    database.undo()
+    assert database.last_correction == first
 
 
 def test_an_undo_can_be_undone(database):

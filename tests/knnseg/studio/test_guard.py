@@ -180,3 +180,18 @@ def test_links_have_a_token_where_other_machines_reach_them():
     assert len(link.partition("#token=")[2]) >= 32 and link.partition("#token=")[2] != second.partition("#token=")[2]
     with Listener("127.0.0.1", 0, TOKEN) as listener:
         assert listener.link.endswith(f"#token={TOKEN}")
+
+
+@pytest.mark.parametrize("token", ["", "short", "with a space in the middle", "ünïcödé-ünïcödé-ünïcödé"])
+def test_a_token_that_can_be_guessed_or_not_be_sent_is_refused(run, photos, monkeypatch, token):
+    monkeypatch.setenv("STUDIO", token)
+    said = run("studio", "-s", "memory:///x", "--images", photos, "--token-env", "STUDIO", code=2).output
+    assert "at least 16 letters" in said and (not token or token not in said)
+
+
+def test_further_names_are_served(make_api, studio):
+    with Listener("127.0.0.1", 0, names=["Studio.example"]) as listener:
+        assert (
+            make_api(studio, names=listener.names).client.get("/", headers={"host": "studio.example"}).status_code
+            == 200
+        )
