@@ -101,7 +101,7 @@ class FusionConfig:
     mode: Literal["supported", "evidence", "late"] = "supported"
     weight: Share = 0.7
     midpoint: Number = 0.65
-    softness: Positive = 0.1
+    softness: Positive = 0.05
     threshold: Number = -1.0
     confidence: Literal["similarity", "vote"] = "similarity"
     branch: Annotated[str, Field(min_length=1, description="the name of a branch of the base")] = "final"

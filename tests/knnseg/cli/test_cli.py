@@ -333,8 +333,8 @@ def test_demo_on_labelled_photographs(tmp_path, run):
     classes = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
     (tmp_path / "classes.json").write_text(json.dumps(classes))
     result = json.loads(run("demo", "--out", tmp_path / "d", "--photos", tmp_path, "--json").stdout)
-    assert result["added"] == 4 and result["report"]["images"] == 2 and "--preset photo" in result["try_next"]
-    assert result["report"]["base"]["miou"] == 0 and result["report"]["final"]["miou"] > 0.8
+    assert result["added"] == 4 and result["report"]["images"] == 2 and "--preset photo-words" in result["try_next"]
+    assert 0 < result["report"]["base"]["miou"] < result["report"]["final"]["miou"] > 0.8
     with Image.open(result["picture"]) as sheet:
         assert sheet.width > 4 * 256
     nothing = run("demo", "--out", tmp_path / "d", "--photos", tmp_path / "nowhere", code=1)
