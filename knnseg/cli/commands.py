@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from knnseg.cli.evaluating import print_report, run_eval, source_of, split_of
 from knnseg.cli.examples import examples_app
 from knnseg.cli.explaining import explain
 from knnseg.cli.label_studio import label_studio
-from knnseg.cli.mining import discover
+from knnseg.cli.mining import discover, harvest
 from knnseg.cli.models import models_command
 from knnseg.cli.options import (
     AsJson,
@@ -146,9 +147,8 @@ def add(
         if labelled is None:
             report = segmenter.database.add_masks(**one, things=_things(label, thing), writer=writer)
         else:
-            report = segmenter.database.add(
-                labelled, classes=names, min_area=min_area, writer=writer, strict=strict, progress=sys.stderr.isatty()
-            )
+            add_all = partial(segmenter.database.add, progress=sys.stderr.isatty())
+            report = add_all(labelled, classes=names, min_area=min_area, writer=writer, strict=strict)
         say_mixed(segmenter.database)
     show_added(report, as_json)
 
@@ -285,6 +285,7 @@ def demo(
 app.command()(segment)
 app.command()(explain)
 app.command()(discover)
+app.command()(harvest)
 app.command()(calibrate)
 app.add_typer(concepts_app)
 app.add_typer(examples_app)
