@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -146,9 +147,8 @@ def add(
         if labelled is None:
             report = segmenter.database.add_masks(**one, things=_things(label, thing), writer=writer)
         else:
-            report = segmenter.database.add(
-                labelled, classes=names, min_area=min_area, writer=writer, strict=strict, progress=sys.stderr.isatty()
-            )
+            how = partial(segmenter.database.add, labelled, classes=names, min_area=min_area, writer=writer)
+            report = how(strict=strict, progress=sys.stderr.isatty())
         say_mixed(segmenter.database)
     show_added(report, as_json)
 
