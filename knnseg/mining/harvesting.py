@@ -101,7 +101,7 @@ class Harvest:
         """
         if not self.kept:
             raise DatasetError(
-                f"harvest: expected something that images of a name share, got nothing, see {self.folder / PAGE}"
+                "harvest", expected="something that images of a name share", got=f"nothing, see {self.folder / PAGE}"
             )
         return open_annotations(self.folder / HARVESTED, format="coco")
 
@@ -155,7 +155,7 @@ def harvest(
     seen = list(_look(segmenter, images, target, failed, strict=strict, progress=progress))
     names = sorted({name for one in seen for name in one.named.names})
     if len(seen) < 2 or not names:
-        raise ConfigError(f"harvest: expected at least two images and a name, got {len(seen)} with names {names}")
+        raise ConfigError("harvest", expected="at least two images and a name", got=f"{len(seen)} with names {names}")
     shown = np.array([[name in one.named.names for name in names] for one in seen])
     believed = beliefs([one.vectors for one in seen], [one.sample for one in seen], shown)
     kept, dropped = list[Harvested](), list[Dropped]()

@@ -67,8 +67,9 @@ def open_named(source: str, names: Iterable[str] = ()) -> Iterator[NamedImage]:
     else:
         known = ", ".join(stages.names("named_images")) or "none is registered"
         raise DatasetError(
-            f"images: expected a folder with a folder for each name, a CSV file, or the name of a source ({known}), "
-            f"got {source!r}"
+            "images",
+            expected=f"a folder with a folder for each name, a CSV file, or the name of a source ({known})",
+            got=repr(source),
         )
     for one in found:
         yield one if not wanted else NamedImage(one.image, tuple(name for name in one.names if name in wanted))
@@ -82,7 +83,7 @@ def folders(path: Path) -> Iterator[NamedImage]:
     """
     inside = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not inside:
-        raise DatasetError(f"{path}: expected a folder for each name, got none inside")
+        raise DatasetError(path, expected="a folder for each name", got="none inside")
     for folder in inside:
         for image in images_of([folder]):
             yield NamedImage(image, (folder.name,))
@@ -104,14 +105,14 @@ def table(path: Path) -> Iterator[NamedImage]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)
             if not {"image", "name"} <= set(rows.fieldnames or ()):
-                raise DatasetError(f"{path}: expected the columns image and name, got {rows.fieldnames}")
+                raise DatasetError(path, expected="the columns image and name", got=str(rows.fieldnames))
             for row in rows:
                 if not row["image"]:
-                    raise DatasetError(f"{path}: line {rows.line_num}: expected the path of an image, got nothing")
+                    raise DatasetError(f"{path}: line {rows.line_num}", expected="the path of an image", got="nothing")
                 names.setdefault(path.parent / row["image"], []).append(row["name"] or "")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path}: expected a CSV file with the columns image and name: {error}") from error
     if not names:
-        raise DatasetError(f"{path}: expected at least one image, got none")
+        raise DatasetError(path, expected="at least one image", got="none")
     for image, given in names.items():
         yield NamedImage(image, tuple(given))
