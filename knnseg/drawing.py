@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import colorsys
+import io
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_dilation
 
 from knnseg.data.arrays import IGNORE, ImageArray
 from knnseg.data.vocabulary import UNKNOWN
 from knnseg.errors import ConfigError
 
-__all__ = ["class_colours", "colours", "legend_strip", "overlay", "paint_classes", "side_by_side", "stack"]
+__all__ = [
+    "class_colours",
+    "colours",
+    "data_uri",
+    "legend_strip",
+    "outlined",
+    "overlay",
+    "paint_classes",
+    "side_by_side",
+    "stack",
+]
 
 _ROWS = 256
 """Rows of pixels that are blended at once."""
@@ -64,7 +77,7 @@ def overlay(
         alpha: 0 shows only the image, 1 only the colours.
     """
     if not 0 <= alpha <= 1:
-        raise ConfigError(f"alpha: expected 0 to 1, got {alpha}")
+        raise ConfigError("alpha", expected="0 to 1", got=alpha)
     table = np.concatenate([class_colours(names), np.zeros((1, 3), np.uint8)])
     painted = np.empty(image.shape, np.uint8)
     for start in range(0, len(image), _ROWS):  # in float64, a photograph of a phone would be half a gigabyte at once
@@ -111,13 +124,10 @@ def side_by_side(
     columns: Sequence[tuple[str, ImageArray | Image.Image]],
     names: Sequence[str],
     shown: Sequence[int],
-    *,
-    zoom: int = 1,
 ) -> Image.Image:
     """Pictures of one size next to each other under their titles, with one legend underneath."""
     font, bar = ImageFont.load_default(15), 24
     pictures = [p if isinstance(p, Image.Image) else Image.fromarray(p) for _, p in columns]
-    pictures = [p.resize((p.width * zoom, p.height * zoom), Image.Resampling.NEAREST) for p in pictures]
     width, height = pictures[0].size
     sheet = Image.new("RGB", (len(columns) * (width + 6) - 6, height + bar), "white")
     draw = ImageDraw.Draw(sheet)
@@ -135,3 +145,18 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
         whole.paste(picture, (0, y))
         y += picture.height
     return whole
+
+
+def outlined(image: ImageArray, region: NDArray[np.bool_]) -> ImageArray:
+    """The image with a white line around a region, and a black one around that, so that it shows on any ground."""
+    drawn = image.copy()
+    for radius, colour in ((2, 0), (1, 255)):
+        drawn[binary_dilation(region, np.ones((3, 3), bool), radius) & ~region] = colour
+    return drawn
+
+
+def data_uri(picture: Image.Image) -> str:
+    """A JPEG that a page can hold."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=88, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -81,7 +81,7 @@ class Segmenter:
         on_store_error: Literal["raise", "base"] = "raise",
     ) -> None:
         if on_store_error not in ("raise", "base"):
-            raise ConfigError(f"on_store_error: expected raise or base, got {on_store_error!r}")
+            raise ConfigError("on_store_error", expected="raise or base", got=repr(on_store_error))
         self.proposer, self.base = proposer, base if base is not None else NoBase()
         given: list[tuple[str, object, type]] = [
             ("proposer", self.proposer, MaskProposer), ("base", self.base, BasePredictor)
@@ -142,7 +142,7 @@ class Segmenter:
             ConfigError: there is none.
         """
         if self._extractor is None:
-            raise ConfigError("extractor: expected one, to make retrieval keys with; the segmenter was made without")
+            raise ConfigError("extractor", expected="one, to make retrieval keys with", got="a segmenter without")
         return self._extractor.get()
 
     def close(self) -> None:
@@ -203,7 +203,7 @@ class Segmenter:
         images = list(each_image(images))
         given = None if masks is None else list(masks)  # type: ignore[arg-type]  # one set for each image
         if given is not None and len(given) != len(images):
-            raise MaskError(f"masks: expected one set for each of {len(images)} images, got {len(given)}")
+            raise MaskError("masks", expected=f"one set for each of {len(images)} images", got=len(given))
         found: list[Segmentation] = []
         for start in range(0, len(images), BATCH):
             part = slice(start, start + BATCH)
@@ -235,7 +235,7 @@ class Segmenter:
             KnnSegError: see :meth:`predict`.
         """
         if batch < 1:
-            raise ConfigError(f"stream: expected a batch of at least 1 image, got {batch}")
+            raise ConfigError("stream", expected="a batch of at least 1 image", got=batch)
         return self._stream(each_image(images), self._active(classes), batch, failed)
 
     def _stream(
@@ -269,7 +269,8 @@ class Segmenter:
             return classes, ""
         known, trouble = self._concepts()
         if classes is None and trouble and not known:
-            raise VocabularyError(f"classes: expected some, since the database cannot be asked for its own: {trouble}")
+            hint = f"The database cannot be asked for its own: {trouble}"
+            raise VocabularyError("classes", expected="some", got="none", hint=hint)
         if isinstance(classes, Vocabulary):
             vocabulary, mixed = classes, []
         else:
@@ -390,7 +391,7 @@ def read_config(source: str | PathLike[str]) -> Config:
     text = str(source)
     if not text.endswith(".toml") and text not in presets():
         raise ConfigError(
-            f"preset: expected one of {presets()}, or the path of a file that ends in .toml, got {text!r}"
+            "preset", expected=f"one of {presets()}, or the path of a file that ends in .toml", got=repr(text)
         )
     return Config.from_toml(text) if text.endswith(".toml") else Config.preset(text)
 
@@ -411,10 +412,10 @@ def _raise(error: ImageError) -> NoReturn:
 def _given(masks: MaskInput, image: Image) -> Masks:
     taken = masks if isinstance(masks, Masks) else replace(Masks.from_dense(masks), instances=True)
     if taken.size != image.size:
-        raise MaskError(f"masks: expected {image.size} like the image, got {taken.size}")
+        raise MaskError("masks", expected=f"{image.size} like the image", got=taken.size)
     empty = np.flatnonzero(taken.areas == 0)
     if len(empty):
-        raise MaskError(f"masks: expected every mask to cover a pixel, got an empty mask at {int(empty[0])}")
+        raise MaskError("masks", expected="every mask to cover a pixel", got=f"an empty mask at {int(empty[0])}")
     return taken
 
 

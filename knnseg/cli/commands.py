@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import sys
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +14,10 @@ from rich.console import Console
 from knnseg.cli.calibrating import calibrate
 from knnseg.cli.concepts import concepts_app
 from knnseg.cli.evaluating import print_report, run_eval, source_of, split_of
+from knnseg.cli.examples import examples_app
+from knnseg.cli.explaining import explain
+from knnseg.cli.label_studio import label_studio
+from knnseg.cli.mining import discover
 from knnseg.cli.models import models_command
 from knnseg.cli.options import (
     AsJson,
@@ -30,6 +33,7 @@ from knnseg.cli.options import (
     print_json,
     printed_warnings,
     say_mixed,
+    show_added,
 )
 from knnseg.cli.segmenting import segment
 from knnseg.cli.sources import (
@@ -50,12 +54,12 @@ from knnseg.cli.sources import (
     examples,
     say_unlabelled,
 )
+from knnseg.cli.studio import studio
 from knnseg.errors import VocabularyError
 from knnstore._options import Group
 
 if TYPE_CHECKING:
     from knnseg.data.vocabulary import Vocabulary
-    from knnseg.database.adding import AddReport
     from knnseg.datasets import LabelledImages
 
 __all__ = ["app"]
@@ -146,22 +150,11 @@ def add(
             add_all = partial(segmenter.database.add, progress=sys.stderr.isatty())
             report = add_all(labelled, classes=names, min_area=min_area, writer=writer, strict=strict)
         say_mixed(segmenter.database)
-    _show_added(report, as_json)
+    show_added(report, as_json)
 
 
 def _things(label: str | None, thing: bool | None) -> list[str] | None:
     return None if thing is None else [label or ""] if thing else []
-
-
-def _show_added(report: AddReport, as_json: bool) -> None:
-    if as_json:
-        print_json(asdict(report))
-    else:
-        print(
-            f"images read: {report.images}; examples added: {report.added}, there already: {report.present}, "
-            f"too small or featureless: {report.skipped}"
-        )
-    finish(report.failed, report.images)
 
 
 def _known(names: list[str] | None, labelled: LabelledImages) -> list[str] | None:
@@ -171,7 +164,7 @@ def _known(names: list[str] | None, labelled: LabelledImages) -> list[str] | Non
     if unknown:
         near = ", ".join(map(repr, difflib.get_close_matches(unknown[0], known) or known[:5]))
         raise VocabularyError(
-            f"classes: expected some of the {len(known)} of the data set, such as {near}, got {unknown[0]!r}"
+            "classes", expected=f"some of the {len(known)} of the data set, such as {near}", got=repr(unknown[0])
         )
     return names
 
@@ -290,7 +283,12 @@ def demo(
 
 # Those of other modules, in the order in which --help lists them.
 app.command()(segment)
+app.command()(explain)
+app.command()(discover)
 app.command()(calibrate)
 app.add_typer(concepts_app)
+app.add_typer(examples_app)
+app.command(name="label-studio")(label_studio)
+app.command()(studio)
 app.command(name="datasets")(datasets_command)
 app.command(name="models")(models_command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from knnseg.cli.options import AsJson, names_of, print_json
 from knnseg.errors import DatasetError
+from knnstore.errors import did_you_mean
 from knnstore.url import without_urls
 
 if TYPE_CHECKING:
@@ -164,11 +164,8 @@ def say_unlabelled(names: Iterable[str] | None, labelled: LabelledImages) -> Non
     known = list(labelled.vocabulary)
     for name in names or ():
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            print(
-                without_urls(f"knnseg: {name!r} is not a class of these labels.{hint}", sys.argv[1:]), file=sys.stderr
-            )
+            said = f"knnseg: {name!r} is not a class of these labels. {did_you_mean(name, known)}"
+            print(without_urls(said.rstrip(), sys.argv[1:]), file=sys.stderr)
 
 
 def datasets_command(
@@ -185,7 +182,7 @@ def datasets_command(
 
     known = benchmarks()
     if layout is not None and layout not in known:
-        raise DatasetError(f"data set: expected one of {', '.join(known)}, got {layout!r}")
+        raise DatasetError("data set", expected=f"one of {', '.join(known)}", got=repr(layout))
     listed = list(known.values()) if layout is None else [known[layout]]
     if as_json:
         fields = ("name", "title", "classes", "things", "splits", "evaluation", "layout", "source", "note")

@@ -55,8 +55,10 @@ def listed(folder: str | PathLike[str], endings: Sequence[str]) -> Listing:
         stem = name[: len(name) - len(ending)]
         if stem in files:
             raise DatasetError(
-                f"{folder}: expected one file for {stem}, got {os.path.basename(files[stem])} and {name}. "  # noqa: PTH119
-                "Remove one; images and label maps belong into folders of their own."
+                folder,
+                expected=f"one file for {stem}",
+                got=f"{os.path.basename(files[stem])} and {name}",  # noqa: PTH119
+                hint="Remove one; images and label maps belong into folders of their own.",
             )
         files[stem] = path
     return Listing(files, tuple(others))
@@ -93,4 +95,4 @@ def _entries(folder: str | PathLike[str]) -> list[tuple[str, str]]:
         with os.scandir(folder) as entries:
             return sorted((e.name, e.path) for e in entries if not e.name.startswith(".") and not e.is_dir())
     except OSError as error:
-        raise DatasetError(f"{folder}: expected a folder: {error.strerror}") from error
+        raise DatasetError(folder, expected="a folder", got=error.strerror) from error

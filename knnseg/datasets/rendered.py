@@ -70,17 +70,19 @@ class RenderedScenes(Sequence[LabelledImage]):
         things: tuple[int, int] = (2, 6),
     ) -> None:
         if count < 0:
-            raise DatasetError(f"rendered scenes: expected a count of at least 0, got {count}")
+            raise DatasetError("rendered scenes", expected="a count of at least 0", got=count)
         if seed < 0:
-            raise DatasetError(f"rendered scenes: expected a seed of at least 0, got {seed}")
+            raise DatasetError("rendered scenes", expected="a seed of at least 0", got=seed)
         if len(size) != 2 or min(size) < _MIN_SIDE:
             raise DatasetError(
-                f"rendered scenes: expected a size (H, W) of at least {_MIN_SIDE} pixels each, got {size}"
+                "rendered scenes", expected=f"a size (H, W) of at least {_MIN_SIDE} pixels each", got=size
             )
         if concepts not in _SETS:
-            raise DatasetError(f"rendered scenes: expected concepts to be one of {', '.join(_SETS)}; got {concepts!r}")
+            raise DatasetError(
+                "rendered scenes", expected=f"concepts to be one of {', '.join(_SETS)}", got=repr(concepts)
+            )
         if len(things) != 2 or not 0 <= things[0] <= things[1]:
-            raise DatasetError(f"rendered scenes: expected things as (fewest, most), got {things}")
+            raise DatasetError("rendered scenes", expected="things as (fewest, most)", got=things)
         self._count, self.seed, self.size, self.concepts, self.things = count, seed, size, concepts, things
         self.including = tuple(_known(including))
 
@@ -146,10 +148,12 @@ class RenderedScenes(Sequence[LabelledImage]):
 
 def _known(names: Iterable[str]) -> Iterator[Concept]:
     if isinstance(names, str):
-        raise DatasetError(f"rendered scenes: expected a list of concept names, got the string {names!r}")
+        raise DatasetError("rendered scenes", expected="a list of concept names", got=f"the string {names!r}")
     for name in names:
         if name not in _BY_NAME:
-            raise DatasetError(f"rendered scenes: expected names from CONCEPTS ({', '.join(_BY_NAME)}); got {name!r}")
+            raise DatasetError(
+                "rendered scenes", expected=f"names from CONCEPTS ({', '.join(_BY_NAME)})", got=repr(name)
+            )
         yield _BY_NAME[name]
 
 

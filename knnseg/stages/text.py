@@ -58,7 +58,7 @@ def fill(templates: Sequence[str], name: str) -> list[str]:
     """
     wrong = [template for template in templates if template.count("{}") != 1]
     if wrong or not templates:
-        raise ConfigError(f"templates: expected one {{}} in each, got {wrong or 'no template'}")
+        raise ConfigError("templates", expected="one {} in each", got=wrong or "no template")
     return [template.replace("{}", name) for template in templates]
 
 
@@ -70,7 +70,9 @@ def ensemble(templates: Sequence[str] | str) -> tuple[str, ...]:
     """
     if isinstance(templates, str):
         if templates not in ENSEMBLES:
-            raise ConfigError(f"templates: expected one of {list(ENSEMBLES)} or a list of prompts, got {templates!r}")
+            raise ConfigError(
+                "templates", expected=f"one of {list(ENSEMBLES)} or a list of prompts", got=repr(templates)
+            )
         return ENSEMBLES[templates]()
     fill(templates, "")
     return tuple(templates)

@@ -9,7 +9,6 @@ hook of :mod:`knnseg.stages.hookspecs`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -33,6 +32,7 @@ from knnseg.datasets.formats.shapes import (
 from knnseg.datasets.formats.source import Boxes, Format, Source
 from knnseg.errors import DatasetError
 from knnseg.stages.registry import make, names
+from knnstore.errors import did_you_mean
 
 __all__ = [
     "AnnotatedImage",
@@ -87,19 +87,19 @@ def open_annotations(
     """
     for name, way in (("boxes", boxes), ("points", points)):
         if way not in get_args(Boxes):
-            raise DatasetError(f"{name}: expected one of {', '.join(get_args(Boxes))}, got {way!r}")
+            raise DatasetError(name, expected=f"one of {', '.join(get_args(Boxes))}", got=repr(way))
     source = Source(Path(path), images, boxes, frozenset(map(tidied, stuff)), points)
     if not source.path.exists():
-        raise DatasetError(f"{path}: expected a file or folder of annotations, got no such file")
+        raise DatasetError(path, expected="a file or folder of annotations", got="no such file")
     known = {name: make("annotations", StageConfig(name)) for name in names("annotations")}
     if format and format not in known:
-        near = difflib.get_close_matches(format, known, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise DatasetError(f"annotations: expected a format of {', '.join(known)}, got {format!r}.{hint}")
+        expected, hint = f"a format of {', '.join(known)}", did_you_mean(format, known)
+        raise DatasetError("annotations", expected=expected, got=repr(format), hint=hint)
     fitting = [name for name, each in known.items() if each.recognises(source)] if not format else [format]
     if len(fitting) != 1:
-        listed = "\n".join(f"    {name}: {each.title}" for name, each in known.items())
-        got = f"what {' and '.join(fitting)} recognise; say which with `format`" if fitting else "none of these"
-        raise DatasetError(f"{path}: expected annotations of one format:\n{listed}\nbut got {got}.")
+        listed = "".join(f"\n    {name}: {each.title}" for name, each in known.items())
+        got = f"what {' and '.join(fitting)} recognise" if fitting else "none of these"
+        hint = f"{'Say which with `format`' if fitting else 'The formats are'}:{listed}"
+        raise DatasetError(path, expected="annotations of one format", got=got, hint=hint)
     opened: LabelledImages = known[fitting[0]].open(source)
     return opened

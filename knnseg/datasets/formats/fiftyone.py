@@ -74,8 +74,10 @@ def _field(samples: list[Node], file: Path) -> str:
         return _TRUTH
     if len(found) > 1:
         raise DatasetError(
-            f"{file}: expected labels in the field {_TRUTH!r}, or in one field alone, got {', '.join(found)}. "
-            "Export a view that has the one: dataset.select_fields(…)"
+            file,
+            expected=f"labels in the field {_TRUTH!r}, or in one field alone",
+            got=", ".join(found),
+            hint="Export a view that has the one: dataset.select_fields(…)",
         )
     return next(iter(found))
 
@@ -129,7 +131,7 @@ def _segmentation(label: Node, classes: Mapping[int, str], folder: Path) -> Iter
     for number in np.unique(numbers[numbers > 0]).tolist():
         if number not in classes:
             raise label.wrong(f"numbers of the data set's mask_targets, {sorted(classes)[:8]}, and not {number}")
-        yield Shape(classes[number], _InBox(numbers == number, 0, 0, 1, 1), thing=False)
+        yield Shape(classes[number], _InBox(numbers == number, 0, 0, 1, 1), thing=None)
 
 
 def _mask(label: Node, folder: Path) -> NDArray[np.integer] | None:

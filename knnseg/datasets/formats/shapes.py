@@ -174,14 +174,14 @@ class Shape:
     Args:
         label: its class.
         geometry: where it is.
-        thing: a countable object.
+        thing: a countable object; None where nobody says, as in a map of classes.
         crowd: several objects that nobody parted: its pixels have a class and belong to no object.
         layer: shapes of a higher layer lie on top.
     """
 
     label: str
     geometry: Geometry
-    thing: bool = True
+    thing: bool | None = True
     crowd: bool = False
     layer: int = 0
 
@@ -238,13 +238,13 @@ class ShapeFile(LabelledImages):
         self._files, self._classes = image_files(source), classes
         self._stuff = source.stuff | {tidy(name) for name, thing in (classes or {}).items() if not thing}
         if unknown := sorted(source.stuff - {shape.label for shape in shapes} - set(classes or ())):
-            raise DatasetError(f"{source.path}: stuff: expected classes of this file, got {unknown[0]!r}")
+            raise DatasetError(f"{source.path}: stuff", expected="classes of this file", got=repr(unknown[0]))
         wrong = next((one for one in self._images if isinstance(one, DatasetError)), None)
         if wrong is not None and all(isinstance(one, DatasetError) for one in self._images):
             raise wrong
         if not self._images:
             got = ", ".join(self.left_out[:3]) or f"{len(every)} images without shapes"
-            raise DatasetError(f"{source.path}: expected polygons, masks or boxes, got {got}")
+            raise DatasetError(source.path, expected="polygons, masks or boxes", got=got)
 
     def _usable(self, shape: Shape) -> bool:
         form = shape.geometry
@@ -277,7 +277,7 @@ class ShapeFile(LabelledImages):
         size = pixels.shape[:2]
         if entry.size not in (None, size):
             raise DatasetError(
-                f"{entry.place}: expected an image of {entry.size}, as it was labelled, got {size}: {source!s:.200}"
+                entry.place, expected=f"an image of {entry.size}, as it was labelled", got=f"{size}: {source!s:.200}"
             )
         shapes = [shape for shape in entry.shapes if self._usable(shape)]
         uri = entry.place if isinstance(source, bytes) else Path(source).absolute().as_uri()
@@ -303,7 +303,9 @@ def drawn(pixels: ImageArray, shapes: Sequence[Shape], place: str, uri: str = ""
 
 
 def _with_stuff(image: AnnotatedImage, stuff: frozenset[str]) -> AnnotatedImage:
-    return replace(image, shapes=tuple(replace(s, thing=s.thing and s.label not in stuff) for s in image.shapes))
+    return replace(
+        image, shapes=tuple(replace(s, thing=s.thing if s.label not in stuff else False) for s in image.shapes)
+    )
 
 
 _MANY = {"Box": "boxes", "Points": "points"}
@@ -386,7 +388,7 @@ class Files:
             where = " or ".join(map(str, self._folders))
             got = "no such file" if not found else f"several: {found[0]}, {found[1]}"
             raise DatasetError(
-                f"{place}: expected its image {given!r} below {where}, got {got}. Give the folder of the images."
+                place, expected=f"its image {given!r} below {where}", got=got, hint="Give the folder of the images."
             )
         return found[0]
 
@@ -402,7 +404,7 @@ def image_files(source: Source) -> Files:
     """
     if source.images is not None:
         if not Path(source.images).is_dir():
-            raise DatasetError(f"images: expected a folder, got {source.images}")
+            raise DatasetError("images", expected="a folder", got=source.images)
         return Files([Path(source.images)])
     beside = source.path if source.path.is_dir() else source.path.parent
     return Files([beside, beside / "images"])

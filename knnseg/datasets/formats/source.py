@@ -118,10 +118,10 @@ def read_xml(path: Path) -> ET.Element:
     try:
         return ET.parse(path).getroot()  # noqa: S314  # expat refuses entities that grow since 2.4.1
     except (ET.ParseError, OSError, UnicodeDecodeError, ValueError) as error:
-        raise DatasetError(f"{path}: expected an XML file: {error}") from error
+        raise DatasetError(path, expected="an XML file", got=str(error)) from error
 
 
 def wrong(place: str, expected: str, got: Any) -> DatasetError:
     """The error for a value at a place of a file."""
     text = repr(got)
-    return DatasetError(f"{place}: expected {expected}, got {text if len(text) <= 80 else f'{text[:77]}…'}")
+    return DatasetError(place, expected=expected, got=text if len(text) <= 80 else f"{text[:77]}…")

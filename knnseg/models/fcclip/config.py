@@ -89,11 +89,11 @@ class FcClipConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ConfigError(
-                f"FC-CLIP configuration.heads: expected a divisor of the width {self.width}, got {self.heads}"
+                "FC-CLIP configuration.heads", expected=f"a divisor of the width {self.width}", got=self.heads
             )
         if self.short_side > self.long_side:
             raise ConfigError(
-                f"FC-CLIP configuration.long_side: expected at least short_side {self.short_side}, got {self.long_side}"
+                "FC-CLIP configuration.long_side", expected=f"at least short_side {self.short_side}", got=self.long_side
             )
 
     @property
@@ -120,7 +120,7 @@ class FcClipConfig:
         try:
             data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: expected a TOML file: {error}") from error
+            raise ConfigError(path, expected="a TOML file", got=str(error)) from error
         if str(data.get("clip", "")).endswith(".json"):
             data["clip"] = str(Path(path).parent / data["clip"])
         return cls.from_dict(data)

@@ -73,7 +73,7 @@ class FCCLIP(nn.Module):
     def __init__(self, config: FcClipConfig, precision: str = "float32") -> None:
         super().__init__()
         if precision not in PRECISIONS:
-            raise ConfigError(f"precision: expected one of {sorted(PRECISIONS)}, got {precision!r}")
+            raise ConfigError("precision", expected=f"one of {sorted(PRECISIONS)}", got=repr(precision))
         self.config, self.precision, self._dtype = config, precision, PRECISIONS[precision]
         self.backbone = Backbone(config.open_clip_name)
         self.pixel_decoder = PixelDecoder(self.backbone.channels, config)

