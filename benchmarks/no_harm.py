@@ -19,7 +19,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -41,14 +41,13 @@ from knnseg.datasets import LabelledImages
 from knnseg.method.fusion import fuse
 from knnseg.method.pooling import pool
 from knnseg.method.voting import confidence, vote, vote_weights
-from knnseg.models.conse import load_conse
 from knnseg.stages.protocols import features_of, masks_of, scores_of
 
-CONFIG = Config.preset("photo")
+CONFIG = Config.preset("photo-words")
 FUSIONS = {
     "late": FusionConfig(mode="late"),
     "supported": FusionConfig(mode="supported"),
-    "evidence": replace(CONFIG.fusion, mode="evidence", threshold=-1.0),
+    "evidence": CONFIG.fusion,
 }
 """The plain one and the default of the library, as they are, and what the preset has."""
 SHARES, COUNTS = (0.25, 0.5, 0.75, 1.0), (1, 2, 5, 20, 0)
@@ -112,9 +111,8 @@ def look(reference: LabelledImages, query: LabelledImages, path: Path) -> tuple[
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         made = Segmenter.from_config(CONFIG)
-        base = load_conse() if CONFIG.base.name != "conse" else made.base
         examples = [_true_masks(made, reference, i) for i in tqdm(range(len(reference)), desc="examples")]
-        regions = [_regions(made, base, query, i) for i in tqdm(range(len(query)), desc="regions")]
+        regions = [_regions(made, query, i) for i in tqdm(range(len(query)), desc="regions")]
         offsets = np.cumsum([0, *(len(keys) for keys, _, _, _ in regions[:-1])])
         np.savez(
             path,
@@ -134,12 +132,12 @@ def _true_masks(made: Segmenter, images: LabelledImages, i: int) -> tuple[Floats
     return keys, labels, np.full(len(labels), i)
 
 
-def _regions(made: Segmenter, base, images: LabelledImages, i: int):  # type: ignore[no-untyped-def]
+def _regions(made: Segmenter, images: LabelledImages, i: int) -> tuple[Floats, Floats, NDArray[np.int64], Floats]:
     example, vocabulary = images[i], images.vocabulary
     image = Image(example.image)
     (masks,) = masks_of([image], made.proposer)
     keys = pool(features_of([image], made.extractor)[0], masks).vectors
-    (scores,) = scores_of([image], [masks], vocabulary, base)
+    (scores,) = scores_of([image], [masks], vocabulary, made.base)
     columns = masks.matrix.tocsc()
     columns.sort_indices()
     pieces, at = np.unique(columns.indices.reshape(columns.shape[1], -1), axis=0, return_inverse=True)

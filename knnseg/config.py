@@ -101,7 +101,7 @@ class FusionConfig:
     mode: Literal["supported", "evidence", "late"] = "supported"
     weight: Share = 0.7
     midpoint: Number = 0.65
-    softness: Positive = 0.1
+    softness: Positive = 0.05
     threshold: Number = -1.0
     confidence: Literal["similarity", "vote"] = "similarity"
     branch: Annotated[str, Field(min_length=1, description="the name of a branch of the base")] = "final"
@@ -118,7 +118,8 @@ class PaintingConfig:
             covers.
         min_score: panoptic segments with a lower class probability are dropped.
         unknown: what is left of 1 in the probabilities of a mask goes to a class ``unknown`` at the end of the result's
-            vocabulary. Without a base predictor that is every mask with less confidence than T of the fusion.
+            vocabulary. Without a base predictor that is every mask with less confidence than T of the fusion. What no
+            mask covers is of that class too.
     """
 
     min_area: Annotated[int, Field(ge=0, description="a number of pixels")] = 16

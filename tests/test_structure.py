@@ -30,7 +30,7 @@ KNNSEG = {
     "sheets": "database",
     "datasets": "stages method",
     "calibration": "stages method models database segmenter",
-    "mining": "stages method drawing datasets segmenter",
+    "mining": "stages method drawing models datasets segmenter",
     "evaluation": "method drawing database result segmenter",
     "integrations": "method database result export segmenter datasets studio",
     "studio": "stages method drawing database result segmenter",
@@ -57,7 +57,7 @@ WITHIN = {
     ],
     "export": ["files", "coco", "maps", "polygons", "yolo", "label_studio", "libraries", "notebook", "run"],
     "calibration": ["leave_one_out", "fitting"],
-    "mining": ["clustering", "pages", "discovering"],
+    "mining": ["clustering", "sharing", "regions", "pages", "sources", "discovering", "harvesting"],
     "studio": [
         "remembered",
         "maps",

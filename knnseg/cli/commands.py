@@ -17,7 +17,7 @@ from knnseg.cli.evaluating import print_report, run_eval, source_of, split_of
 from knnseg.cli.examples import examples_app
 from knnseg.cli.explaining import explain
 from knnseg.cli.label_studio import label_studio
-from knnseg.cli.mining import discover
+from knnseg.cli.mining import discover, harvest
 from knnseg.cli.models import models_command
 from knnseg.cli.options import (
     AsJson,
@@ -285,6 +285,7 @@ def demo(
 app.command()(segment)
 app.command()(explain)
 app.command()(discover)
+app.command()(harvest)
 app.command()(calibrate)
 app.add_typer(concepts_app)
 app.add_typer(examples_app)

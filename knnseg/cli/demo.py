@@ -66,7 +66,7 @@ def run_demo(out: Path, *, scenes: int = 32, examples: int = 6, progress: bool =
 
 
 def run_photos(photos: Path, out: Path, *, progress: bool = False) -> dict[str, Any]:
-    """Run it on labelled photographs with the preset ``photo``: every other one is taught, the rest are measured on.
+    """Run it on labelled photographs with the preset ``photo-words``: every other one is taught, the rest is measured.
 
     Args:
         photos: folder with ``images``, label maps of the same stems in ``labels``, and ``classes.json``.
@@ -83,8 +83,8 @@ def run_photos(photos: Path, out: Path, *, progress: bool = False) -> dict[str, 
     if len(examples) < 2:
         raise DatasetError(photos, expected="at least two labelled photographs", got=len(examples))
     taught, test = examples[::2], examples[1::2]
-    result = _before_and_after("photo", out, taught, test, examples.vocabulary, None, progress=progress)
-    command = ["knnseg", "segment", str(photos / "images"), "--preset", "photo", "--store", result["store"]]
+    result = _before_and_after("photo-words", out, taught, test, examples.vocabulary, None, progress=progress)
+    command = ["knnseg", "segment", str(photos / "images"), "--preset", "photo-words", "--store", result["store"]]
     return result | {"try_next": shlex.join([*command, "--out", str(out)])}
 
 

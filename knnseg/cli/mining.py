@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +20,7 @@ from knnseg.cli.options import (
     Store,
     Strict,
     finish,
+    names_of,
     open_segmenter,
     print_json,
     show_added,
@@ -28,8 +31,11 @@ from knnseg.data.vocabulary import tidy
 if TYPE_CHECKING:
     from knnseg.database.concepts import ConceptDatabase
     from knnseg.mining.discovering import Discovery
+    from knnseg.mining.harvesting import Harvest
+    from knnseg.mining.sources import NamedImage
+    from knnseg.segmenter import Segmenter
 
-__all__ = ["discover"]
+__all__ = ["discover", "harvest"]
 
 _LISTED = 20
 """Clusters in the table of the terminal."""
@@ -79,6 +85,86 @@ def discover(
     page = save(found, out)
     print_json(_found(found) | {"page": str(page)}) if as_json else _show(found, page)
     finish(found.failed, found.images)
+
+
+def harvest(
+    images: Annotated[
+        str, typer.Option("--images", metavar="DIR|CSV|PLUGIN", help="Images with the names of what they show.")
+    ],
+    store: Annotated[
+        str | None, typer.Option("--store", "-s", help="URL of the concept database; without it nothing is added.")
+    ] = None,
+    names: Annotated[
+        Path | None, typer.Option(help="File with a name in each line; all that the images have by default.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page and the regions.")] = Path("harvested"),
+    margin: Annotated[float, typer.Option(help="Least share of a name among those of its image.")] = 0.5,
+    shared: Annotated[float, typer.Option(help="Least share of the image's names in what neighbours show.")] = 0.3,
+    least: Annotated[float, typer.Option(help="Drop smaller regions; a share of the image.")] = 0.005,
+    thing: Annotated[
+        bool | None,
+        typer.Option("--thing/--stuff", help="Countable objects, or stuff; by default as the database knows it."),
+    ] = None,
+    ask_base: Annotated[
+        bool, typer.Option("--ask-base/--ignore-base", help="Drop what the base disagrees with.")
+    ] = True,
+    writer: Annotated[str, typer.Option(help="Who adds, kept with each example.")] = "harvest",
+    preset: Preset = "photo",
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    strict: Strict = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make examples of images known only to show a concept: what those of one name share, and others do not.
+
+    knnseg harvest --images kinds --names names.txt -o harvested
+
+    knnseg harvest --images pictures.csv -s faiss:///tmp/db
+    """
+    from knnseg.mining.sources import open_named
+
+    wanted = names_of([f"@{names}"]) if names is not None else None
+    source, limits = open_named(images, wanted or ()), {"margin": margin, "shared": shared, "least": least}
+    with open_segmenter(preset, checkpoint, store, device, create=True) as segmenter:
+        found = _harvested(segmenter, source, out, limits, thing, writer, ask_base=ask_base, strict=strict)
+    print_json(_gathered(found)) if as_json else _show_gathered(found)
+    finish(found.failed, found.images)
+
+
+def _harvested(
+    segmenter: Segmenter, source: Iterable[NamedImage], out: Path, limits: dict[str, float], thing: bool | None,
+    writer: str, *, ask_base: bool, strict: bool,
+) -> Harvest:  # fmt: skip
+    from knnseg.mining.harvesting import harvest as gather
+
+    database = segmenter.database
+    known = [] if database is None else [concept.label for concept in database.concepts() if concept.thing]
+    progress = sys.stderr.isatty()
+    things = known if thing is None else thing
+    found = gather(segmenter, source, out, **limits, things=things, ask_base=ask_base, strict=strict, progress=progress)
+    if database is not None and found.kept:
+        database.add(found.labelled(), writer=writer, strict=strict, progress=progress)
+    return found
+
+
+def _gathered(found: Harvest) -> dict[str, Any]:
+    kept, dropped = (Counter(one.name for one in some) for some in (found.kept, found.dropped))
+    names = {name: {"kept": kept[name], "dropped": dropped[name]} for name in sorted(kept | dropped)}
+    page = str(found.folder / "harvest.html")
+    return {"images": found.images, "names": names, "page": page, "failed": found.failed}
+
+
+def _show_gathered(found: Harvest) -> None:
+    table = Table(title=f"{found.images} images, {len(found.kept)} regions kept", title_justify="left")
+    table.add_column("name")
+    for heading in ("kept", "dropped"):
+        table.add_column(heading, justify="right")
+    gathered = _gathered(found)
+    for name, counts in gathered["names"].items():
+        table.add_row(name, str(counts["kept"]), str(counts["dropped"]))
+    console = Console(markup=False)
+    console.print(table)
+    console.print(f"page: {gathered['page']}", soft_wrap=True, highlight=False)
 
 
 def _chosen(name: list[str] | None, names: Path | None) -> tuple[dict[int, str], list[int]]:

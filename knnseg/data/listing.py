@@ -58,7 +58,7 @@ def listed(folder: str | PathLike[str], endings: Sequence[str]) -> Listing:
                 folder,
                 expected=f"one file for {stem}",
                 got=f"{os.path.basename(files[stem])} and {name}",  # noqa: PTH119
-                hint="Remove one; images and label maps belong into folders of their own.",
+                hint="Remove one; images and label maps belong in folders of their own.",
             )
         files[stem] = path
     return Listing(files, tuple(others))

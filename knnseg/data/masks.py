@@ -101,7 +101,7 @@ class Masks:
         The map is the mask grid over an image of ``size`` (H, W), by default of its own size.
 
         Raises:
-            MaskError: the map is none of whole numbers.
+            MaskError: the map does not hold whole numbers.
         """
         flat = whole_numbers(regions, "regions", MaskError).reshape(-1)
         pixels = np.flatnonzero(flat >= 0)

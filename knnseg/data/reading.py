@@ -63,7 +63,7 @@ _STEPS |= dict.fromkeys(("I;32N", "I;32S", "I;32BS", "RGB", "RGBA"), 1) | {"L;2"
 
 
 MASK_SIDE = 2048
-"""Masks of networks are made on a grid of at most so many cells a side. No published network sees more pixels, and at
+"""Masks of networks are made on a grid of at most this many cells a side. No published network sees more pixels, and at
 the twelve million of a phone's photograph a hundred soft masks would not fit into memory."""
 
 

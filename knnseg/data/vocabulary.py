@@ -16,7 +16,7 @@ from knnseg.errors import KnnSegWarning, VocabularyError
 __all__ = ["UNKNOWN", "Vocabulary", "tidied", "tidy"]
 
 UNKNOWN = "unknown"
-"""The class of what is none of the classes."""
+"""The class of what belongs to no other."""
 
 
 def tidy(label: str) -> str:

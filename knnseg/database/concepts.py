@@ -292,7 +292,7 @@ class ConceptDatabase:
                 image itself.
             since: only those that were added then or later: seconds since the epoch, or a time.
             ids: only these; one that is not there is left out.
-            limit: at most so many; None for all.
+            limit: how many at most; None for all.
 
         Raises:
             VocabularyError: there is no such concept.
@@ -403,7 +403,7 @@ class ConceptDatabase:
         """The last corrections of everybody, newest first.
 
         Args:
-            limit: at most so many; None for all that are remembered, which are the last fifty.
+            limit: how many at most; None for all that are remembered, which are the last fifty.
         """
         return self._corrections.history(limit)
 

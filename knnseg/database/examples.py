@@ -158,7 +158,7 @@ def listed(
         seen: what is there.
         where: which are wanted.
         ids: only these among them.
-        limit: at most so many; None for all.
+        limit: how many at most; None for all.
     """
     if limit is not None and limit < 0:
         raise ConfigError("examples", expected="a limit of at least 0", got=limit)

@@ -39,7 +39,7 @@ __all__ = [
 
 _DELETED = re.compile(r"#deleted\d*")
 REMEMBERED = 50
-"""Corrections that can be undone: the last so many of all writers."""
+"""Corrections that can be undone: this many, the last of all writers."""
 
 Change: TypeAlias = Mapping[str, Any]
 Diff: TypeAlias = Mapping[str, tuple[Any, Any]]

@@ -110,7 +110,7 @@ def read_classes(source: str | PathLike[str] | Mapping[int, str]) -> dict[int, t
     Args:
         source: a mapping of number to name; or a JSON file: a list of ``{"id": 1, "name": "kettle", "isthing": true}``
             (``isthing`` may be missing), or a COCO file with such a list under ``categories``. What is marked
-            ``"unknown": 1`` there, as results mark what is none of their classes, is left out.
+            ``"unknown": 1`` there, as results mark what belongs to none of their classes, is left out.
 
     Raises:
         DatasetError: unreadable, or a number or name twice.

@@ -20,16 +20,16 @@ from typing import Literal, TypeAlias, overload
 import numpy as np
 
 from knnseg.data.annotations import LabelledImage, LabelledSegment
-from knnseg.datasets._concepts import CONCEPTS, GROUNDS, Concept
+from knnseg.datasets._concepts import CONCEPTS, GROUNDS, SceneClass
 from knnseg.datasets._scenes import Cast, compose
 from knnseg.errors import DatasetError
 
-__all__ = ["CONCEPTS", "Concept", "ConceptSet", "RenderedScenes", "describe"]
+__all__ = ["CONCEPTS", "ConceptSet", "RenderedScenes", "SceneClass", "describe"]
 
 ConceptSet: TypeAlias = Literal["seen", "held_back", "all"]
 
 _BY_NAME = {concept.name: concept for concept in CONCEPTS}
-_SETS: dict[str, tuple[Concept, ...]] = {
+_SETS: dict[str, tuple[SceneClass, ...]] = {
     "seen": tuple(concept for concept in CONCEPTS if not concept.held_back),
     "held_back": tuple(concept for concept in CONCEPTS if concept.held_back),
     "all": CONCEPTS,
@@ -146,7 +146,7 @@ class RenderedScenes(Sequence[LabelledImage]):
         return Cast(tuple(chosen), tuple(some), lead)
 
 
-def _known(names: Iterable[str]) -> Iterator[Concept]:
+def _known(names: Iterable[str]) -> Iterator[SceneClass]:
     if isinstance(names, str):
         raise DatasetError("rendered scenes", expected="a list of concept names", got=f"the string {names!r}")
     for name in names:

@@ -46,7 +46,7 @@ def save_picture(path: Path, picture: Image.Image, *, level: int = 6) -> None:
 class JsonLists:
     """A JSON object with fixed values and with lists that grow, of which nothing is kept in memory.
 
-    Until :meth:`finish` there is no such file, neither one of before.
+    Until :meth:`finish` there is no such file, not even one from before.
 
     Args:
         path: of the file.

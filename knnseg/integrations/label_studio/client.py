@@ -118,8 +118,8 @@ class Client:
                 if missing and response.status_code == 404:
                     return b""
                 if response.status_code != 200:
-                    hint = " Check the access token." if response.status_code in (401, 403) else ""
-                    raise DatasetError(url, expected="status 200", got=f"{response.status_code}.{hint}")
+                    hint = "Check the access token." if response.status_code in (401, 403) else ""
+                    raise DatasetError(url, expected="status 200", got=response.status_code, hint=hint)
                 for part in response.iter_bytes():
                     data += part
                     if len(data) > _MOST or time.monotonic() > until:

@@ -50,9 +50,9 @@ class FcClipConfig:
         alpha: weight of CLIP's own opinion for classes seen in training.
         beta: the same for unseen classes.
         valid_masks_only: ask CLIP only about masks that cover a cell of its grid; so for the published ResNets.
-        short_side: images are resized so that their shorter side has so many pixels.
-        long_side: but their longer side no more than so many.
-        multiple: batches are padded to a multiple of so many pixels.
+        short_side: pixels of the shorter side of a resized image,
+        long_side: unless its longer side would have more than this.
+        multiple: sides of batches are padded to a multiple of this.
         mean: of the channels R, G and B, 0 to 255.
         std: their standard deviation.
         object_threshold: panoptic: masks with no class of a higher probability are left out.

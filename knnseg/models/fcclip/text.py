@@ -51,7 +51,7 @@ def synonyms(name: str) -> list[str]:
     """
     parts = name.replace(", ", ",").split(",")
     if not all(part.strip() for part in parts):
-        raise VocabularyError("class names", expected="synonyms parted by commas", got=repr(name))
+        raise VocabularyError("class names", expected="synonyms separated by commas", got=repr(name))
     return parts
 
 

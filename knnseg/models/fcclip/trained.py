@@ -35,7 +35,7 @@ COCO = tuple(name for text in (_THINGS, _STUFF) for name in " ".join(text.split(
 
 
 def read_classes(path: str | PathLike[str]) -> tuple[str, ...]:
-    """Class names from a text file: one class in a line, synonyms parted by commas.
+    """Class names from a text file: one class a line, synonyms separated by commas.
 
     A number and a colon before the names, as in OpenSeg's files, are left out, and so are numbers without a class,
     which those call ``invalid_class_id``.

@@ -204,6 +204,11 @@ def test_a_name_with_a_comma(folder, tmp_path, run):
     cut = run("segment", image, "-s", url, "-c", "pot, pan,grass", "-o", tmp_path / "out")  # not as a whole
     assert "no examples, so from the base alone: 'pot', 'pan', 'grass'" in cut.stderr
     assert classes("-c", f"@{tmp_path / 'names.txt'}", "-c", "pan") == ["grass", "bowl, dish", "Käse", "pan"]
+    run("concepts", "rename", "pot, pan", "vessel", "-s", url)
+    said = run("segment", image, "-s", url, "-c", "pot, pan", "-c", "grass,vessel", "-o", tmp_path / "out", "--json")
+    assert (
+        json.loads(said.stdout)["classes"] == ["vessel", "grass"] and "'pot, pan' is called 'vessel' now" in said.stderr
+    )
     run("segment", image, "-c", f"@{tmp_path / 'none.txt'}", code=2)
     run("segment", image, "-c", "a\nb", code=2)
 
@@ -328,8 +333,8 @@ def test_demo_on_labelled_photographs(tmp_path, run):
     classes = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
     (tmp_path / "classes.json").write_text(json.dumps(classes))
     result = json.loads(run("demo", "--out", tmp_path / "d", "--photos", tmp_path, "--json").stdout)
-    assert result["added"] == 4 and result["report"]["images"] == 2 and "--preset photo" in result["try_next"]
-    assert result["report"]["base"]["miou"] == 0 and result["report"]["final"]["miou"] > 0.8
+    assert result["added"] == 4 and result["report"]["images"] == 2 and "--preset photo-words" in result["try_next"]
+    assert 0 < result["report"]["base"]["miou"] < result["report"]["final"]["miou"] > 0.8
     with Image.open(result["picture"]) as sheet:
         assert sheet.width > 4 * 256
     nothing = run("demo", "--out", tmp_path / "d", "--photos", tmp_path / "nowhere", code=1)

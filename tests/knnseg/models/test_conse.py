@@ -98,6 +98,6 @@ def test_the_network_runs_once_for_keys_and_base(base):
 def test_it_is_a_stage_whose_options_are_checked():
     made = registry.make("base", StageConfig("conse", {"top": 3}), device="cpu")
     assert isinstance(made, ConSE) and made.branches == ("final",)
-    for option, value in (("top", 0), ("top", 1001), ("scale", 0.0), ("long_side", 16)):
+    for option, value in (("top", 0), ("top", 1001), ("scale", 0.0), ("long_side", 16), ("words", "bert")):
         with pytest.raises(ConfigError, match=option):
             registry.make("base", StageConfig("conse", {option: value}), device="cpu")

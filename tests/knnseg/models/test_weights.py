@@ -48,6 +48,7 @@ def test_every_model_of_a_preset_is_known():
         config = Config.preset(preset)
         asked = {(s.options.get("model"), s.name) for s in (config.features, config.masks, config.base)}
         models = {model or name for model, name in asked if name in networks}
+        models |= {config.base.options["words"]} if "words" in config.base.options else set()
         assert {weights.name.partition("/")[0] for weights in named_by(config)} == models
 
 
@@ -147,6 +148,7 @@ def test_the_command_without_weights_and_with_them(tmp_path):
         "base": ["dinov2-b14-reg", BASE],
         "fcclip": ["dinov2-b14-reg", "fcclip"],
         "photo": ["efficientnet-lite2"],
+        "photo-words": ["efficientnet-lite2", "all-minilm-l6-v2"],
         "tiny": ["bundled:tiny"],
     }
     here = {model["name"]: model["found_in"] for model in before["models"] if model["present"]}
