@@ -78,7 +78,7 @@ class _Maps(LabelledImages):
         objects = root / "SegmentationObject"
         self._objects = listed(objects, LABEL_MAPS).files if objects.is_dir() else {}
         self._files = [(stem, Path(path), photos.get(stem)) for stem, path in maps.items()]
-        self._stuff = frozenset(self._classes) if not self._objects else source.stuff
+        self._given, self._stuff = source.stuff, source.stuff if self._objects else frozenset(self._classes)
         if unknown := sorted(source.stuff - set(self._classes)):
             raise DatasetError(f"{table}: stuff", expected="classes of this file", got=repr(unknown[0]))
         if not self._files:
@@ -122,6 +122,10 @@ class _Maps(LabelledImages):
             for n, i in enumerate(known, 1)
         )
         return segments.astype(np.int32), info
+
+    def _thing(self, label: str) -> bool | None:
+        """Whether a class is of things; a map of classes alone does not say."""
+        return False if label in self._given else True if self._objects else None
 
     def _name(self, code: int, codes: NDArray[np.int32], file: Path) -> str:
         if code not in self._colours:

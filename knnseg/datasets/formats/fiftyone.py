@@ -131,7 +131,7 @@ def _segmentation(label: Node, classes: Mapping[int, str], folder: Path) -> Iter
     for number in np.unique(numbers[numbers > 0]).tolist():
         if number not in classes:
             raise label.wrong(f"numbers of the data set's mask_targets, {sorted(classes)[:8]}, and not {number}")
-        yield Shape(classes[number], _InBox(numbers == number, 0, 0, 1, 1), thing=False)
+        yield Shape(classes[number], _InBox(numbers == number, 0, 0, 1, 1), thing=None)
 
 
 def _mask(label: Node, folder: Path) -> NDArray[np.integer] | None:

@@ -174,14 +174,14 @@ class Shape:
     Args:
         label: its class.
         geometry: where it is.
-        thing: a countable object.
+        thing: a countable object; None where nobody says, as in a map of classes.
         crowd: several objects that nobody parted: its pixels have a class and belong to no object.
         layer: shapes of a higher layer lie on top.
     """
 
     label: str
     geometry: Geometry
-    thing: bool = True
+    thing: bool | None = True
     crowd: bool = False
     layer: int = 0
 
@@ -303,7 +303,9 @@ def drawn(pixels: ImageArray, shapes: Sequence[Shape], place: str, uri: str = ""
 
 
 def _with_stuff(image: AnnotatedImage, stuff: frozenset[str]) -> AnnotatedImage:
-    return replace(image, shapes=tuple(replace(s, thing=s.thing and s.label not in stuff) for s in image.shapes))
+    return replace(
+        image, shapes=tuple(replace(s, thing=s.thing if s.label not in stuff else False) for s in image.shapes)
+    )
 
 
 _MANY = {"Box": "boxes", "Points": "points"}

@@ -125,7 +125,7 @@ def test_what_is_unknown_is_not_taught(tmp_path):
 def test_a_class_that_is_called_unknown_by_others_is_one(tmp_path):
     classes = tmp_path / "classes.json"
     classes.write_text('[{"id": 1, "name": "unknown"}]')
-    assert read_classes(classes) == {1: ("unknown", False)}
+    assert read_classes(classes) == {1: ("unknown", None)}
 
 
 def test_more_classes_than_a_byte_has(tmp_path):
