@@ -77,7 +77,7 @@ def overlay(
         alpha: 0 shows only the image, 1 only the colours.
     """
     if not 0 <= alpha <= 1:
-        raise ConfigError(f"alpha: expected 0 to 1, got {alpha}")
+        raise ConfigError("alpha", expected="0 to 1", got=alpha)
     table = np.concatenate([class_colours(names), np.zeros((1, 3), np.uint8)])
     painted = np.empty(image.shape, np.uint8)
     for start in range(0, len(image), _ROWS):  # in float64, a photograph of a phone would be half a gigabyte at once
@@ -124,13 +124,10 @@ def side_by_side(
     columns: Sequence[tuple[str, ImageArray | Image.Image]],
     names: Sequence[str],
     shown: Sequence[int],
-    *,
-    zoom: int = 1,
 ) -> Image.Image:
     """Pictures of one size next to each other under their titles, with one legend underneath."""
     font, bar = ImageFont.load_default(15), 24
     pictures = [p if isinstance(p, Image.Image) else Image.fromarray(p) for _, p in columns]
-    pictures = [p.resize((p.width * zoom, p.height * zoom), Image.Resampling.NEAREST) for p in pictures]
     width, height = pictures[0].size
     sheet = Image.new("RGB", (len(columns) * (width + 6) - 6, height + bar), "white")
     draw = ImageDraw.Draw(sheet)

@@ -87,7 +87,7 @@ class Segmentation:
         for segment in self.segments_info:
             if segment.id == number:
                 return segment
-        raise VocabularyError(f"segment: expected a number from 1 to {len(self.segments_info)}, got {number}")
+        raise VocabularyError("segment", expected=f"a number from 1 to {len(self.segments_info)}", got=number)
 
     def instances(self, *, most: int = MOST) -> tuple[Instance, ...]:
         """The objects, best first, each with a score and a mask of its own, which may overlap others.

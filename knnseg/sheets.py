@@ -44,7 +44,7 @@ def show(
     """
     examples = database.examples(ids=[identity])
     if not len(examples):
-        raise DatasetError(f"example: expected the id of an example that is there, got {identity!r}")
+        raise DatasetError("example", expected="the id of an example that is there", got=repr(identity))
     ((_, picture),) = crops(database, examples, originals, size=size)
     if isinstance(picture, str):
         raise DatasetError(f"example {identity[:SHORT]}: {picture}; {(originals or Originals()).advice}")

@@ -32,13 +32,14 @@ KNNSEG = {
     "calibration": "stages method models database segmenter",
     "mining": "stages method drawing models datasets segmenter",
     "evaluation": "method drawing database result segmenter",
-    "integrations": "method drawing database result segmenter datasets",
+    "integrations": "method database result export segmenter datasets studio",
+    "studio": "stages method drawing database result segmenter",
 }
 # The same inside a room: a module imports only modules to its left.
 WITHIN = {
     "data": ["arrays", "vocabulary", "listing", "reading", "image", "features", "masks", "scores", "annotations"],
     "stages": ["hookspecs", "text", "protocols", "keys", "registry"],
-    "method": ["pooling", "voting", "fusion", "edges", "painting", "instances", "boxes", "rings", "brush"],
+    "method": ["pooling", "voting", "fusion", "edges", "painting", "instances", "boxes", "brush"],
     "database": [
         "naming",
         "changes",
@@ -54,9 +55,24 @@ WITHIN = {
         "concepts",
         "reembedding",
     ],
-    "export": ["files", "coco", "maps", "polygons", "yolo", "libraries", "notebook", "run"],
+    "export": ["files", "coco", "maps", "polygons", "yolo", "label_studio", "libraries", "notebook", "run"],
     "calibration": ["leave_one_out", "fitting"],
     "mining": ["clustering", "sharing", "regions", "pages", "sources", "discovering", "harvesting"],
+    "studio": [
+        "remembered",
+        "maps",
+        "pictures",
+        "gallery",
+        "evidence",
+        "sheet",
+        "review",
+        "curation",
+        "session",
+        "answers",
+        "guard",
+        "server",
+        "listening",
+    ],
 }
 KNNSTORE = [
     "errors",

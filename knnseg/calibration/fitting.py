@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from knnseg.calibration.leave_one_out import Examples, Proposals, Queries
+from knnseg.calibration.leave_one_out import ExampleAsker, ProposalAsker, Queries
 from knnseg.config import Config, FusionConfig, RetrievalConfig
 from knnseg.data.scores import ClassScores
 from knnseg.data.vocabulary import Vocabulary
@@ -118,7 +118,7 @@ def calibrate(
             as far as the stored masks say what it is. ``"examples"`` asks about the stored masks themselves: quicker,
             right for masks that are given, and needs no images where there is no base; but parts of objects are less
             certain than whole ones, so its numbers are too sharp for region proposals.
-        most: masks to ask about; of a larger database, images are drawn until there are so many.
+        most: masks to ask about; from a larger database, images are drawn at random until there are enough.
         seed: of that draw.
         progress: show a progress bar on standard error.
 
@@ -126,10 +126,10 @@ def calibrate(
         ConfigError: no database, or no mask that can be asked about.
     """
     if segmenter.database is None:
-        raise ConfigError("calibrate: expected a segmenter with a concept database, got none")
+        raise ConfigError("calibrate", expected="a segmenter with a concept database", got="none")
     if on not in ("proposals", "examples"):
-        raise ConfigError(f"on: expected proposals or examples, got {on!r}")
-    kind = Proposals if on == "proposals" else Examples
+        raise ConfigError("on", expected="proposals or examples", got=repr(on))
+    kind = ProposalAsker if on == "proposals" else ExampleAsker
     asker = kind(segmenter, segmenter.database, originals or Originals(), neighbours=_NEIGHBOURS[-1])
     asked = asker.ask(most, seed=seed, progress=progress)
     may_be_unknown = isinstance(segmenter.base, NoBase) and segmenter.config.painting.unknown

@@ -24,7 +24,7 @@ from knnseg.models.base import NoBase
 from knnseg.segmenter import Segmenter
 from knnseg.stages.protocols import features_of, masks_of, scores_of
 
-__all__ = ["Asker", "Examples", "Proposals", "Queries", "what_is_there"]
+__all__ = ["Asker", "ExampleAsker", "ProposalAsker", "Queries", "what_is_there"]
 
 _PROPOSALS = 32
 """Asked about in one image, so that many images count."""
@@ -146,7 +146,7 @@ class Asker(ABC):
         return Queries(truth, size, neighbours, base, one, alone, missing)
 
 
-class Examples(Asker):
+class ExampleAsker(Asker):
     """Asks about the stored masks, with their stored vectors."""
 
     def _about(self, image: StoredImage, rng: np.random.Generator) -> Queries:
@@ -161,7 +161,7 @@ class Examples(Asker):
         return self._queries(image, labels[rows], np.ones(len(rows)), records.vectors[rows], base, left, missing)
 
 
-class Proposals(Asker):
+class ProposalAsker(Asker):
     """Asks about what the proposer cuts out, as far as the stored masks say what it is."""
 
     def _about(self, image: StoredImage, rng: np.random.Generator) -> Queries:
@@ -198,7 +198,7 @@ def _nothing(alone: int, missing: int, originals: Originals) -> ConfigError:
     if missing:
         reasons.append(f"Of {missing} examples the image or the mask was not found: {originals.advice}.")
     said = " ".join(reasons) or "The database has no images."
-    return ConfigError(f"calibrate: expected masks whose class has an example in another image, got none. {said}")
+    return ConfigError("calibrate", expected="masks whose class has an example in another image", got="none", hint=said)
 
 
 def _joined(parts: list[Queries]) -> Queries:

@@ -14,7 +14,7 @@ from knnstore.cli import run_app
 __all__ = ["main"]
 
 _EXTRAS = dict.fromkeys(("typer", "click", "rich", "tomlkit", "jinja2", "filelock"), "cli")
-_EXTRAS |= dict.fromkeys(("starlette", "uvicorn", "httpx"), "label-studio")
+_EXTRAS |= {"starlette": "studio", "uvicorn": "studio", "httpx": "label-studio"}
 
 
 def main() -> None:

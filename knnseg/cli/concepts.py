@@ -205,7 +205,7 @@ def sheet(
     label: str,
     store: Store,
     out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")],
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 60,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most, the newest first.")] = 60,
     columns: Annotated[int, typer.Option(min=1, help="Examples in a row.")] = 6,
     images: Annotated[Path | None, typer.Option(help="Folder to look in for images that have moved.")] = None,
     space: Space = "",
@@ -237,7 +237,7 @@ def sheet(
 @concepts_app.command()
 def history(
     store: Store,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
     space: Space = "",
     preset: Of = None,
     checkpoint: Checkpoint = None,

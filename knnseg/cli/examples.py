@@ -27,7 +27,7 @@ examples_app = typer.Typer(
     name="examples", cls=Group, help="List, show, relabel and delete single examples.", no_args_is_help=True
 )
 
-Concept = Annotated[str | None, typer.Option("--concept", "-c", help="Only the examples of this concept.")]
+OfConcept = Annotated[str | None, typer.Option("--concept", "-c", help="Only the examples of this concept.")]
 Writer = Annotated[str | None, typer.Option(help="Only what this writer has added.")]
 OfImage = Annotated[
     str | None, typer.Option("--image", help="Only those of this image: its path, its URI, or its content hash.")
@@ -53,11 +53,11 @@ def _chosen(
 @examples_app.command(name="list")
 def list_examples(
     store: Store,
-    concept: Concept = None,
+    concept: OfConcept = None,
     writer: Writer = None,
     image: OfImage = None,
     since: Since = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
     space: Space = "",
     preset: Of = None,
     checkpoint: Checkpoint = None,
@@ -114,7 +114,7 @@ def relabel(
     to: Annotated[str, typer.Option(help="The concept that they become, new or there.")],
     store: Store,
     ids: Ids = None,
-    concept: Concept = None,
+    concept: OfConcept = None,
     writer: Writer = None,
     image: OfImage = None,
     since: Since = None,
@@ -135,7 +135,7 @@ def relabel(
 def delete(
     store: Store,
     ids: Ids = None,
-    concept: Concept = None,
+    concept: OfConcept = None,
     writer: Writer = None,
     image: OfImage = None,
     since: Since = None,

@@ -13,7 +13,7 @@ import typer
 from knnseg.cli.options import Checkpoint, Device, Preset, Store, names_of, open_segmenter
 
 if TYPE_CHECKING:
-    from knnseg.integrations.label_studio.predictions import ShapeKind
+    from knnseg.export.label_studio import ShapeKind
 
 __all__ = ["label_studio"]
 
@@ -72,7 +72,7 @@ def label_studio(
 
 
 def _kind(shapes: str) -> ShapeKind:
-    from knnseg.integrations.label_studio.predictions import ShapeKind
+    from knnseg.export.label_studio import ShapeKind
 
     for kind in get_args(ShapeKind):
         if kind == shapes:

@@ -100,6 +100,7 @@ def show_added(report: AddReport, as_json: bool) -> None:
         print(
             f"images read: {report.images}; examples added: {report.added}, there already: {report.present}, "
             f"too small or featureless: {report.skipped}"
+            + (f", deleted before: {report.deleted}" if report.deleted else "")
         )
     finish(report.failed, report.images)
 

@@ -59,7 +59,9 @@ Formats = Annotated[
 
 
 def segment(
-    images: Annotated[list[Path], typer.Argument(help="Images, and folders of images.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Images, folders of images, and patterns such as 'photos/**/*.jpg'.")
+    ],
     store: Annotated[
         str | None, typer.Option("--store", "-s", help="URL of the concept database; without it the base alone.")
     ] = None,
@@ -101,13 +103,19 @@ def segment(
     finish(failed, done)
 
 
-def _chosen(classes: list[str] | None, segmenter: Segmenter) -> list[str] | None:
-    """The names of the option; a value may be one that the database knows as a whole."""
-    known: list[str] = []
+def _chosen(classes: list[str] | None, segmenter: Segmenter) -> list[str]:
+    """The names of the option; a value may be one that the database knows as a whole, now or from before."""
+    called: dict[str, str] = {}
     if segmenter.database is not None:
         with suppress(StoreConnectionError, StoreTimeoutError):  # if it is down, the segmenter knows what to do
-            known = [concept.label for concept in segmenter.database.concepts()]
-    return names_of(classes, known)
+            concepts = segmenter.database.concepts()
+            called = {alias: concept.label for concept in concepts for alias in concept.aliases}
+            called |= {concept.label: concept.label for concept in concepts}
+    names = names_of(classes, called) or []
+    for name in names:
+        if called.get(name, name) != name:
+            print(f"knnseg: {name!r} is called {called[name]!r} now, and taken as that", file=sys.stderr)
+    return list(dict.fromkeys(called.get(name, name) for name in names))
 
 
 def _written(

@@ -17,15 +17,22 @@ __all__ = ["LabelledImage", "LabelledSegment", "positions"]
 
 @dataclass(frozen=True, slots=True)
 class LabelledSegment:
-    """One annotated region: its number in the segment map, its class name, and whether it is a countable object."""
+    """One annotated region.
+
+    Args:
+        id: its number in the segment map.
+        label: its class name.
+        thing: whether it is a countable object; None where nobody says, as in a map of classes. A database then takes
+            it as what it knows of the class, and a new class as stuff.
+    """
 
     id: int
     label: str
-    thing: bool = False
+    thing: bool | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.label, str) or not self.label.strip():
-            raise VocabularyError(f"label of segment {self.id}: expected a non-empty name, got {self.label!r}")
+            raise VocabularyError(f"label of segment {self.id}", expected="a non-empty name", got=repr(self.label))
         object.__setattr__(self, "label", tidied(self.label))
 
 
@@ -66,14 +73,13 @@ class LabelledImage:
         for what, array in (("segment", self.segments), ("class", self.class_map)):
             if array is not None and self.image.shape[:2] != array.shape:
                 raise MaskError(
-                    f"{self.uri or 'labelled image'}: expected a {what} map of {self.image.shape[:2]} like the image, "
-                    f"got {array.shape}"
+                    self.uri or "labelled image",
+                    expected=f"a {what} map of {self.image.shape[:2]} like the image",
+                    got=array.shape,
                 )
         numbers = [segment.id for segment in self.info]
         if len(set(numbers)) != len(numbers) or any(number <= 0 for number in numbers):
-            raise MaskError(
-                f"{self.uri or 'labelled image'}: expected distinct positive segment numbers, got {numbers}"
-            )
+            raise MaskError(self.uri or "labelled image", expected="distinct positive segment numbers", got=numbers)
 
     def semantic(self, classes: Sequence[str]) -> NDArray[np.int32]:
         """int32 (H, W): index into ``classes`` of each pixel, ``IGNORE`` elsewhere."""

@@ -98,7 +98,7 @@ class Changes:
         """Whether the change has this number now; another writer may have been faster."""
         text = json.dumps(change, ensure_ascii=False)
         if len(text.encode()) > LONGEST:
-            raise VocabularyError(f"merge: expected at most {LONGEST} bytes of names at once. Merge in several steps.")
+            raise VocabularyError("merge", expected=f"at most {LONGEST} bytes of names", hint="Merge in several steps.")
         self._see_everything()  # deciding may have taken its time
         store = self._opened(create=True)
         assert store is not None  # it has just been made

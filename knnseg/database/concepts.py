@@ -10,11 +10,10 @@ The field ``label`` of an example holds that key. What a key is called stands in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
 from datetime import datetime
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,19 +22,18 @@ from tqdm import tqdm
 from knnseg.data.annotations import LabelledImage
 from knnseg.data.features import Embeddings
 from knnseg.data.image import Image
-from knnseg.data.masks import Masks
 from knnseg.data.reading import ImageLike
 from knnseg.data.scores import Neighbours
-from knnseg.data.vocabulary import Vocabulary, tidied, tidy
-from knnseg.database.adding import AddReport, segments, write
+from knnseg.data.vocabulary import Vocabulary, tidy
+from knnseg.database.adding import AddReport, of_arrays, segments, write
 from knnseg.database.changes import Changes
 from knnseg.database.correcting import Correction, Corrections
 from knnseg.database.examples import Examples, full_ids, listed, wanted
 from knnseg.database.inventory import Concept, Looking, named
-from knnseg.database.schema import FIELDS, ImageExamples, described, readable
+from knnseg.database.schema import FIELDS, ImageExamples, readable
 from knnseg.database.searching import nearest
 from knnseg.database.spaces import place_of_changes, space_name, spaces
-from knnseg.errors import ConfigError, MaskError, told, warn_left_out
+from knnseg.errors import ConfigError, told, warn_left_out
 from knnseg.later import ahead, batched
 from knnseg.stages.protocols import FeatureExtractor
 from knnstore import EmbeddingStore, StoreSpec, StoreURL, open_store
@@ -115,8 +113,10 @@ class ConceptDatabase:
         picked = [place for name, place in there.items() if space in ("", name)]
         if len(picked) > 1:
             raise ConfigError(
-                f"embedding space: expected the name of one of {sorted(there)} at {StoreURL.parse(url)}, got none. "
-                "Give it (--space), or the configuration that the examples were made with (--preset)."
+                "embedding space",
+                expected=f"the name of one of {sorted(there)} at {StoreURL.parse(url)}",
+                got="none",
+                hint="Give it (--space), or the configuration that the examples were made with (--preset).",
             )
         if not picked:
             raise StoreNotFoundError(
@@ -138,7 +138,7 @@ class ConceptDatabase:
             ConfigError: the database was opened without.
         """
         if self._extractor is None:
-            raise ConfigError("concept database: expected an extractor, to make vectors with; it was opened without")
+            raise ConfigError("concept database", expected="one with an extractor", got="one opened without")
         return self._extractor
 
     # -- adding -------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ class ConceptDatabase:
             What was done. Where images were left out, there is a :class:`~knnseg.errors.KnnSegWarning` too.
         """
         if batch < 1:
-            raise ConfigError(f"add: expected a batch of at least 1 image, got {batch}")
+            raise ConfigError("add", expected="a batch of at least 1 image", got=batch)
         self._corrections.tidy_up()
         strict = strict or isinstance(examples, LabelledImage)
         images = [examples] if isinstance(examples, LabelledImage) else examples
@@ -196,7 +196,7 @@ class ConceptDatabase:
         with told(done), tqdm(total=total, unit="image", disable=not progress, desc="adding") as bar:
             read = (image for _, image in readable(images, failed, strict=strict))
             for group in ahead(batched(read, batch)):
-                prepared, counted = segments(group, wanted, min_area, self.keys_for)
+                prepared, counted = segments(group, wanted, min_area, self.keys_for, self.concepts)
                 report += counted + self._write(prepared, keep_masks=keep_masks, writer=writer, strict=strict)
                 bar.update(len(group))
                 bar.set_postfix(added=report.added, present=report.present)
@@ -230,21 +230,7 @@ class ConceptDatabase:
                 nothing is added.
             VocabularyError: an empty label, or a thing that is not among the labels; nothing is added.
         """
-        names = [tidied(label) for label in labels]
-        said = [c.label for c in self.concepts() if c.thing and c.label in names] if things is None else things
-        countable = Vocabulary.of(dict.fromkeys(names), said).things if names else frozenset[str]()
-        picture, stack = Image.read(image), Masks.from_dense(masks)
-        if stack.size != picture.size:
-            raise MaskError(f"masks: expected {picture.size} like the image, got {stack.size}")
-        if len(stack) != len(names):
-            raise MaskError(f"masks: expected one mask for each of {len(names)} labels, got {len(stack)}")
-        empty = np.flatnonzero(stack.areas == 0)
-        if len(empty):
-            raise MaskError(f"masks: expected every mask to cover a pixel, got an empty mask at {int(empty[0])}")
-        if not uri and isinstance(image, str | PathLike):
-            uri = Path(image).absolute().as_uri()
-        things_ = [name in countable for name in names]
-        prepared = described(Image(picture.pixels, uri), stack, names, things_, self.keys_for(names))
+        prepared = of_arrays(image, masks, labels, things, uri, self.concepts, self.keys_for)
         self._corrections.restore(dict(zip(prepared.ids, prepared.labels, strict=True)))
         written = self._write([prepared], keep_masks=True, writer=writer, strict=True)
         return replace(written, images=1, ids=tuple(prepared.ids))
@@ -258,6 +244,14 @@ class ConceptDatabase:
     def keys_for(self, names: Iterable[str]) -> dict[str, str]:
         """The key that new examples of each name get; one that was never used is named first."""
         return self._corrections.keys_for(names)
+
+    def agree(self, keys: Mapping[str, str]) -> None:
+        """For who has written rows of another embedding space: what was corrected meanwhile holds for them too.
+
+        Args:
+            keys: the field ``label`` of each row that was written, by its id.
+        """
+        self._corrections.agree(keys)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -298,7 +292,7 @@ class ConceptDatabase:
                 image itself.
             since: only those that were added then or later: seconds since the epoch, or a time.
             ids: only these; one that is not there is left out.
-            limit: at most so many; None for all.
+            limit: how many at most; None for all.
 
         Raises:
             VocabularyError: there is no such concept.
@@ -409,9 +403,14 @@ class ConceptDatabase:
         """The last corrections of everybody, newest first.
 
         Args:
-            limit: at most so many; None for all that are remembered, which are the last fifty.
+            limit: how many at most; None for all that are remembered, which are the last fifty.
         """
         return self._corrections.history(limit)
+
+    @property
+    def last_correction(self) -> int:
+        """The number of the last correction that was made through this object and is not undone; 0 for none."""
+        return self._corrections.last
 
     def undo(self, number: int | None = None) -> Correction:
         """Take a correction back: a renaming, a merge, a kind, or what was done to single examples.

@@ -62,7 +62,7 @@ class Corrections:
     def rename(self, old: str, new: str) -> int:
         """See :meth:`ConceptDatabase.rename`."""
         if not new.strip():
-            raise VocabularyError("rename: expected a non-empty new name")
+            raise VocabularyError("rename", expected="a non-empty new name", got=repr(new))
         name, concept = tidied(new), self.known(old)
         if concept.label == name:
             return concept.count
@@ -77,14 +77,13 @@ class Corrections:
     def merge(self, labels: Iterable[str], into: str) -> int:
         """See :meth:`ConceptDatabase.merge`."""
         if not into.strip():
-            raise VocabularyError("merge: expected a non-empty name")
-        name = tidied(into)
-        listed = [label for label in dict.fromkeys(self.known(label).label for label in labels) if label != name]
-        count = sum(self.known(label).count for label in listed)
-        if not listed:
+            raise VocabularyError("merge", expected="a non-empty name", got=repr(into))
+        name, listed = tidied(into), list(dict.fromkeys(labels))
+        merged = {concept.label: concept.count for concept in map(self.known, listed) if concept.label != name}
+        if not merged:
             return 0
-        return count - self._change(
-            lambda seen: naming(seen.keys_of([self.known(label).label for label in listed]), name)
+        return sum(merged.values()) - self._change(
+            lambda seen: naming(seen.keys_of({self.known(label).label for label in listed} - {name}), name)
         )
 
     def remove(self, label: str) -> int:
@@ -104,7 +103,7 @@ class Corrections:
         if name not in there:
             name = self.current(name)
         if name not in there:
-            raise VocabularyError(f"concept: expected one of {sorted(there)[:20]}, got {label!r}")
+            raise VocabularyError("concept", expected=f"one of {sorted(there)[:20]}", got=repr(label))
         return there[name]
 
     def current(self, name: str) -> str:
@@ -117,20 +116,23 @@ class Corrections:
 
     def keys_for(self, names: Iterable[str]) -> dict[str, str]:
         """The key that new examples of each name get; one that was never used is named first."""
-        wanted = {name: self.current(name) for name in names}
+        wanted = list(dict.fromkeys(names))
         known = self._changes.names()
-        for name in wanted.values():
-            if not known.keys(name):  # it was removed, and is added again
+        for name in wanted:
+            self.current(name)
+            if not known.keys(known.current(name)):  # it was removed, and is added again
                 known = self._changes.make(partial(named_anew, name, self._looking.now().counts))
-        return {name: known.key(now) for name, now in wanted.items()}
+        return {name: known.key(known.current(name)) for name in wanted}
 
     # -- single examples ----------------------------------------------------------------------------------------------
 
     def relabel(self, ids: Iterable[str], concept: str) -> int:
         """See :meth:`ConceptDatabase.relabel`."""
         if not concept.strip():
-            raise VocabularyError("relabel: expected a non-empty name")
-        return self._move(_listed("relabel", ids), self.current(tidied(concept)))
+            raise VocabularyError("relabel", expected="a non-empty name", got=repr(concept))
+        name = tidied(concept)
+        self.current(name)
+        return self._move(_listed("relabel", ids), name)
 
     def delete(self, ids: Iterable[str]) -> int:
         """See :meth:`ConceptDatabase.delete_examples`."""
@@ -140,8 +142,6 @@ class Corrections:
         """Move examples to the concept of a name, or where it is "" away; returns how many are there now."""
         count = first = 0
         for chunk in _chunks(ids):
-            if name:
-                self.keys_for([name])
             moved, made = self._move_some(chunk, name, first)
             count, first = count + moved, first or made
         if first:
@@ -151,20 +151,23 @@ class Corrections:
 
     def _move_some(self, ids: list[str], name: str, first: int) -> tuple[int, int]:
         """Make the changes that move some examples: how many, and the number of the first change, 0 for none."""
-        moved, doubles = dict[str, str](), dict[str, str]()
+        moved, doubles, planned = dict[str, str](), dict[str, str](), False
 
         def moving(names: Names) -> Change | None:
-            nonlocal moved, doubles
-            if name and not names.keys(name):  # it was removed in this moment
-                return named_anew(name, self._looking.now().counts, names)
-            moved, doubles = self._planned(names, ids, name)
-            return move(moved, names.key(name) if name else names.deleted, first) if moved else None
+            nonlocal moved, doubles, planned
+            anew = named_anew(name, self._looking.now().counts, names) if name else None
+            planned = anew is None
+            if anew is not None:
+                return anew
+            moved, doubles = self._planned(names, ids, names.current(name))
+            key = names.key(names.current(name)) if name else names.deleted
+            return move(moved, key, first) if moved else None
 
         def deleting(names: Names) -> Change | None:
-            return move(doubles, names.deleted, first)
+            same = {identity: key for identity, key in doubles.items() if names.moved.get(identity, key) == key}
+            return move(same, names.deleted, first) if same else None
 
-        names = self._changes.make(moving)
-        while name and not names.keys(name):
+        while not planned:
             names = self._changes.make(moving)
         first = first or (names.number if moved else 0)
         if doubles:
@@ -174,6 +177,7 @@ class Corrections:
 
     def _planned(self, names: Names, ids: list[str], name: str) -> tuple[dict[str, str], dict[str, str]]:
         """The examples that go to a concept, and those that it has already, each with the key that it has now."""
+        self._store.revision()  # what others have written up to now is seen
         records = self._store.get(ids, fields=CONTENT, with_vectors=False)
         keys = [names.moved.get(i, k) for i, k in zip(records.ids, records.fields["label"], strict=True)]
         here = [bool(now := names.name(key)) and now != name for key in keys]
@@ -197,13 +201,25 @@ class Corrections:
             self._changes.make(partial(_brought_back, [i for i in deleted if keys[i] == key], key))
         self._settle()
 
+    def agree(self, keys: Mapping[str, str]) -> None:
+        """See :meth:`ConceptDatabase.agree`."""
+        names = self._changes.names()
+        stale = {i: names.moved[i] for i, key in keys.items() if names.moved.get(i, key) != key}
+        if stale:
+            self._write(self._store, stale)
+
     def purge(self) -> int:
         """See :meth:`ConceptDatabase.purge`."""
         key = self._changes.names().deleted
+        self.tidy_up()
+        names = self._changes.make(lambda names: purged(names.number) if names.deleted == key else None)
         self._settle()
-        self._changes.make(lambda names: purged(names.number) if names.deleted == key else None)
-        self._settle()
-        return max(space.delete(where=F("label") == key) for space in each_space(self._store))
+        gone = 0
+        for space in each_space(self._store):
+            space.revision()
+            old = [key for key in map(str, space.count_by("label")) if is_deleted(key) and key != names.deleted]
+            gone = max(gone, space.delete(where=F("label").isin(old)) if old else 0)
+        return gone
 
     # -- looking back -------------------------------------------------------------------------------------------------
 
@@ -212,6 +228,11 @@ class Corrections:
         names = self._changes.names()
         heads = [step for step in reversed(names.history) if step.belongs_to == step.number][:limit]
         return tuple(described(names, step) for step in heads)
+
+    @property
+    def last(self) -> int:
+        """See :attr:`ConceptDatabase.last_correction`."""
+        return self._made[-1] if self._made else 0
 
     def undo(self, number: int | None = None) -> Correction:
         """See :meth:`ConceptDatabase.undo`."""
@@ -233,8 +254,10 @@ class Corrections:
         left = [number for number in self._made if number not in undone]
         if not left:
             raise VocabularyError(
-                "undo: expected a correction that was made through this database since it was opened, got none. "
-                "Give the number of one: history() lists those of everybody."
+                "undo",
+                expected="a correction that was made through this database since it was opened",
+                got="none",
+                hint="Give the number of one: history() lists those of everybody.",
             )
         return left[-1]
 
@@ -280,11 +303,14 @@ class Corrections:
             if not todo:
                 return
             for space in each_space(self._store):
-                space.revision()  # what others have written up to now is seen
-                for ids in batched(sorted(todo), _AT_ONCE):
-                    space.update({"label": [todo[identity] for identity in ids]}, ids=ids)
+                self._write(space, todo)
             written |= todo
             self._changes.make(partial(_settled, names.number))
+
+    def _write(self, space: EmbeddingStore, keys: Mapping[str, str]) -> None:
+        space.revision()  # what others have written up to now is seen
+        for ids in batched(sorted(keys), _AT_ONCE):
+            space.update({"label": [keys[identity] for identity in ids]}, ids=ids)
 
     def _drop_doubles(self, name: str) -> int:
         """Keep one of each example that a concept has under several keys, that of its own name first."""
@@ -343,7 +369,7 @@ def _settled(number: int, names: Names) -> Change | None:
 
 def _listed(doing: str, ids: Iterable[str]) -> list[str]:
     if isinstance(ids, str):
-        raise VocabularyError(f"{doing}: expected a list of ids, got the text {ids[:60]!r}")
+        raise VocabularyError(doing, expected="a list of ids", got=f"the text {ids[:60]!r}")
     return list(dict.fromkeys(ids))
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from knnseg.data.image import Image
 from knnseg.database.inventory import Inventory, named
 from knnseg.errors import ConfigError, VocabularyError
+from knnseg.later import batched
 from knnstore import EmbeddingStore, F, Filter, Records
 
 __all__ = ["SHORT", "Example", "Examples", "full_ids", "listed", "wanted"]
@@ -157,16 +158,16 @@ def listed(
         seen: what is there.
         where: which are wanted.
         ids: only these among them.
-        limit: at most so many; None for all.
+        limit: how many at most; None for all.
     """
     if limit is not None and limit < 0:
-        raise ConfigError(f"examples: expected a limit of at least 0, got {limit}")
+        raise ConfigError("examples", expected="a limit of at least 0", got=limit)
     store.revision()  # what others have written up to now is seen below
     if ids is not None:
-        return _read(store, seen, where, list(dict.fromkeys(ids)))[:limit]
+        return _read(store, seen, where, ids)[:limit]
     found = ((-added, identity) for identity, added in _times(store, where))
     order = sorted(found) if limit is None else heapq.nsmallest(limit, found)
-    return _read(store, seen, where, [identity for _, identity in order])
+    return _read(store, seen, where, (*(identity for _, identity in order), *seen.names.unsettled))[:limit]
 
 
 def _times(store: EmbeddingStore, where: Filter) -> Iterator[tuple[str, float]]:
@@ -174,13 +175,11 @@ def _times(store: EmbeddingStore, where: Filter) -> Iterator[tuple[str, float]]:
         yield from zip(records.ids.tolist(), records.fields["added"].tolist(), strict=True)
 
 
-def _read(store: EmbeddingStore, seen: Inventory, where: Filter, ids: list[str]) -> Examples:
+def _read(store: EmbeddingStore, seen: Inventory, where: Filter, ids: Iterable[str]) -> Examples:
     """Those of some examples that are still what was asked for, newest first."""
-    parts = [
-        store.get(ids[start : start + _AT_ONCE], fields=_FIELDS, with_vectors=False)
-        for start in range(0, max(len(ids), 1), _AT_ONCE)
-    ]
-    records = Records.concatenate(parts)
+    chunks = list(batched(dict.fromkeys(ids), _AT_ONCE)) or [[]]
+    records = Records.concatenate([store.get(chunk, fields=_FIELDS, with_vectors=False) for chunk in chunks])
+    records.fields["label"][:] = seen.names.corrected(records.ids.tolist(), records.fields["label"].tolist())
     records = records.take(where.mask(records.fields))
     records = records.take(np.lexsort([records.ids.astype(str), -records.fields["added"]]))
     columns = records.fields
@@ -199,15 +198,15 @@ def full_ids(store: EmbeddingStore, seen: Inventory, given: Iterable[str]) -> li
         VocabularyError: a text that no id begins with, or more than one.
     """
     texts = list(dict.fromkeys(given))
-    there = set(store.get(texts, fields=[], with_vectors=False).ids.tolist())
-    open_ = {text: list[str]() for text in texts if text and text not in there}
+    there = set(store.get(list(filter(None, texts)), fields=[], with_vectors=False).ids.tolist())
+    open_ = {text: list[str]() for text in texts if text not in there}
     if open_:
         for identity, _ in _times(store, wanted(seen)):
             for text, found in open_.items():
-                if identity.startswith(text):
+                if text and identity.startswith(text):
                     found.append(identity)
     for text, found in open_.items():
         if len(found) != 1:
             got = f"{len(found)}, such as {', '.join(found[:3])}" if found else "none"
-            raise VocabularyError(f"example {text!r}: expected an id, or the beginning of one, got {got}")
+            raise VocabularyError(f"example {text!r}", expected="an id, or the beginning of one", got=got)
     return [open_[text][0] if text in open_ else text for text in texts]

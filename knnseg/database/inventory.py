@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -99,6 +100,11 @@ class Inventory:
             return None
         return ~F("label").isin(others) if len(others) < len(keys) else F("label").isin(keys)
 
+    def hidden_beside(self, keys: Iterable[str]) -> int:
+        """How many examples there are beside those of these keys, where nobody sees any of them; 0 otherwise."""
+        others = self.counts.keys() - set(keys)
+        return 0 if any(map(self.names.name, others)) else sum(self.counts[key] for key in others)
+
 
 class Looking:
     """Looks at what is there, and looks again where it may have changed.
@@ -125,10 +131,26 @@ class Looking:
             if self._seen is not None and self._seen.revision == revision and self._store.capabilities.revision:
                 return self._seen
             counts, things = self._count()
+            if names.unsettled:
+                counts, things = self._as_corrected(names, counts, things)
             before, names = names, self._changes.names()
-            if names.token == before.token:  # otherwise old names would be put beside new examples
+            # Otherwise old names would be put beside new examples, or an example be counted twice.
+            if names.token == before.token and not (names.unsettled and self.revision(names) != revision):
                 self._seen = Inventory(revision, names, counts, things)
                 return self._seen
+
+    def _as_corrected(
+        self, names: Names, counts: Mapping[str, int], things: Mapping[str, int]
+    ) -> tuple[dict[str, int], dict[str, int]]:
+        """The counts with examples where corrections have put them, should their rows not say so yet."""
+        counts, things = Counter(counts), Counter(things)
+        records = self._store.get(list(names.unsettled), fields=["label", "thing"], with_vectors=False)
+        columns = (records.fields[name].tolist() for name in ("label", "thing"))
+        for identity, key, thing in zip(records.ids.tolist(), *columns, strict=True):
+            for counted, one in ((counts, 1), (things, int(thing))):
+                counted[key] -= one
+                counted[names.moved[identity]] += one
+        return dict(+counts), dict(+things)
 
     def _count(self) -> tuple[dict[str, int], dict[str, int]]:
         """The examples of each key, and the things among them; not counted again where only names have changed."""

@@ -39,7 +39,7 @@ __all__ = [
 
 _DELETED = re.compile(r"#deleted\d*")
 REMEMBERED = 50
-"""Corrections that can be undone: the last so many of all writers."""
+"""Corrections that can be undone: this many, the last of all writers."""
 
 Change: TypeAlias = Mapping[str, Any]
 Diff: TypeAlias = Mapping[str, tuple[Any, Any]]
@@ -177,6 +177,13 @@ class Names:
         """The keys that are called ``name``, among those present, those with a change, and the name itself."""
         return sorted(key for key in {*present, *self.called, name} if self.name(key) == name)
 
+    def corrected(self, ids: Iterable[str], keys: Iterable[str]) -> list[str]:
+        """The keys of some examples by their rows, or by what was decided where a row may not say so yet."""
+        if not self.unsettled:
+            return list(keys)
+        pairs = zip(ids, keys, strict=True)
+        return [self.moved[identity] if identity in self.unsettled else key for identity, key in pairs]
+
     def current(self, name: str) -> str:
         """The name of the concept that was called ``name`` before; ``name`` where it means no other."""
         key = self.aliases.get(name)
@@ -236,10 +243,8 @@ class Names:
                 return replace(self, purged=int(change["number"]))
             case "undo":
                 return self._undone(int(change["number"]), number)
-        raise VocabularyError(
-            f"change {number} of the concepts: its kind {change['op']!r} is not known to this version. "
-            "A newer version has made it: update knnseg."
-        )
+        what, hint = f"change {number} of the concepts", "A newer version has made it: update knnseg."
+        raise VocabularyError(what, expected="a kind known to this version", got=repr(change["op"]), hint=hint)
 
     def _named(self, keys: list[str], name: str, number: int) -> Names:
         before = {self.name(key): key for key in reversed(keys) if not self._new([key], name)}
@@ -297,8 +302,9 @@ def _back(now: Mapping[str, V], diff: Diff) -> dict[str, V]:
 
 
 def named_anew(name: str, present: Container[str], names: Names) -> Change | None:
-    """Give a name that nobody has to a new key."""
-    return None if names.keys(name) else naming([names.key(name, present)], name)
+    """Give a name that nobody has, and nobody had before, to a new key."""
+    now = names.current(name)
+    return None if names.keys(now) else naming([names.key(now, present)], now)
 
 
 def noted(name: str, names: Names) -> Change | None:

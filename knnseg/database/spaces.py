@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from knnseg.database.changes import CHANGES
 from knnstore import EmbeddingSpace, EmbeddingStore, StoreURL, collections, open_store
+from knnstore.errors import StoreNotFoundError
 
 __all__ = ["each_space", "place_of_changes", "space_name", "spaces"]
 
@@ -35,10 +36,18 @@ def each_space(store: EmbeddingStore) -> Iterator[EmbeddingStore]:
     yield store
     database, name = _database_of(store), store.url.path.rpartition("/")[2]
     for other, place in spaces(database).items() if database is not None else ():
-        if other != name:
-            with open_store(place) as opened:
+        opened = None if other == name else _opened(place)
+        if opened is not None:
+            with opened:
                 if opened.spec.fields == store.spec.fields:
                     yield opened
+
+
+def _opened(place: StoreURL) -> EmbeddingStore | None:
+    try:
+        return open_store(place)
+    except StoreNotFoundError:  # it is being made in this moment, and has no rows yet
+        return None
 
 
 def _database_of(store: EmbeddingStore) -> StoreURL | None:

@@ -40,10 +40,9 @@ def parts(names: Names, number: int) -> list[Step]:
     """A correction with all that belongs to it."""
     steps = [step for step in names.history if step.belongs_to == number]
     if not steps or steps[0].number != number:
-        raise VocabularyError(
-            f"undo: expected the number of one of the last {REMEMBERED} corrections, "
-            f"{[step.number for step in names.history if step.belongs_to == step.number]}, got {number}"
-        )
+        there = [step.number for step in names.history if step.belongs_to == step.number]
+        expected = f"the number of one of the last {REMEMBERED} corrections, {there}"
+        raise VocabularyError("undo", expected=expected, got=number)
     return steps
 
 

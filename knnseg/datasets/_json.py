@@ -34,13 +34,13 @@ class Node:
         """The error for a value that is not what was expected."""
         got = repr(self.value)
         got = got if len(got) <= 80 else f"{got[:77]}…"
-        return DatasetError(f"{self.file}: {self.place or 'the file'}: expected {expected}, got {got}")
+        return DatasetError(f"{self.file}: {self.place or 'the file'}", expected=expected, got=got)
 
     def __getitem__(self, key: str) -> Node:
         """The value of a key that must be there."""
         if key not in self.mapping():
             raise DatasetError(
-                f"{self.file}: {self.place or 'the file'}: expected the key {key!r}, got {sorted(self.value)[:8]}"
+                f"{self.file}: {self.place or 'the file'}", expected=f"the key {key!r}", got=sorted(self.value)[:8]
             )
         return Node(self.value[key], self.file, f"{self.place}.{key}" if self.place else key)
 
@@ -109,7 +109,7 @@ def read_json(path: str | PathLike[str]) -> Node:
         text = Path(path).read_text(encoding="utf-8-sig")
         return Node(json.loads(text, object_pairs_hook=_distinct), str(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: expected a JSON file: {error}") from error
+        raise DatasetError(path, expected="a JSON file", got=str(error)) from error
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

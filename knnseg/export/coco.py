@@ -17,7 +17,7 @@ __all__ = ["categories", "image_entry", "instances", "panoptic_document", "panop
 
 
 def categories(vocabulary: Vocabulary) -> list[dict[str, Any]]:
-    """The classes: their ids are positions in the vocabulary, from 1; what is none of them is marked ``unknown``."""
+    """The classes: their ids are positions in the vocabulary from 1; that of everything else is marked ``unknown``."""
     return [
         {"id": i, "name": name, "isthing": int(name in vocabulary.things)} | ({"unknown": 1} if name == UNKNOWN else {})
         for i, name in enumerate(vocabulary.names, 1)

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-__all__ = ["FAST", "JsonLists", "save_picture", "write_text"]
+__all__ = ["FAST", "JsonList", "JsonLists", "save_picture", "write_text"]
 
 FAST = 1
 """The level of compression that takes a sixth of the time of the default, for some per cent more disk: a photograph
@@ -46,7 +46,7 @@ def save_picture(path: Path, picture: Image.Image, *, level: int = 6) -> None:
 class JsonLists:
     """A JSON object with fixed values and with lists that grow, of which nothing is kept in memory.
 
-    Until :meth:`finish` there is no such file, neither one of before.
+    Until :meth:`finish` there is no such file, not even one from before.
 
     Args:
         path: of the file.
@@ -80,22 +80,49 @@ class JsonLists:
         """Make the file, of what the lists have by now."""
         try:
             with _whole(self._path) as part, part.open("wb") as target:
-                separator = b"{"
-                for key, value in self._fixed.items():
-                    target.write(separator + f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}".encode())
-                    separator = b",\n"
-                for name, file in self._lists.items():
-                    target.write(separator + f"{json.dumps(name)}: [".encode())
-                    file.seek(0)
-                    while chunk := file.read(1 << 20):
-                        target.write(chunk)
-                    target.write(b"]")
-                    separator = b",\n"
-                target.write(b"}\n")
+                self._write(target)
         finally:
             for file in self._lists.values():
                 file.close()
         return self._path
+
+    def _write(self, target: IO[bytes]) -> None:
+        separator = b"{"
+        for key, value in self._fixed.items():
+            target.write(separator + f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}".encode())
+            separator = b",\n"
+        for name, file in self._lists.items():
+            target.write(separator + f"{json.dumps(name)}: ".encode())
+            _copy(file, target)
+            separator = b",\n"
+        target.write(b"}\n")
+
+
+class JsonList(JsonLists):
+    """The same of a JSON list.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, {}, [""])
+
+    def append(self, entry: object) -> None:
+        """Put an entry at the end."""
+        self.add({"": [entry]})
+
+    def _write(self, target: IO[bytes]) -> None:
+        _copy(self._lists[""], target)
+        target.write(b"\n")
+
+
+def _copy(file: IO[bytes], target: IO[bytes]) -> None:
+    target.write(b"[")
+    file.seek(0)
+    while chunk := file.read(1 << 20):
+        target.write(chunk)
+    target.write(b"]")
 
 
 def _append(file: IO[bytes], entries: Iterable[object]) -> None:

@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from knnseg.errors import ConfigError, DatasetError
-from knnseg.export import coco, maps, yolo
-from knnseg.export.files import FAST, JsonLists, save_picture, write_text
+from knnseg.export import coco, label_studio, maps, yolo
+from knnseg.export.files import FAST, JsonList, JsonLists, save_picture, write_text
 
 if TYPE_CHECKING:
     from knnseg.data.vocabulary import Vocabulary
@@ -114,7 +114,7 @@ class _Instances:
 
 
 class _Yolo:
-    """``yolo/labels/STEM.txt`` and ``yolo/data.yaml``; the photographs belong into ``yolo/images``."""
+    """``yolo/labels/STEM.txt`` and ``yolo/data.yaml``; the photographs belong in ``yolo/images``."""
 
     def __init__(self, folder: Path, vocabulary: Vocabulary) -> None:
         self._folder, self._description = folder / "yolo" / "labels", folder / "yolo" / "data.yaml"
@@ -129,11 +129,27 @@ class _Yolo:
         return self._description
 
 
-_FORMATS: dict[str, type[_Overlay | _Semantic | _Panoptic | _Instances | _Yolo]] = {
-    "overlay": _Overlay, "semantic": _Semantic, "yolo": _Yolo, "panoptic": _Panoptic, "instances": _Instances
+class _LabelStudio:
+    """``label-studio.json``, tasks with a prediction each, and ``label-studio.xml``, the labels of their project."""
+
+    def __init__(self, folder: Path, vocabulary: Vocabulary) -> None:
+        self._config = label_studio.LabelConfig.of(vocabulary)
+        write_text(folder / "label-studio.xml", self._config.xml)
+        self._json = JsonList(folder / "label-studio.json")
+
+    def write(self, result: Segmentation, image_id: int, file_name: str, stem: str) -> None:
+        self._json.append(label_studio.task(result, self._config, label_studio.local_file(file_name)))
+
+    def finish(self) -> Path:
+        return self._json.finish()
+
+
+_FORMATS: dict[str, type[_Overlay | _Semantic | _Panoptic | _Instances | _Yolo | _LabelStudio]] = {
+    "overlay": _Overlay, "semantic": _Semantic, "yolo": _Yolo, "panoptic": _Panoptic, "instances": _Instances,
+    "label-studio": _LabelStudio,
 }  # fmt: skip
 FORMATS = tuple(_FORMATS)
-"""What can be written: pictures, label maps, and the formats of YOLO-seg, COCO panoptic and COCO instances."""
+"""What can be written: pictures, label maps, and the formats of YOLO-seg, COCO and Label Studio."""
 DEFAULT = ("overlay", "semantic", "panoptic")
 """What is written where nobody says."""
 
@@ -164,7 +180,7 @@ class Export:
         chosen = frozenset(formats)
         if not chosen or not chosen <= set(FORMATS):
             got = ", ".join(sorted(chosen - set(FORMATS))) or "nothing"
-            raise ConfigError(f"formats: expected some of {', '.join(FORMATS)}, got {got}")
+            raise ConfigError("formats", expected=f"some of {', '.join(FORMATS)}", got=got)
         self._folder, self._chosen, self._images = Path(folder), [n for n in FORMATS if n in chosen], images
         self._writers: dict[str, _Format] = {}
         self._vocabulary: Vocabulary | None = None
@@ -184,8 +200,10 @@ class Export:
         number, name = self._count, self._name(result)
         if name in self._names:
             raise DatasetError(
-                f"{result.source}: expected each image once, under a name of its own, got {name} again. "
-                "Give `images`, the folder that all images are below."
+                result.source,
+                expected="each image once, under a name of its own",
+                got=f"{name} again",
+                hint="Give `images`, the folder that all images are below.",
             )
         stem = self._stem(name)
         self._names.add(name)
@@ -200,8 +218,9 @@ class Export:
             self._vocabulary = result.vocabulary
         elif (self._vocabulary.names, self._vocabulary.things) != (result.vocabulary.names, result.vocabulary.things):
             raise DatasetError(
-                f"{result.source or 'export'}: expected the classes of the images before, "
-                f"{list(self._vocabulary)[:8]}, got {list(result.vocabulary)[:8]}"
+                result.source or "export",
+                expected=f"the classes of the images before, {list(self._vocabulary)[:8]}",
+                got=list(result.vocabulary)[:8],
             )
 
     def _name(self, result: Segmentation) -> str:

@@ -14,7 +14,7 @@ from cvat_sdk.masks import encode_mask
 from cvat_sdk.models import LabeledShapeRequest
 
 from knnseg.data.vocabulary import UNKNOWN, Vocabulary
-from knnseg.method.rings import rings
+from knnseg.export.polygons import outlines
 from knnseg.segmenter import Segmenter
 
 __all__ = ["SegmentFunction", "create"]
@@ -55,7 +55,7 @@ def _shapes(
     score = min(max(score, 0.0), 1.0)  # a mean of probabilities may be a rounding error above 1
     if not polygons:
         return [cvat.mask(number, encode_mask(mask), score=score)]
-    return [cvat.polygon(number, corners.reshape(-1).tolist(), score=score) for corners in rings(mask)]
+    return [cvat.polygon(number, corners.reshape(-1).tolist(), score=score) for corners in outlines(mask)]
 
 
 def create(

@@ -37,7 +37,7 @@ def encode_brush(mask: NDArray[np.bool_]) -> bytes:
 
 
 def _packed(numbers: NDArray[np.int64], widths: NDArray[np.int64]) -> bytes:
-    """Numbers of so many bits each, the highest first."""
+    """Numbers of ``width`` bits each, the highest bit first."""
     left = np.repeat(np.cumsum(widths), widths) - np.arange(widths.sum()) - 1  # bits of its number after each bit
     return np.packbits((np.repeat(numbers, widths) >> left & 1).astype(np.uint8)).tobytes()
 

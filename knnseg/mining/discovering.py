@@ -114,10 +114,8 @@ def discover(
         VocabularyError: an empty database.
     """
     if segmenter.database is None or not segmenter.config.painting.unknown:
-        raise ConfigError(
-            "discover: expected a concept database, and a configuration with [painting] unknown = true, such as the "
-            "preset photo: what is unknown to it is looked for"
-        )
+        expected = "a concept database, and a configuration with [painting] unknown = true, such as the preset photo"
+        raise ConfigError("discover", expected=expected, hint="It looks for what is unknown.")
     segmenter.vocabulary()  # an empty database is found before the first image is read
     regions, vectors, failed = list[Region](), list[NDArray[np.float32]](), list[str]()
     for path in tqdm(images, unit="image", disable=not progress, desc="looking"):
@@ -205,7 +203,7 @@ def named(
     there = {entry["id"].whole(): entry["name"].text() for entry in document["categories"].entries()}
     for number in names:
         if number not in there:
-            raise DatasetError(f"{file}: expected the number of a cluster, 1 to {len(there)}, got {number}")
+            raise DatasetError(file, expected=f"the number of a cluster, 1 to {len(there)}", got=number)
     labels = list(Vocabulary.of(dict.fromkeys(map(tidied, names.values()))))
     place = {number: labels.index(tidy(name)) + 1 for number, name in names.items()}
     kept = [

@@ -1,4 +1,4 @@
-"""The invariants of docs/how-it-works.md, bit for bit, on both in-process stores and with both fusions."""
+"""The invariants of docs/how-it-works.md, bit for bit, on both in-process stores and with every fusion."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def same(one, other):
     assert np.array_equal(one.panoptic, other.panoptic)
 
 
-@pytest.fixture(params=["supported", "late"])
+@pytest.fixture(params=["supported", "evidence", "late"])
 def mode(request):
     return request.param
 

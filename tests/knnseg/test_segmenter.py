@@ -17,6 +17,7 @@ from knnseg.errors import (
     ImageError,
     KnnSegWarning,
     MaskError,
+    StageError,
     UnknownStageError,
     VocabularyError,
 )
@@ -143,6 +144,25 @@ def test_classes_may_come_from_a_generator(segmenter, scene):
     image = scene(50).image
     results = segmenter.predict([image, image], (name for name in NAMES))
     assert [r.vocabulary.names for r in results] == [NAMES, NAMES]
+
+
+def test_folders_patterns_and_generators(segmenter, scene, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for i in range(3):
+        Image.fromarray(scene(50 + i).image).save(tmp_path / f"{i}.png")
+    names = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for given in (tmp_path, str(tmp_path), f"{tmp_path}/*.png", [f"{tmp_path}/[01].png", names[2]], iter(names)):
+        results = segmenter.predict(given, NAMES)
+        assert [result.source for result in results] == names
+    assert [result.source for result in segmenter.stream(tmp_path, NAMES)] == names
+    assert [result.source for result in segmenter.stream(names[0], NAMES)] == names[:1]
+    failed = []
+    given = [names[0], tmp_path / "empty", f"{tmp_path}/*.jpg", tmp_path]
+    assert len(list(segmenter.stream(given, NAMES, failed=failed))) == 4
+    assert failed == [
+        f"{tmp_path}/empty: expected an image, got a folder in which there are none",
+        f"{tmp_path}/*.jpg: expected an image file, got no such file",
+    ]
 
 
 def test_things_that_are_no_images(segmenter):
@@ -376,7 +396,6 @@ def test_a_third_party_registers_a_stage(monkeypatch, scene):
 
 
 def test_a_misspelt_hook_is_an_error():
-    import pluggy
 
     import knnseg
 
@@ -385,7 +404,7 @@ def test_a_misspelt_hook_is_an_error():
         def knnseg_registre(self, register):
             pass
 
-    with pytest.raises(pluggy.PluginValidationError):
+    with pytest.raises(StageError, match=r"hooks are in knnseg\.stages\.hookspecs"):
         knnseg.register(Plugin())
 
 

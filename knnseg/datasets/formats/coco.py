@@ -46,7 +46,9 @@ class CocoInstances:
         """Read the file."""
         path = source.only(".json") or source.path
         file = read_json(path) if source.json is None else source.json
-        classes, shapes = classes_of(file, things=True), defaultdict[str, list[Shape]](list)
+        # An outline is of one object, unless the file says that it is stuff.
+        classes = {number: (name, thing is not False) for number, (name, thing) in classes_of(file).items()}
+        shapes = defaultdict[str, list[Shape]](list)
         unknown = unknown_of(file)
         entries = {entry["id"].identity(): entry for entry in file["images"].entries()}
         sizes = {number: _size(entry) for number, entry in entries.items()}
@@ -118,5 +120,7 @@ class CocoPanopticFile:
         """Read the file."""
         path, images = source.only(".json") or source.path, source.images
         if images is None and not (path.parent / "images").is_dir():
-            raise DatasetError(f"{path}: COCO panoptic: expected the folder of the images, got none. Give it.")
+            raise DatasetError(
+                f"{path}: COCO panoptic", expected="the folder of the images", got="none", hint="Give it."
+            )
         return CocoPanoptic(images or path.parent / "images", path.with_suffix(""), path)

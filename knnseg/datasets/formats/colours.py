@@ -47,7 +47,7 @@ def _colours(table: Path) -> dict[int, str]:
     try:
         lines = table.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{table}: expected a text file: {error}") from error
+        raise DatasetError(table, expected="a text file", got=str(error)) from error
     found: dict[int, str] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
@@ -71,7 +71,7 @@ class _Maps(LabelledImages):
         self._colours, self._table, root = _colours(table), table, table.parent
         self._classes = tuple(dict.fromkeys(n for n in self._colours.values() if n.lower() not in _NOTHING))
         if not self._classes:
-            raise DatasetError(f"{table}: expected a colour of at least one class, got {list(self._colours.values())}")
+            raise DatasetError(table, expected="a colour of at least one class", got=list(self._colours.values()))
         folder = root / "SegmentationClass"
         maps = listed(folder if folder.is_dir() else root, LABEL_MAPS).files
         photos = listed(_photos(source, root), IMAGES).files
@@ -80,9 +80,9 @@ class _Maps(LabelledImages):
         self._files = [(stem, Path(path), photos.get(stem)) for stem, path in maps.items()]
         self._stuff = frozenset(self._classes) if not self._objects else source.stuff
         if unknown := sorted(source.stuff - set(self._classes)):
-            raise DatasetError(f"{table}: stuff: expected classes of this file, got {unknown[0]!r}")
+            raise DatasetError(f"{table}: stuff", expected="classes of this file", got=repr(unknown[0]))
         if not self._files:
-            raise DatasetError(f"{table}: expected maps in {folder} or beside it, got none")
+            raise DatasetError(table, expected=f"maps in {folder} or beside it", got="none")
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -95,13 +95,15 @@ class _Maps(LabelledImages):
     def load(self, index: int) -> LabelledImage:
         stem, file, photo = self._files[index]
         if photo is None:
-            raise DatasetError(f"{file}: expected its image, called {stem}, got none. Give the folder of the images.")
+            raise DatasetError(
+                file, expected=f"its image, called {stem}", got="none", hint="Give the folder of the images."
+            )
         codes = load_colour_map(file)
         objects = np.zeros_like(codes)
         if stem in self._objects:
             objects = load_colour_map(self._objects[stem])
             if objects.shape != codes.shape:
-                raise DatasetError(f"{self._objects[stem]}: expected a map of {codes.shape}, got {objects.shape}")
+                raise DatasetError(self._objects[stem], expected=f"a map of {codes.shape}", got=objects.shape)
         segments, info = self._segments(codes, objects, file)
         pixels = load_annotated(photo, codes.shape)
         return LabelledImage(pixels, segments, info, Path(photo).absolute().as_uri(), stem)
@@ -114,14 +116,20 @@ class _Maps(LabelledImages):
         labels = [self._name(int(pair) >> 32, codes, file) for pair in pairs]
         known = [i for i, label in enumerate(labels) if label in self._classes]
         segments = positions(numbers.reshape(codes.shape), known) + 1
-        info = tuple(LabelledSegment(n, labels[i], labels[i] not in self._stuff) for n, i in enumerate(known, 1))
+        # A map of classes says nothing of objects.
+        info = tuple(
+            LabelledSegment(n, labels[i], labels[i] not in self._stuff if self._objects else None)
+            for n, i in enumerate(known, 1)
+        )
         return segments.astype(np.int32), info
 
     def _name(self, code: int, codes: NDArray[np.int32], file: Path) -> str:
         if code not in self._colours:
             y, x = np.argwhere(codes == code)[0].tolist()
             colour = (code % 256, code // 256 % 256, code // 65536)
-            raise DatasetError(f"{file}: expected colours of {self._table}, got {colour} at ({x}, {y}). Add it there.")
+            raise DatasetError(
+                file, expected=f"colours of {self._table}", got=f"{colour} at ({x}, {y})", hint="Add it there."
+            )
         return self._colours[code]
 
 
@@ -131,5 +139,7 @@ def _photos(source: Source, root: Path) -> Path:
         return Path(source.images)
     found = [root / name for name in ("JPEGImages", "images") if (root / name).is_dir()]
     if not found:
-        raise DatasetError(f"{root}: expected the folder of the images, got no JPEGImages or images there. Give it.")
+        raise DatasetError(
+            root, expected="the folder of the images", got="no JPEGImages or images there", hint="Give it."
+        )
     return found[0]

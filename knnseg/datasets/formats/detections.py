@@ -57,7 +57,7 @@ def from_detections(
         MaskError: masks of another size than the image.
     """
     if boxes not in get_args(Boxes) or (found.mask is None and boxes == "leave"):
-        raise DatasetError(f"boxes: expected outline for detections without masks, got {boxes!r}")
+        raise DatasetError("boxes", expected="outline for detections without masks", got=repr(boxes))
     picture, names, loose = Image.read(image), _names(found, classes), {tidied(name) for name in stuff}
     shapes = [Shape(name, form, name not in loose) for name, form in zip(names, _forms(found, picture), strict=True)]
     if not uri and isinstance(image, str | PathLike):
@@ -72,8 +72,9 @@ def _names(found: Detected, classes: Sequence[str]) -> list[str]:
     numbers = [] if found.class_id is None else plain(found.class_id, "class_id").tolist()
     if len(numbers) != len(found.xyxy) or not all(0 <= number < len(classes) for number in numbers):
         raise VocabularyError(
-            f"detections: expected data['class_name'], or class_id with names in `classes`, got class_id "
-            f"{numbers[:8]} and {len(classes)} names"
+            "detections",
+            expected="data['class_name'], or class_id with names in `classes`",
+            got=f"class_id {numbers[:8]} and {len(classes)} names",
         )
     return [tidied(classes[number]) for number in numbers]
 
@@ -83,5 +84,5 @@ def _forms(found: Detected, picture: Image) -> list[Geometry]:
         return [Box(x0, y0, x1, y1) for x0, y0, x1, y1 in plain(found.xyxy, "xyxy").astype(float).tolist()]
     masks = plain(found.mask, "masks", MaskError)
     if masks.shape[1:] != picture.size:
-        raise MaskError(f"detections: expected masks of {picture.size} like the image, got {masks.shape[1:]}")
+        raise MaskError("detections", expected=f"masks of {picture.size} like the image", got=masks.shape[1:])
     return [Bitmap(np.asarray(mask, bool)) for mask in masks]

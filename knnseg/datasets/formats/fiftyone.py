@@ -74,8 +74,10 @@ def _field(samples: list[Node], file: Path) -> str:
         return _TRUTH
     if len(found) > 1:
         raise DatasetError(
-            f"{file}: expected labels in the field {_TRUTH!r}, or in one field alone, got {', '.join(found)}. "
-            "Export a view that has the one: dataset.select_fields(…)"
+            file,
+            expected=f"labels in the field {_TRUTH!r}, or in one field alone",
+            got=", ".join(found),
+            hint="Export a view that has the one: dataset.select_fields(…)",
         )
     return next(iter(found))
 

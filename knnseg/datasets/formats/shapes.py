@@ -26,7 +26,7 @@ from knnseg.data.vocabulary import Vocabulary, tidied, tidy
 from knnseg.datasets.folders import LabelledImages
 from knnseg.datasets.formats.source import Source
 from knnseg.errors import DatasetError
-from knnseg.method.boxes import outline
+from knnseg.method.boxes import around, outline
 
 __all__ = [
     "AnnotatedImage",
@@ -212,7 +212,8 @@ class ShapeFile(LabelledImages):
     """Labelled images from shapes. Where shapes overlap, the smaller lies on top, and crowds lie below all objects.
 
     A box becomes the likely outline of what it was drawn around, see :func:`knnseg.method.boxes.outline`, unless the
-    source says to leave boxes; points are left out, and so are images in which nothing is left.
+    source says to leave boxes; points are left out unless it says otherwise, and so are images in which nothing is
+    left.
 
     Args:
         source: what was opened.
@@ -227,25 +228,27 @@ class ShapeFile(LabelledImages):
     def __init__(
         self, source: Source, images: Iterable[AnnotatedImage | DatasetError], classes: Mapping[str, bool] | None = None
     ) -> None:
-        self._unusable = (Points,) if source.boxes == "outline" else (Points, Box)
+        ways = {Box: source.boxes, Points: source.points}
+        self._unusable = tuple(kind for kind, way in ways.items() if way == "leave")
         every = [one if isinstance(one, DatasetError) else _with_stuff(one, source.stuff) for one in images]
         shapes = [shape for one in every if not isinstance(one, DatasetError) for shape in one.shapes]
-        self.outlined = 0 if source.boxes == "leave" else sum(isinstance(shape.geometry, Box) for shape in shapes)
+        self.outlined = sum(isinstance(s.geometry, Box | Points) for s in shapes if self._usable(s))
         self._left_out = Counter((s.label, type(s.geometry).__name__) for s in shapes if not self._usable(s))
         self._images = [one for one in every if isinstance(one, DatasetError) or any(map(self._usable, one.shapes))]
         self._files, self._classes = image_files(source), classes
         self._stuff = source.stuff | {tidy(name) for name, thing in (classes or {}).items() if not thing}
         if unknown := sorted(source.stuff - {shape.label for shape in shapes} - set(classes or ())):
-            raise DatasetError(f"{source.path}: stuff: expected classes of this file, got {unknown[0]!r}")
+            raise DatasetError(f"{source.path}: stuff", expected="classes of this file", got=repr(unknown[0]))
         wrong = next((one for one in self._images if isinstance(one, DatasetError)), None)
         if wrong is not None and all(isinstance(one, DatasetError) for one in self._images):
             raise wrong
         if not self._images:
             got = ", ".join(self.left_out[:3]) or f"{len(every)} images without shapes"
-            raise DatasetError(f"{source.path}: expected polygons, masks or boxes, got {got}")
+            raise DatasetError(source.path, expected="polygons, masks or boxes", got=got)
 
     def _usable(self, shape: Shape) -> bool:
-        return not isinstance(shape.geometry, self._unusable)
+        form = shape.geometry
+        return not isinstance(form, self._unusable) and not (isinstance(form, Points) and not form.points)
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -274,7 +277,7 @@ class ShapeFile(LabelledImages):
         size = pixels.shape[:2]
         if entry.size not in (None, size):
             raise DatasetError(
-                f"{entry.place}: expected an image of {entry.size}, as it was labelled, got {size}: {source!s:.200}"
+                entry.place, expected=f"an image of {entry.size}, as it was labelled", got=f"{size}: {source!s:.200}"
             )
         shapes = [shape for shape in entry.shapes if self._usable(shape)]
         uri = entry.place if isinstance(source, bytes) else Path(source).absolute().as_uri()
@@ -282,7 +285,7 @@ class ShapeFile(LabelledImages):
 
 
 def drawn(pixels: ImageArray, shapes: Sequence[Shape], place: str, uri: str = "", image_id: str = "") -> LabelledImage:
-    """An image with its shapes, none of which are points.
+    """An image with its shapes.
 
     Args:
         pixels: uint8 (H, W, 3).
@@ -310,11 +313,19 @@ def _masks(shapes: Sequence[Shape], pixels: ImageArray, place: str) -> list[NDAr
     masks, size = [], (pixels.shape[0], pixels.shape[1])
     for number, shape in enumerate(shapes):
         try:
-            form = shape.geometry
-            masks.append(outline(pixels, form.within(size)) if isinstance(form, Box) else form.draw(size))  # type: ignore[union-attr]  # points are left out
+            masks.append(_mask(shape.geometry, pixels, size))
         except ValueError as error:
             raise DatasetError(f"{place}: shape {number} ({shape.label!r}): {error}") from error
     return masks
+
+
+def _mask(form: Geometry, pixels: ImageArray, size: tuple[int, int]) -> NDArray[np.bool_]:
+    if isinstance(form, Box):
+        return outline(pixels, form.within(size))
+    if isinstance(form, Points):
+        found: NDArray[np.bool_] = np.logical_or.reduce([around(pixels, point) for point in form.points])
+        return found
+    return form.draw(size)
 
 
 def _painted(
@@ -375,7 +386,7 @@ class Files:
             where = " or ".join(map(str, self._folders))
             got = "no such file" if not found else f"several: {found[0]}, {found[1]}"
             raise DatasetError(
-                f"{place}: expected its image {given!r} below {where}, got {got}. Give the folder of the images."
+                place, expected=f"its image {given!r} below {where}", got=got, hint="Give the folder of the images."
             )
         return found[0]
 
@@ -391,7 +402,7 @@ def image_files(source: Source) -> Files:
     """
     if source.images is not None:
         if not Path(source.images).is_dir():
-            raise DatasetError(f"images: expected a folder, got {source.images}")
+            raise DatasetError("images", expected="a folder", got=source.images)
         return Files([Path(source.images)])
     beside = source.path if source.path.is_dir() else source.path.parent
     return Files([beside, beside / "images"])

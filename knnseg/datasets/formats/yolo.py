@@ -53,14 +53,14 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: expected a text file: {error}") from error
+        raise DatasetError(path, expected="a text file", got=str(error)) from error
 
 
 def _yaml(path: Path) -> Mapping[str, Any]:
     try:
         read = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DatasetError(f"{path}: expected a YAML file: {error}") from error
+        raise DatasetError(path, expected="a YAML file", got=str(error)) from error
     return read if isinstance(read, dict) else {}
 
 

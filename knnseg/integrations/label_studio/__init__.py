@@ -1,16 +1,4 @@
-"""Label Studio: predictions to import, and an ML backend that predicts and learns from annotations.
+"""Label Studio: an ML backend that predicts, and learns from annotations.
 
-Nothing of Label Studio is needed for either.
+What a prediction looks like is in :mod:`knnseg.export.label_studio`.
 """
-
-from knnseg.integrations.label_studio.predictions import (
-    Control,
-    LabelConfig,
-    ShapeKind,
-    local_file,
-    prediction,
-    save_tasks,
-    task,
-)
-
-__all__ = ["Control", "LabelConfig", "ShapeKind", "local_file", "prediction", "save_tasks", "task"]

@@ -18,11 +18,12 @@ from knnseg.data.annotations import LabelledImage
 from knnseg.data.image import Image
 from knnseg.data.vocabulary import tidied
 from knnseg.database.adding import segments
-from knnseg.database.schema import CONTENT, contents
+from knnseg.database.schema import CONTENT, ImageExamples, contents
+from knnseg.database.spaces import each_space
 from knnseg.datasets.formats.label_studio import labelled_task
 from knnseg.errors import ConfigError, DatasetError, KnnSegError
+from knnseg.export.label_studio import LabelConfig, ShapeKind, prediction
 from knnseg.integrations.label_studio.client import Client
-from knnseg.integrations.label_studio.predictions import LabelConfig, ShapeKind, prediction
 from knnseg.segmenter import Segmenter
 from knnstore import F, KnnStoreError
 
@@ -51,7 +52,7 @@ class Backend:
         name: str = "knnseg", prefer: ShapeKind = "brush", learn: bool = True, stuff: Iterable[str] = (),
     ) -> None:  # fmt: skip
         if segmenter.database is None:
-            raise ConfigError("ML backend: expected a segmenter with a concept database, got one without")
+            raise ConfigError("ML backend", expected="a segmenter with a concept database", got="one without")
         self._segmenter, self._database, self._client = segmenter, segmenter.database, client
         self._name, self._prefer, self._learn, self._stuff = name, prefer, learn, frozenset(map(tidied, stuff))
         # One after another: two notices of one task must not meet.
@@ -155,18 +156,21 @@ class Backend:
         if not writers:
             return 0
         name, store = self._database.name, self._database.store
-        prepared = [] if example is None else segments([example], None, 1, self._database.keys_for)[0]
+        prepared = [] if example is None else self._prepared(example)
         shown = {exact for one in prepared for exact, _ in one.contents(name)}
         same = {own for one in prepared for own in (*one.ids, *one.first_ids)}  # also where its concept was renamed
         stale: list[str] = []
         for records in store.scan(F("writer").isin(writers), fields=CONTENT):
             rows = zip(records.ids.tolist(), contents(records.fields, name), strict=True)
             stale += [identity for identity, (exact, _) in rows if exact not in shown and identity not in same]
-        if stale:
-            store.delete(ids=stale)
+        for space in each_space(store) if stale else ():
+            space.delete(ids=stale)
         if example is not None:  # what stays, stays because of the annotation that counts now
             store.update({"writer": self._writer(number, annotation)}, where=F("writer").isin(writers))
         return len(stale)
+
+    def _prepared(self, example: LabelledImage) -> list[ImageExamples]:
+        return segments([example], None, 1, self._database.keys_for, self._database.concepts)[0]
 
     def _writer(self, task: int, annotation: int) -> str:
         """Who is said to have added an example."""
@@ -204,7 +208,7 @@ def _address(task: Mapping[str, Any], config: LabelConfig) -> str:
     data = task.get("data")
     address = data.get(config.key) if isinstance(data, Mapping) else None
     if not isinstance(address, str):
-        raise DatasetError(f"data: expected the address of an image under {config.key!r}, got {address!r}")
+        raise DatasetError("data", expected=f"the address of an image under {config.key!r}", got=repr(address))
     return address
 
 
@@ -217,5 +221,5 @@ def _numbers(given: object) -> list[int]:
     listed = given if isinstance(given, list) else [given]
     numbers = [one.get("id") for one in listed if isinstance(one, Mapping)]
     if len(numbers) < len(listed) or not all(type(number) is int for number in numbers):
-        raise DatasetError(f"notice: expected objects with an id, as Label Studio sends them, got {str(given)[:80]}")
+        raise DatasetError("notice", expected="objects with an id, as Label Studio sends them", got=str(given)[:80])
     return [number for number in numbers if number is not None]

@@ -41,11 +41,11 @@ class Client:
     def __init__(self, url: str, token: str, *, files: Path | None = None, seconds: float = 30) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            raise ConfigError("Label Studio: expected a URL such as http://localhost:8080, without a user or a query")
+            raise ConfigError("Label Studio", expected="a URL such as http://localhost:8080, without a user or a query")
         if not token.strip() or not token.isascii():
-            raise ConfigError("Label Studio: expected an access token of its page Account & Settings, got none")
+            raise ConfigError("Label Studio", expected="an access token of its page Account & Settings", got="none")
         if files is not None and not files.is_dir():
-            raise ConfigError(f"local files: expected a folder, got {files}")
+            raise ConfigError("local files", expected="a folder", got=files)
         self.url = url.rstrip("/") + "/"
         self.host = parts.netloc
         self._files, self._seconds = None if files is None else files.resolve(), seconds
@@ -73,8 +73,10 @@ class Client:
         full = _parsed(self.url, address)
         if full is None or _origin(full) != _origin(httpx.URL(self.url)):
             raise DatasetError(
-                f"image {address!r:.200}: expected an address of {self.url}, got one of another place, which is not "
-                "asked. Import the images into Label Studio, or serve them as its local files."
+                f"image {address!r:.200}",
+                expected=f"an address of {self.url}",
+                got="one of another place, which is not asked",
+                hint="Import the images into Label Studio, or serve them as its local files.",
             )
         if self._files is not None and full.path.endswith("/data/local-files/"):
             path = self._file(full.params.get("d", ""))
@@ -85,9 +87,9 @@ class Client:
         assert self._files is not None  # asked only then
         path = (self._files / name.lstrip("/")).resolve()
         if not path.is_relative_to(self._files) or not path.is_file():
-            raise DatasetError(f"local file {name!r:.200}: expected a file below {self._files}, got none there")
+            raise DatasetError(f"local file {name!r:.200}", expected=f"a file below {self._files}", got="none there")
         if path.stat().st_size > _MOST:
-            raise DatasetError(f"local file {name!r:.200}: expected at most {_MOST:,} bytes, got more")
+            raise DatasetError(f"local file {name!r:.200}", expected=f"at most {_MOST:,} bytes", got="more")
         return path
 
     def _json(self, path: str, *, missing: bool = False) -> dict[str, Any] | None:
@@ -99,7 +101,9 @@ class Client:
         except ValueError:
             decoded = None
         if not isinstance(decoded, dict):
-            raise DatasetError(f"{self.url}{path}: expected a JSON object, as Label Studio answers, got something else")
+            raise DatasetError(
+                f"{self.url}{path}", expected="a JSON object, as Label Studio answers", got="something else"
+            )
         return decoded
 
     def _get(self, url: str, *, missing: bool = False) -> bytes:
@@ -114,14 +118,14 @@ class Client:
                 if missing and response.status_code == 404:
                     return b""
                 if response.status_code != 200:
-                    hint = " Check the access token." if response.status_code in (401, 403) else ""
-                    raise DatasetError(f"{url}: expected status 200, got {response.status_code}.{hint}")
+                    hint = "Check the access token." if response.status_code in (401, 403) else ""
+                    raise DatasetError(url, expected="status 200", got=response.status_code, hint=hint)
                 for part in response.iter_bytes():
                     data += part
                     if len(data) > _MOST or time.monotonic() > until:
-                        raise DatasetError(f"{url}: expected at most {_MOST:,} bytes in {self._seconds:g} s, got more")
+                        raise DatasetError(url, expected=f"at most {_MOST:,} bytes in {self._seconds:g} s", got="more")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise DatasetError(f"{url}: expected an answer of Label Studio: {error}") from error
+            raise DatasetError(url, expected="an answer of Label Studio", got=str(error)) from error
         return bytes(data)
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hmac
-import ipaddress
 import json
 import logging
 import socket
@@ -22,8 +21,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from knnseg.errors import ConfigError, DatasetError, KnnSegError
+from knnseg.export.label_studio import LabelConfig
 from knnseg.integrations.label_studio.backend import Backend
-from knnseg.integrations.label_studio.predictions import LabelConfig
+from knnseg.studio.guard import is_loopback
 from knnstore import KnnStoreError
 
 __all__ = ["Listener", "make_app"]
@@ -48,7 +48,7 @@ def make_app(backend: Backend, auth: str = "") -> ASGIApp:
     def predict(given: dict[str, Any]) -> dict[str, Any]:
         tasks = given.get("tasks")
         if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-            raise DatasetError("predict: expected a list of tasks")
+            raise DatasetError("predict", expected="a list of tasks", got="something else")
         return {"results": backend.predict(tasks, _text(given, "label_config"))}
 
     def webhook(given: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def make_app(backend: Backend, auth: str = "") -> ASGIApp:
 def _text(given: dict[str, Any], key: str) -> str:
     value = given.get(key)
     if not isinstance(value, str):
-        raise DatasetError(f"{key}: expected a labelling configuration, got {type(value).__name__}")
+        raise DatasetError(key, expected="a labelling configuration", got=type(value).__name__)
     return value
 
 
@@ -120,14 +120,6 @@ class _Guard:
         await app(scope, receive, send)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens on a host."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 class Listener:
     """A server that listens.
 
@@ -142,17 +134,18 @@ class Listener:
 
     def __init__(self, host: str, port: int, auth: str = "") -> None:
         if auth and not all(auth.partition(":")):
-            raise ConfigError("ML backend: expected user:password, got something else")
+            raise ConfigError("ML backend", expected="user:password", got="something else")
         if not auth and not is_loopback(host):
-            raise ConfigError(
-                f"ML backend: expected a user and password, since other machines reach {host}, got none. Set "
-                "KNNSEG_BASIC_AUTH to user:password, and give both to Label Studio where the model is connected."
-            )
+            hint = "Set KNNSEG_BASIC_AUTH to user:password, and give both to Label Studio where the model is connected."
+            expected = f"a user and password, since other machines reach {host}"
+            raise ConfigError("ML backend", expected=expected, got="none", hint=hint)
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._socket = socket.create_server((host, port), family=family)
         except (OSError, OverflowError) as error:
-            raise ConfigError(f"ML backend: cannot listen on {host}, port {port}: {error}. Choose another.") from error
+            raise ConfigError(
+                f"ML backend: cannot listen on {host}, port {port}: {error}", hint="Choose another."
+            ) from error
         self._auth = auth
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}"

@@ -154,7 +154,7 @@ def test_concepts(folder, tmp_path, run):
     one = ["--mask", folder / "kettle.png", "--label", "kettle", "--thing"]
     assert "examples added: 1," in run("add", folder / "images" / "0.png", "-s", url, *one).stdout
     assert json.loads(run("concepts", "list", "-s", url, "--json").stdout) == [
-        {"label": "kettle", "count": 1, "thing": True, "things": 1}
+        {"label": "kettle", "count": 1, "things": 1, "aliases": [], "thing": True}
     ]
     assert "'pot'" in run("concepts", "rename", "kettle", "pot", "-s", url).stdout
     assert json.loads(run("concepts", "merge", "pot", "--into", "vessel", "-s", url, "--json").stdout) == {"merged": 1}
@@ -180,7 +180,7 @@ def test_one_default_for_things_and_what_is_mixed_is_said(folder, tmp_path, run)
     one = ["--mask", folder / "kettle.png", "--label", "pot", "-s", url]
     run("add", folder / "images" / "0.png", *one)
     listed = lambda: json.loads(run("concepts", "list", "-s", url, "--json").stdout)
-    assert listed() == [{"label": "pot", "count": 1, "thing": False, "things": 0}]
+    assert listed() == [{"label": "pot", "count": 1, "things": 0, "aliases": [], "thing": False}]
     said = run("add", folder / "images" / "1.png", *one, "--thing").stderr
     assert "'pot': 1 of 2 examples say that it is a thing" in said and "concepts kind" in said
     assert "of 2, 1 say thing" in run("concepts", "list", "-s", url).stdout
@@ -204,6 +204,11 @@ def test_a_name_with_a_comma(folder, tmp_path, run):
     cut = run("segment", image, "-s", url, "-c", "pot, pan,grass", "-o", tmp_path / "out")  # not as a whole
     assert "no examples, so from the base alone: 'pot', 'pan', 'grass'" in cut.stderr
     assert classes("-c", f"@{tmp_path / 'names.txt'}", "-c", "pan") == ["grass", "bowl, dish", "Käse", "pan"]
+    run("concepts", "rename", "pot, pan", "vessel", "-s", url)
+    said = run("segment", image, "-s", url, "-c", "pot, pan", "-c", "grass,vessel", "-o", tmp_path / "out", "--json")
+    assert (
+        json.loads(said.stdout)["classes"] == ["vessel", "grass"] and "'pot, pan' is called 'vessel' now" in said.stderr
+    )
     run("segment", image, "-c", f"@{tmp_path / 'none.txt'}", code=2)
     run("segment", image, "-c", "a\nb", code=2)
 

@@ -41,7 +41,7 @@ def test_adding_keeps_everything_about_a_segment(database, scene, extractor):
         assert records.fields["area"][i] == mask.sum() and records.fields["coverage"][i] == pytest.approx(
             mask.sum() / 64
         )
-        assert records.fields["thing"][i] == segment.thing and records.fields["writer"][i] == "ann"
+        assert records.fields["thing"][i] == bool(segment.thing) and records.fields["writer"][i] == "ann"
         assert records.fields["image"][i] == "scene:1"
         assert np.array_equal(Masks.from_rle([records.fields["rle"][i]], mask.shape)[0], mask)
         expected = pool(extractor.extract([Image(example.image)])[0], Masks.from_dense(mask[None])).vectors[0]
@@ -79,7 +79,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(store_url, extractor, scen
 def test_who_is_interrupted_hears_what_was_done(database, scene, stop):
     def breaking():
         yield from (scene(i) for i in range(5))
-        raise stop
+        raise stop("sunk.png")
 
     with pytest.raises(stop) as caught:
         database.add(breaking(), batch=2)
@@ -506,3 +506,20 @@ def test_renaming_takes_as_long_with_many_examples(store_url, extractor):
             assert database.concepts() == (Concept("9", number, 0),)
         medians.append(sorted(times)[4])
     assert medians[1] < 5 * medians[0] + 0.05
+
+
+def test_what_no_annotation_says_is_as_the_database_knows_it_in_a_stream_too(database, scene):
+    def example(number, thing):
+        return LabelledImage(scene(number).image, np.ones((48, 64), np.int32), (LabelledSegment(1, "pot", thing),))
+
+    database.add([example(1, True)])
+    database.add([example(2, None)])
+    assert database.concepts() == (Concept("pot", 2, 2),)
+    database.rename("pot", "vessel")
+    with pytest.warns(KnnSegWarning, match="is called 'vessel' now"):
+        database.add([example(3, None)])
+    assert database.concepts() == (Concept("vessel", 3, 3),)
+    with pytest.warns(KnnSegWarning, match="is called 'vessel' now"):
+        database.add([example(4, False)])
+    assert database.concepts()[0].mixed and not database.concepts()[0].disagreement.startswith("concept 'pot'")
+    assert LabelledSegment(1, "sky").thing is None

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -11,7 +12,9 @@ from knnseg import ConceptDatabase, Image
 from knnseg.data.masks import Masks
 from knnseg.database.correcting import Corrections
 from knnseg.database.examples import Example
-from knnseg.errors import ConfigError, VocabularyError
+from knnseg.database.originals import Originals
+from knnseg.database.reembedding import reembed
+from knnseg.errors import ConfigError, KnnSegWarning, VocabularyError
 from knnseg.method.pooling import pool
 
 MASK = np.ones((1, 16, 16), bool)
@@ -169,6 +172,9 @@ def test_what_a_killed_correction_left_is_finished_by_who_comes_next(store_url, 
             killed.setattr(Corrections, "tidy_up", lambda self: 0)
             database.relabel(ids[:1], "pot")
             database.delete_examples(ids[1:2])
+            assert counts(database) == {"kettle": 1, "pot": 1}, "what is decided holds before it is written"
+            assert {e.id: e.concept for e in database.examples()} == {ids[0]: "pot", ids[2]: "kettle"}
+            assert sorted(votes(database, 0)) == ["kettle", "pot"]
     with ConceptDatabase.open(store_url, extractor) as database:
         add(database, 4, "kettle"), database.add([])
         assert counts(database) == {"kettle": 2, "pot": 1}
@@ -198,6 +204,17 @@ def test_undo_takes_the_last_corrections_back(database):
     with pytest.raises(VocabularyError, match="made through this database"):
         database.undo()
     assert len(database.history()) == 10 and len(database.history(3)) == 3
+
+
+def test_the_last_correction_is_known_by_its_number(database):
+    identity = add(database, 1, "cat")
+    assert database.last_correction == 0
+    database.relabel([identity], "dog")
+    first = database.last_correction
+    database.rename("dog", "hound")
+    assert database.history(1)[0].number == database.last_correction > first > 0
+    database.undo()
+    assert database.last_correction == first
 
 
 def test_an_undo_can_be_undone(database):
@@ -249,3 +266,98 @@ def test_a_merge_that_is_undone_brings_back_what_both_had(database):
     database.undo()
     assert counts(database) == {"kettle": 1, "pot": 2}
     assert {e.id: e.concept for e in database.examples(ids=masks)} == dict(zip(masks, ("kettle", "pot"), strict=True))
+
+
+# -- names from before -------------------------------------------------------------------------------------------------
+
+
+def aliases(database):
+    return {concept.label: concept.aliases for concept in database.concepts()}
+
+
+def test_a_name_from_before_means_the_concept_that_had_it(database, scene):
+    database.add([scene(1), scene(2)])
+    database.rename("ball", "football")
+    database.rename("football", "soccer ball")
+    database.merge(["grass", "sky"], "all the rest")
+    assert aliases(database) == {"all the rest": ("grass", "sky"), "soccer ball": ("ball", "football")}
+    with pytest.warns(KnnSegWarning) as said:
+        again = database.add([scene(1), scene(2)])
+    assert "'ball' is called 'soccer ball' now, and taken as that" in [str(one.message) for one in said]
+    assert (again.added, again.present) == (0, 6)
+    with pytest.warns(KnnSegWarning, match="'football' is called"):
+        assert len(database.examples(concept="football")) == 2
+    with pytest.warns(KnnSegWarning, match="'grass' is called"):
+        assert database.set_kind("grass", thing=True) == 4
+    with pytest.warns(KnnSegWarning, match="'sky' is called"):
+        assert database.relabel(database.examples(concept="soccer ball").id.tolist(), "sky") == 2
+    assert counts(database) == {"all the rest": 6}
+
+
+def test_a_name_from_before_can_be_given_anew(database):
+    add(database, 1, "kettle"), add(database, 2, "ball")
+    database.rename("kettle", "teapot")
+    database.rename("ball", "kettle")
+    assert aliases(database) == {"kettle": ("ball",), "teapot": ()}
+    database.rename("teapot", "ball")
+    assert aliases(database) == {"ball": ("teapot",), "kettle": ()}
+    database.remove("ball")
+    assert add(database, 1, "teapot") and counts(database) == {"kettle": 1, "teapot": 1}
+
+
+def test_an_undone_name_is_not_one_from_before(database):
+    add(database, 1, "kettle")
+    database.rename("kettle", "teapot")
+    database.undo()
+    assert aliases(database) == {"kettle": ()}
+    add(database, 2, "teapot")
+    assert counts(database) == {"kettle": 1, "teapot": 1}
+
+
+# -- the rest ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_few_deleted_examples_put_no_filter_before_a_search(database, monkeypatch):
+    ids = [add(database, n, "kettle") for n in range(9)]
+    asked, search = [], database.store._search
+    monkeypatch.setattr(database.store, "_search", lambda q, k, w, f: asked.append((k, w)) or search(q, k, w, f))
+    database.delete_examples(ids[:4])
+    assert votes(database, 0, k=5) == ["kettle"] * 5 and asked == [(9, None)]
+    monkeypatch.setattr("knnseg.database.searching._SPARE", 3)
+    assert votes(database, 0, k=5) == ["kettle"] * 5 and asked[1][0] == 5 and asked[1][1] is not None
+
+
+def test_what_is_deleted_between_the_look_and_the_search_is_not_missed(database, monkeypatch):
+    ids = [add(database, n, "kettle") for n in range(6)]
+    other, seen = ConceptDatabase(database.store, database.extractor), database._looking.now()
+    other.delete_examples(ids[:3])
+    look = iter([replace(seen, names=other._looking.now().names)])
+    now = database._looking.now
+    monkeypatch.setattr(database._looking, "now", lambda: next(look, None) or now())
+    assert votes(database, 0, k=3) == ["kettle"] * 3
+
+
+def test_bringing_examples_to_another_space_goes_by_what_was_corrected_meanwhile(store_url, colour_features):
+    class Corrected(Originals):
+        def find(self, image):
+            one.relabel(ids[:1], "pot"), one.delete_examples(ids[1:2])
+            return Image(picture(int(image.uris[0][2:])))
+
+    with (
+        ConceptDatabase.open(store_url, colour_features()) as one,
+        ConceptDatabase.open(store_url, colour_features(name="other")) as other,
+    ):
+        ids = [add(one, n, "kettle") for n in range(3)]
+        reembed(one.store, other, Corrected())
+        assert counts(one) == counts(other) == {"kettle": 1, "pot": 1}
+
+
+def test_the_ids_of_people_are_beginnings(database):
+    ids = [add(database, n, "kettle") for n in range(3)]
+    assert database.ids([ids[0], ids[1][:12]]) == ids[:2]
+    for text in ("", "xyz"):
+        with pytest.raises(VocabularyError, match="beginning of one"):
+            database.ids([text])
+    database.delete_examples(ids[:1])
+    with pytest.raises(VocabularyError, match="got none"):
+        database.ids([ids[0][:12]])

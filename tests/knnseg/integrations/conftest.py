@@ -1,4 +1,4 @@
-"""As much of Label Studio's API as the ML backend asks for; the real one is in test_tools.py."""
+"""As much of Label Studio's API as the ML backend asks for; the real one is in tests/tools."""
 
 import http.server
 import io

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from knnseg import ConceptDatabase
-from knnseg.errors import ConfigError, DatasetError
-from knnseg.integrations.label_studio import LabelConfig
+from knnseg.errors import ConfigError, DatasetError, KnnSegWarning
+from knnseg.export.label_studio import LabelConfig
 from knnseg.integrations.label_studio import client as client_module
 from knnseg.integrations.label_studio.backend import Backend
 from knnseg.integrations.label_studio.client import Client
 from knnseg.integrations.label_studio.server import Listener
+from knnstore import F
 
 XML = """<View><Image name="image" value="$image"/><PolygonLabels name="p" toName="image"><Label value="sky"/><Label value="grass"/>
 <Label value="ball"/></PolygonLabels></View>"""
@@ -82,8 +83,25 @@ def test_a_task_and_its_examples_agree_whatever_happens_to_its_annotations(fake,
     fake.annotate(5, 12, ("sky", 2, 2, 30, 12))  # a second opinion, later, which agrees on the sky
     assert backend.sync(5) == -1 and there() == [("sky", "5 annotation 12", 2, 30)]
     memory.rename("sky", "heaven")
-    assert backend.sync(5) == 0 and there() == [("heaven", "5 annotation 12", 2, 30)]  # as adding it again adds nothing
+    with pytest.warns(KnnSegWarning, match="'sky' is called 'heaven' now"):
+        assert backend.sync(5) == 0
+    assert there() == [("heaven", "5 annotation 12", 2, 30)]  # as adding it again adds nothing
     memory.rename("heaven", "sky")
+    (kept,) = [
+        record
+        for part in memory.store.scan(
+            F("writer") == "label-studio " + fake.url.removeprefix("http://") + " task 5 annotation 12"
+        )
+        for record in part.ids
+    ]
+    memory.relabel([kept], "grass")
+    assert backend.sync(5) == 0 and [label for label, *_ in there()] == [
+        "grass"
+    ]  # whoever corrects it here has the last word
+    memory.delete_examples([kept])
+    assert backend.sync(5) == 0 and [label for label, *_ in there()] == [""]  # and what is deleted here stays so
+    memory.undo()
+    memory.undo()
     fake.annotate(5, 12, ("ball", 40, 20, 50, 30), was_cancelled=True)
     assert backend.sync(5) == 1 and len(there()) == 2  # the first one counts again
     del fake.tasks[5]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -85,6 +87,41 @@ def test_supported_fusion_with_every_class_supported_is_late_fusion():
     )
 
 
+EVIDENCE = FusionConfig(mode="evidence", weight=0.4, midpoint=0.7, softness=0.05)
+
+
+def test_evidence_gives_supported_classes_more_of_the_mass_and_redistributes_it():
+    trust = 0.4 / (1 + np.exp(-(0.8 - 0.7) / 0.05))
+    mass = 0.8 + trust * 0.2
+    fused = fuse(BASE, RETRIEVED, SURE, np.array([True, True, False]), EVIDENCE)
+    expected = [mass * (0.6 * 0.5 / 0.8 + 0.4 * 0.25), mass * (0.6 * 0.3 / 0.8 + 0.4 * 0.75), 1 - mass]
+    np.testing.assert_allclose(fused.probabilities[0], expected, rtol=1e-6)
+
+
+def test_evidence_is_supported_fusion_where_nothing_is_alike_or_every_class_has_examples():
+    far, some = np.array([-10.0], np.float32), np.array([True, True, False])
+    for certainty, supported in ((far, some), (SURE, np.ones(3, bool))):
+        one = fuse(BASE, RETRIEVED, certainty, supported, replace(EVIDENCE, threshold=-20.0)).probabilities
+        other = FusionConfig(mode="supported", weight=0.4, threshold=-20.0)
+        np.testing.assert_allclose(one, fuse(BASE, RETRIEVED, certainty, supported, other).probabilities, rtol=1e-6)
+
+
+def test_evidence_takes_from_none_of_the_classes_too():
+    unsure = ClassScores(np.array([[0.3, 0.1, 0.2]], np.float32), VOCABULARY.names)  # 0.4 are none of them
+    fused = fuse(unsure, RETRIEVED, SURE, np.array([True, True, False]), EVIDENCE).probabilities[0].astype(float)
+    trust = 0.4 / (1 + np.exp(-(0.8 - 0.7) / 0.05))
+    np.testing.assert_allclose([fused[2], 1 - fused.sum()], [0.2 * (1 - trust), 0.4 * (1 - trust)], rtol=1e-5)
+
+
+def test_evidence_finds_a_class_that_the_base_gives_nothing_to():
+    sure = ClassScores(np.array([[0.0, 0.0, 1.0]], np.float32), VOCABULARY.names)
+    some = np.array([True, True, False])
+    fused = fuse(sure, RETRIEVED, SURE, some, replace(EVIDENCE, weight=0.9)).probabilities
+    assert (
+        fused.argmax() == 1 and fuse(sure, RETRIEVED, SURE, some, FusionConfig(weight=0.9)).probabilities.argmax() == 2
+    )
+
+
 def test_the_threshold_is_inclusive_and_below_it_the_base_is_untouched():
     exactly = FusionConfig(threshold=float(SURE[0]))
     assert not np.array_equal(fuse(BASE, RETRIEVED, SURE, np.ones(3, bool), exactly).probabilities, BASE.probabilities)
@@ -92,7 +129,7 @@ def test_the_threshold_is_inclusive_and_below_it_the_base_is_untouched():
     assert np.array_equal(fuse(BASE, RETRIEVED, SURE, np.ones(3, bool), above).probabilities, BASE.probabilities)
 
 
-@pytest.mark.parametrize("mode", ["late", "supported"])
+@pytest.mark.parametrize("mode", ["late", "supported", "evidence"])
 def test_a_silent_base_leaves_the_word_to_retrieval(mode):
     silent = ClassScores(np.zeros((1, 3), np.float32), VOCABULARY.names)
     fused = fuse(silent, RETRIEVED, SURE, np.array([True, True, False]), FusionConfig(mode=mode))

@@ -44,7 +44,7 @@ def test_the_text_weights_are_those_of_the_package():
 def test_words_that_mean_the_same_are_near():
     text = MiniLM.load("cpu")
     cat, tabby, lorry, truck = text.encode(["cat", "tabby, tabby cat", "lorry", "truck"])
-    assert min(cat @ tabby, lorry @ truck) > max(cat @ lorry, cat @ truck) + 0.1
+    assert cat @ tabby > 0.5 > lorry @ cat and lorry @ truck > tabby @ truck + 0.2
     assert text.encode(["cat"]).shape == (1, 384) and np.allclose(text.encode(["cat"])[0], cat, atol=1e-5)
 
 

@@ -516,7 +516,7 @@ def test_boxes_and_points_beside_polygons_are_said(folder, capsys):
     path = labelme(folder, labelme_shape("polygon", CORNERS), box, point)
     assert examples(None, None, None, "", annotations=path).left_out == ("1 points of 'cup'",)
     said = capsys.readouterr().err
-    assert "outlines were guessed from colours in 1 boxes; --leave-boxes uses none" in said
+    assert "outlines were guessed from colours in 1 boxes or around points; --leave-boxes uses no boxes" in said
     assert "1 kinds of shapes have no outline: 1 points of 'cup'" in said
     assert examples(None, None, None, "", annotations=path, leave_boxes=True).left_out == (
         "1 boxes of 'cup'",
@@ -525,10 +525,25 @@ def test_boxes_and_points_beside_polygons_are_said(folder, capsys):
     assert "guessed" not in capsys.readouterr().err
 
 
+def test_a_point_becomes_a_guess_at_the_object_around_it(folder):
+    pixels = np.full((H, W, 3), 90, np.uint8)
+    pixels[3:8, 6:12] = (200, 30, 30)
+    Image.fromarray(pixels).save(folder / "images" / "photo.png")
+    path = labelme(folder, labelme_shape("point", [[9, 5]]))
+    dataset = open_annotations(path, points="outline")
+    found, true = dataset[0].segments != 0, pixels[..., 1] == 30
+    assert dataset.outlined == 1 and not dataset.left_out and (found & true).sum() / (found | true).sum() > 0.6
+    with pytest.raises(DatasetError, match="points: expected one of outline, leave, got 'sam'"):
+        open_annotations(path, points="sam")
+    outside = open_annotations(labelme(folder, labelme_shape("point", [[90, 5]])), points="outline")
+    with pytest.raises(DatasetError, match=r"shape 0 \('kettle'\): expected a point inside of 12×20 pixels"):
+        outside[0]
+
+
 BAD = [
     ("a.json", "{", r"a\.json: expected a JSON file"),
-    ("a.json", "{}", r"expected annotations of one format:(.|\n)*coco: COCO(.|\n)*but got none of these"),
-    ("a.txt", "x", r"but got none of these"),
+    ("a.json", "{}", r"expected annotations of one format, got none of these\. (.|\n)*coco: COCO"),
+    ("a.txt", "x", r"got none of these"),
     ("a.xml", "<annotations>", r"a\.xml: expected an XML file"),
     ("a.xml", CVAT.format('<polygon label="kettle" points="1,2;x,4"/>'), r"image 0: polygon\.points: expected pairs of numbers x,y"),
     ("a.xml", CVAT.format('<polygon points="1,2;3,4;5,6"/>'), r"a\.xml: image 0: polygon: expected the attribute 'label'"),

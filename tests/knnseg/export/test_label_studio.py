@@ -1,6 +1,7 @@
-"""Predictions in the words of a project; what Label Studio itself makes of them is tested in test_tools.py."""
+"""Predictions in the words of a project; what Label Studio itself makes of them is tested in tests/tools."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from pycocotools import mask as coco_mask
 from knnseg import Vocabulary
 from knnseg.datasets import open_annotations
 from knnseg.errors import DatasetError
-from knnseg.integrations.label_studio import LabelConfig, prediction, save_tasks, task
+from knnseg.export import Export
+from knnseg.export.label_studio import LabelConfig, prediction, task
 from knnseg.method.brush import decode_brush, encode_brush
 
 CONFIG = """<View><Image name="picture" value="$photo"/>
@@ -96,11 +98,20 @@ def test_classes_that_the_project_does_not_have_are_left_out(result):
     }  # fmt: skip
 
 
-def test_a_file_to_import(result, tmp_path):
-    config = LabelConfig.of(result.vocabulary)
-    assert save_tasks(iter([result, result]), tmp_path / "t.json", config, address=lambda _: "/data/x.png") == 2
-    assert json.loads((tmp_path / "t.json").read_text()) == [task(result, config, "/data/x.png")] * 2
-    assert save_tasks([], tmp_path / "t.json", config) == 0 and json.loads((tmp_path / "t.json").read_text()) == []
+def test_a_run_to_import(result, tmp_path):
+    results = [replace(result, source=str(tmp_path / name)) for name in ("a photo.png", "b/c.png")]
+    with Export(tmp_path / "out", ["label-studio"], images=tmp_path) as export:
+        for one in results:
+            assert export.write(one).files == {}  # the files are those of the whole run
+    config = LabelConfig.parse((tmp_path / "out" / "label-studio.xml").read_text())
+    assert config == LabelConfig.of(result.vocabulary) and export.files["label-studio"].name == "label-studio.json"
+    addresses = ["/data/local-files/?d=a%20photo.png", "/data/local-files/?d=b/c.png"]
+    tasks = [task(one, config, address) for one, address in zip(results, addresses, strict=True)]
+    assert json.loads(export.files["label-studio"].read_text()) == tasks
+
+
+def test_what_is_unknown_is_no_label_of_a_new_project():
+    assert LabelConfig.of(Vocabulary.of(["sky"]).with_unknown()).labels == ("sky",)
 
 
 @pytest.mark.parametrize(

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from knnseg.data.vocabulary import Vocabulary
+from knnseg.data.vocabulary import UNKNOWN, Vocabulary
 from knnseg.drawing import colours
 from knnseg.errors import DatasetError
+from knnseg.export.polygons import outlines
 from knnseg.method.brush import encode_brush
 from knnseg.method.painting import Segment
-from knnseg.method.rings import rings
-from knnseg.result import Segmentation
 
-__all__ = ["Control", "LabelConfig", "ShapeKind", "local_file", "prediction", "save_tasks", "task"]
+if TYPE_CHECKING:
+    from knnseg.result import Segmentation
+
+__all__ = ["Control", "LabelConfig", "ShapeKind", "local_file", "prediction", "task"]
 
 ShapeKind: TypeAlias = Literal["brush", "polygon", "rectangle"]
 _KINDS: tuple[ShapeKind, ...] = get_args(ShapeKind)
@@ -69,25 +68,26 @@ class LabelConfig:
         try:
             tags = list(ET.fromstring(xml).iter())  # noqa: S314  # expat refuses entities that grow since 2.4.1
         except ET.ParseError as error:
-            raise DatasetError(f"labelling configuration: expected XML: {error}") from error
+            raise DatasetError("labelling configuration", expected="XML", got=str(error)) from error
         images = [tag for tag in tags if tag.tag.lower() == "image" and tag.get("name") and tag.get("value")]
         if len(images) != 1:
             raise DatasetError(
-                f"labelling configuration: expected one <Image name=… value=…/>, got {len(images)} of them"
+                "labelling configuration", expected="one <Image name=… value=…/>", got=f"{len(images)} of them"
             )
         image = images[0].get("name", "")
         controls = tuple(_controls([tag for tag in tags if tag.get("toName") == image]))
         if not controls:
             raise DatasetError(
-                "labelling configuration: expected <BrushLabels>, <PolygonLabels> or <RectangleLabels> with labels for "
-                f"the image {image!r}, got {sorted({tag.tag for tag in tags})}"
+                "labelling configuration",
+                expected=f"<BrushLabels>, <PolygonLabels> or <RectangleLabels> with labels for the image {image!r}",
+                got=sorted({tag.tag for tag in tags}),
             )
         return cls(image, images[0].get("value", "").removeprefix("$"), controls)
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, kind: ShapeKind = "brush") -> LabelConfig:
         """A configuration for new projects, with every class; see :attr:`xml`."""
-        return cls("image", "image", (Control("label", kind, vocabulary.names),))
+        return cls("image", "image", (Control("label", kind, tuple(n for n in vocabulary.names if n != UNKNOWN)),))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -178,7 +178,7 @@ def _values(mask: NDArray[np.bool_], segment: Segment, kind: ShapeKind) -> Itera
     if kind == "brush":
         yield {"format": "rle", "rle": list(encode_brush(mask))}
     elif kind == "polygon":
-        yield from ({"points": (corners * shares).tolist(), "closed": True} for corners in rings(mask))
+        yield from ({"points": (corners * shares).tolist(), "closed": True} for corners in outlines(mask))
     else:
         x0, y0, x1, y1 = (np.reshape(segment.box, (2, 2)) * shares).reshape(-1).tolist()
         yield {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "rotation": 0}
@@ -204,29 +204,3 @@ def task(
 def local_file(source: str) -> str:
     """The address of a file of Label Studio's local storage, by its path below ``LOCAL_FILES_DOCUMENT_ROOT``."""
     return f"/data/local-files/?d={quote(source)}"
-
-
-def save_tasks(
-    results: Iterable[Segmentation], path: str | PathLike[str], config: LabelConfig, *,
-    address: Callable[[str], str] = local_file, prefer: ShapeKind = "brush", model_version: str = "knnseg",
-) -> int:  # fmt: skip
-    """Write a file for Label Studio's import, one result after another.
-
-    Args:
-        results: of images; a generator is fine.
-        path: of the JSON file.
-        config: of the project.
-        address: of an image, by the path that it was read from.
-        prefer: as for :func:`prediction`.
-        model_version: as for :func:`prediction`.
-
-    Returns:
-        How many tasks it has.
-    """
-    count = 0
-    with Path(path).open("w", encoding="utf-8") as file:
-        for count, result in enumerate(results, 1):
-            entry = task(result, config, address(result.source), prefer=prefer, model_version=model_version)
-            file.write(("[\n" if count == 1 else ",\n") + json.dumps(entry))
-        file.write("\n]\n" if count else "[]\n")
-    return count
