@@ -58,7 +58,7 @@ def test_the_whitening_lies_beside_the_file(tmp_path):
         ('preset = "tiny"\n[retreival]\nk = 1', "Did you mean 'retrieval'"),
         ('preset = "tinny"', r"expected one of \['base'"),
         ('preset = "tiny"\n[fusion]\nweight = 1.5', "fusion.weight: expected 0 to 1, got 1.5"),
-        ('preset = "tiny"\n[fusion]\nmode = "early"', "'supported' or 'late'"),
+        ('preset = "tiny"\n[fusion]\nmode = "early"', "'evidence' or 'late'"),
         ('preset = "tiny"\n[fusion]\nbranch = ""', "fusion.branch: expected the name of a branch"),
         ('preset = "tiny"\n[retrieval]\nk = 0', "at least 1"),
         ('preset = "tiny"\n[retrieval]\nk = "many"', "retrieval.k"),

@@ -14,7 +14,7 @@ from knnseg.evaluation import evaluate
 
 pytestmark = [pytest.mark.real_data, pytest.mark.slow, pytest.mark.timeout(900)]
 
-BASE, SOME, ALL = 0.0, 0.0, 0.0
+BASE, SOME, ALL = 0.066, 0.315, 0.469
 """Mean IoU of the subset: of the base, with examples of every other class, and of all."""
 
 
@@ -26,7 +26,7 @@ def halves(real_folder):
         ImageLabelPairs(folder / "images", folder / "labels", folder / "classes.json", ignore=[0], stems=stems[half])
         for half in ("reference", "query")
     )
-    return reference[::5], query[::25]
+    return reference[::15], query[::60]
 
 
 def test_examples_of_some_classes_and_of_all(halves):
