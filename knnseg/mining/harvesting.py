@@ -131,7 +131,7 @@ def harvest(
 ) -> Harvest:
     """Find in each image what it shares with the other images of its names, and with no others.
 
-    Every image is read twice, and half a megabyte is kept of each in between.
+    Every image is read twice, and one or two megabytes are kept of each in between.
 
     Args:
         segmenter: its extractor and proposer are used, and its base, where it has one.

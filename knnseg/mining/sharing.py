@@ -21,7 +21,8 @@ __all__ = ["Belief", "beliefs", "sampled"]
 
 SAMPLE = 64
 """Masks of an image that others are compared with."""
-NEIGHBOURS = 30
+NEIGHBOURS, PART = 30, 150
+"""Neighbours that are asked: at least 30, and one in 150 of the sampled masks, since more images show more of a name."""
 TEMPERATURE = 0.05
 ROUNDS = 10
 _POWER, _RARE, _BALANCE = 2.0, 0.5, 0.1
@@ -107,7 +108,7 @@ def _near(
     compared = np.concatenate([own[rows] for own, rows in zip(vectors, samples, strict=True)]).astype(np.float32)
     found = []
     for i, own in enumerate(vectors):
-        k = min(NEIGHBOURS, int((image != i).sum()))
+        k = min(max(NEIGHBOURS, len(image) // PART), int((image != i).sum()))
         scores = own.astype(np.float32) @ compared.T
         scores[:, image == i] = -np.inf
         best = np.argpartition(-scores, max(k - 1, 0), axis=1)[:, :k].copy()  # not a view, which would keep it all
