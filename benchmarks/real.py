@@ -24,12 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 from mobilenet import FirstChannels, MobileNetFeatures, Remembered, RememberedProposals, photographs
+from scipy.ndimage import find_objects, label
 
 from knnseg import (
     ConceptDatabase,
     Config,
     FeatureExtractor,
     LabelledImage,
+    LabelledSegment,
     Masks,
     Segmenter,
     Vocabulary,
@@ -40,6 +42,7 @@ from knnseg.config import RetrievalConfig, StageConfig
 from knnseg.datasets import LabelledImages
 from knnseg.evaluation import evaluate
 from knnseg.evaluation.metrics import ConfusionMatrix
+from knnseg.method.boxes import outline
 from knnseg.models.regions import RegionProposer
 
 RECIPE = RetrievalConfig(k=20, weighting="exponential", temperature=0.07, class_balance=0.2)
@@ -211,12 +214,71 @@ def preset(folder: Path, every: int, bench: Bench) -> None:
         print(name, rows[name], flush=True)
 
 
+class Boxed(LabelledImages):
+    """The same images, whose things are known by boxes alone: one around each connected piece.
+
+    Args:
+        whole: the images.
+        boxes: ``"outline"`` for the likely outline inside of a box, ``"filled"`` for the box itself.
+    """
+
+    def __init__(self, whole: LabelledImages, boxes: str) -> None:
+        self._whole, self._boxes = whole, boxes
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self._whole.vocabulary
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    def load(self, index: int) -> LabelledImage:
+        example = self._whole[index]
+        segments = example.segments.copy()
+        for segment in (s for s in example.info if s.thing):
+            segments[segments == segment.id] = 0
+        info = [segment for segment in example.info if not segment.thing]
+        for segment in (s for s in example.info if s.thing):
+            for part in find_objects(label(example.segments == segment.id)[0]):
+                y, x = part
+                if (y.stop - y.start) * (x.stop - x.start) < 0.002 * segments.size:
+                    continue
+                info.append(LabelledSegment(1000 + len(info), segment.label, True))
+                if self._boxes == "filled":
+                    segments[part] = info[-1].id
+                else:
+                    segments[outline(example.image, (x.start, y.start, x.stop, y.stop))] = info[-1].id
+        return LabelledImage(example.image, segments, tuple(info), example.uri, example.image_id)
+
+
+def boxed(folder: Path, every: int, bench: Bench) -> None:
+    """What it costs the preset photo to know things by their boxes."""
+    rows: dict[str, Any] = {}
+    reference, query = photographs(folder, "reference"), photographs(folder, "query")[::every]
+    with Segmenter.from_config("photo") as made:
+        keys, proposer, config = Remembered(made.extractor), RememberedProposals(made.proposer), made.config
+    ways = {
+        "true masks": reference,
+        "outlines": Boxed(reference, "outline"),
+        "filled boxes": Boxed(reference, "filled"),
+    }
+    for name, taught in ways.items():
+        with tempfile.TemporaryDirectory() as place, ConceptDatabase.open(f"faiss://{place}/db", keys) as database:
+            own = Segmenter(keys, proposer, None, database, config=config)
+            database.add(taught)
+            scores = evaluate(own, query, query.vocabulary, progress=sys.stderr.isatty()).final.semantic
+        things = [i for i, c in enumerate(query.vocabulary) if c in query.vocabulary.things]
+        rows[name] = {"miou": float(scores.mean_iou()), "things": float(scores.mean_iou(things))}
+        bench.keep("boxes", rows)
+        print(name, rows[name], flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="measure on every n-th query image")
     parser.add_argument("--threads", type=int, default=0, help="for torch; 0 leaves it to torch")
     parser.add_argument(
-        "--only", choices=["whole", "steps", "parts", "preset"], action="append", help="measure only this"
+        "--only", choices=["whole", "steps", "parts", "preset", "boxes"], action="append", help="measure only this"
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON file to write")
     options = parser.parse_args()
@@ -234,8 +296,9 @@ def main() -> None:
     for name, part in {"whole": whole, "steps": steps, "parts": parts}.items():
         if not options.only or name in options.only:
             part(bench)
-    if not options.only or "preset" in options.only:
-        preset(folder, options.every, bench)
+    for name, on_folder in {"preset": preset, "boxes": boxed}.items():
+        if not options.only or name in options.only:
+            on_folder(folder, options.every, bench)
 
 
 if __name__ == "__main__":

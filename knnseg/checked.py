@@ -11,17 +11,17 @@ pydantic checks, strictly: neither a text nor true is a number, and numbers are 
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, Field, ValidationError, validate_call
 
 from knnseg.errors import ConfigError
+from knnstore.errors import did_you_mean
 
-__all__ = ["AtLeast0", "Count", "Number", "Positive", "Share", "checked", "nearest"]
+__all__ = ["AtLeast0", "Count", "Number", "Positive", "Share", "checked"]
 
 # Either kind of number, so that 1 stays 1: what is made of it may be part of a fingerprint.
 Number: TypeAlias = Annotated[int | float, Field(description="a number")]
@@ -67,16 +67,10 @@ def _told(where: str, made: Any, error: ValidationError, args: tuple[Any, ...], 
     problem, signature = error.errors(include_url=False)[0], inspect.signature(made)
     known, place = [name for name in signature.parameters if name != "self"], problem["loc"][0]
     if problem["type"] == "unexpected_keyword_argument":
-        return ConfigError(f"{where}: unknown key {place!r}. {nearest(str(place), known)}")
+        hint = did_you_mean(str(place), known)
+        return ConfigError(f"{where}: unknown key {place!r}", expected=f"one of {known}", hint=hint)
     given = signature.bind(*args, **options).arguments
     name = list(signature.parameters)[place] if isinstance(place, int) else str(place)
     described = getattr(get_type_hints(made, include_extras=True)[name], "__metadata__", ())
     expected = described[0].description if described else problem["msg"].removeprefix("Input should be ")
-    return ConfigError(f"{where}.{name}: expected {expected}, got {given[name]!r}")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """What to say of a name that does not exist: the one that was probably meant, or all that there are."""
-    there = sorted(known)
-    near = difflib.get_close_matches(name, there, 1)
-    return f"Did you mean {near[0]!r}?" if near else f"Expected one of {there}."
+    return ConfigError(f"{where}.{name}", expected=expected, got=repr(given[name]))

@@ -31,8 +31,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from knnseg.checked import AtLeast0, Count, Number, Positive, Share, checked, nearest
+from knnseg.checked import AtLeast0, Count, Number, Positive, Share, checked
 from knnseg.errors import ConfigError
+from knnstore.errors import did_you_mean
 
 __all__ = ["Config", "FusionConfig", "KeysConfig", "PaintingConfig", "RetrievalConfig", "StageConfig", "presets"]
 
@@ -117,7 +118,8 @@ class PaintingConfig:
             covers.
         min_score: panoptic segments with a lower class probability are dropped.
         unknown: what is left of 1 in the probabilities of a mask goes to a class ``unknown`` at the end of the result's
-            vocabulary. Without a base predictor that is every mask with less confidence than T of the fusion.
+            vocabulary. Without a base predictor that is every mask with less confidence than T of the fusion. What no
+            mask covers is of that class too.
     """
 
     min_area: Annotated[int, Field(ge=0, description="a number of pixels")] = 16
@@ -146,7 +148,7 @@ class Config:
             ConfigError: no such preset.
         """
         if name not in presets():
-            raise ConfigError(f"preset: expected one of {presets()}, got {name!r}")
+            raise ConfigError("preset", expected=f"one of {presets()}", got=repr(name))
         return cls.from_toml(Path(str(resources.files("knnseg") / "presets" / f"{name}.toml")))
 
     @classmethod
@@ -159,14 +161,14 @@ class Config:
         try:
             data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ConfigError(f"{path}: expected a TOML file, got no such file") from None
+            raise ConfigError(path, expected="a TOML file", got="no such file") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: expected TOML: {error}") from error
+            raise ConfigError(path, expected="TOML", got=str(error)) from error
         _anchor(data, Path(path).parent)
         try:
             return cls.from_dict(data)
         except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
+            raise ConfigError.of(error, path) from None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Config:
@@ -177,16 +179,18 @@ class Config:
         sections: dict[str, Any] = {}
         for name, values in data.items():
             if name not in known:
-                raise ConfigError(f"configuration: unknown section {name!r}. {nearest(name, known)}")
+                hint = did_you_mean(name, known)
+                raise ConfigError(f"configuration: unknown section {name!r}", expected=f"one of {known}", hint=hint)
             if not isinstance(values, dict):
-                raise ConfigError(f"configuration {name}: expected a section with keys, got {values!r}")
+                raise ConfigError(f"configuration {name}", expected="a section with keys", got=repr(values))
             sections[name] = _section(name, values, getattr(start, name, _NUMBERS.get(name)))
         if start is not None:
             return dataclasses.replace(start, **sections)
         if not {"features", "masks"} <= set(sections):
             raise ConfigError(
-                "configuration: expected the sections features and masks, or a preset to start from, "
-                f"got {sorted(sections)}"
+                "configuration",
+                expected="the sections features and masks, or a preset to start from",
+                got=sorted(sections),
             )
         return cls(**sections)
 
@@ -213,7 +217,7 @@ def _section(name: str, values: dict[str, Any], start: Any) -> Any:
         return dataclasses.replace(start, **values)
     same = start is not None and values.get("name", start.name) == start.name
     if "name" not in values and not same:
-        raise ConfigError(f"configuration {name}: expected a key `name` with a registered stage, got {values!r}")
+        raise ConfigError(f"configuration {name}", expected="a key `name` with a registered stage", got=repr(values))
     options = {**(start.options if same else {}), **{key: v for key, v in values.items() if key != "name"}}
     return StageConfig(values.get("name", start.name if same else ""), options)
 

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import colorsys
+import io
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_dilation
 
 from knnseg.data.arrays import IGNORE, ImageArray
 from knnseg.data.vocabulary import UNKNOWN
 from knnseg.errors import ConfigError
 
-__all__ = ["colours", "legend_strip", "overlay", "paint_classes", "side_by_side", "stack"]
+__all__ = [
+    "class_colours",
+    "colours",
+    "data_uri",
+    "legend_strip",
+    "outlined",
+    "overlay",
+    "paint_classes",
+    "side_by_side",
+    "stack",
+]
 
 _ROWS = 256
 """Rows of pixels that are blended at once."""
@@ -31,8 +44,8 @@ def colours(count: int) -> NDArray[np.uint8]:
     return np.round(np.array(table).reshape(-1, 3) * 255).astype(np.uint8)
 
 
-def _of_names(names: Sequence[str]) -> NDArray[np.uint8]:
-    """The colours of classes; what is unknown is grey."""
+def class_colours(names: Sequence[str]) -> NDArray[np.uint8]:
+    """uint8 (len(names), 3): the colours of classes; what is unknown is grey."""
     table = colours(len(names))
     table[[i for i, name in enumerate(names) if name == UNKNOWN]] = _GREY
     return table
@@ -64,8 +77,8 @@ def overlay(
         alpha: 0 shows only the image, 1 only the colours.
     """
     if not 0 <= alpha <= 1:
-        raise ConfigError(f"alpha: expected 0 to 1, got {alpha}")
-    table = np.concatenate([_of_names(names), np.zeros((1, 3), np.uint8)])
+        raise ConfigError("alpha", expected="0 to 1", got=alpha)
+    table = np.concatenate([class_colours(names), np.zeros((1, 3), np.uint8)])
     painted = np.empty(image.shape, np.uint8)
     for start in range(0, len(image), _ROWS):  # in float64, a photograph of a phone would be half a gigabyte at once
         part, classes = image[start : start + _ROWS], semantic[start : start + _ROWS]
@@ -90,7 +103,7 @@ def _boundaries(parts: NDArray[np.int32], thickness: int) -> NDArray[np.bool_]:
 
 def legend_strip(names: Sequence[str], shown: Sequence[int], width: int, *, size: int = 13) -> Image.Image:
     """Swatches with names, in as many lines as the width needs."""
-    font, table = ImageFont.load_default(size), _of_names(names)
+    font, table = ImageFont.load_default(size), class_colours(names)
     gap, swatch = size // 2, size
     places, x, y = [], gap, gap
     for c in shown:
@@ -111,13 +124,10 @@ def side_by_side(
     columns: Sequence[tuple[str, ImageArray | Image.Image]],
     names: Sequence[str],
     shown: Sequence[int],
-    *,
-    zoom: int = 1,
 ) -> Image.Image:
     """Pictures of one size next to each other under their titles, with one legend underneath."""
     font, bar = ImageFont.load_default(15), 24
     pictures = [p if isinstance(p, Image.Image) else Image.fromarray(p) for _, p in columns]
-    pictures = [p.resize((p.width * zoom, p.height * zoom), Image.Resampling.NEAREST) for p in pictures]
     width, height = pictures[0].size
     sheet = Image.new("RGB", (len(columns) * (width + 6) - 6, height + bar), "white")
     draw = ImageDraw.Draw(sheet)
@@ -135,3 +145,18 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
         whole.paste(picture, (0, y))
         y += picture.height
     return whole
+
+
+def outlined(image: ImageArray, region: NDArray[np.bool_]) -> ImageArray:
+    """The image with a white line around a region, and a black one around that, so that it shows on any ground."""
+    drawn = image.copy()
+    for radius, colour in ((2, 0), (1, 255)):
+        drawn[binary_dilation(region, np.ones((3, 3), bool), radius) & ~region] = colour
+    return drawn
+
+
+def data_uri(picture: Image.Image) -> str:
+    """A JPEG that a page can hold."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=88, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")

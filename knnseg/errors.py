@@ -13,8 +13,9 @@
 
     KnnSegWarning(UserWarning)            what was done differs from what was asked, and the message says how
 
-Every one is also the builtin exception that a caller would catch without knowing this module. Errors of the embedding
-store are in :mod:`knnstore.errors` and pass through unchanged.
+Every one is also the builtin exception that a caller would catch without knowing this module, and has its parts as
+attributes: ``what``, ``expected``, ``got``, ``hint``. Errors of the embedding store are in :mod:`knnstore.errors` and
+pass through unchanged.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
+
+from knnstore.errors import ExplainedError
 
 __all__ = [
     "OF_ONE_IMAGE",
@@ -47,8 +50,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class KnnSegError(Exception):
-    """Root of the tree. The message says what was expected, what came, and what to do."""
+class KnnSegError(ExplainedError):
+    """Root of the tree."""
 
 
 class ConfigError(KnnSegError, ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -18,12 +18,15 @@ from knnseg.data.masks import Masks
 from knnseg.data.scores import ClassScores, Neighbours
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.drawing import overlay
-from knnseg.errors import DatasetError, VocabularyError
-from knnseg.method.instances import MOST, Instance, encode_parts, find_instances
+from knnseg.errors import VocabularyError
+from knnseg.export import coco, libraries, notebook
+from knnseg.export.files import FAST, save_picture, write_text
+from knnseg.export.maps import label_map
+from knnseg.method.instances import MOST, Instance, find_instances
 from knnseg.method.painting import Segment
 from knnstore import EmbeddingStore
 
-__all__ = ["Evidence", "Explanation", "Segmentation", "Vote", "explain", "joined_coco"]
+__all__ = ["Evidence", "Explanation", "Segmentation", "Vote", "explain"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +87,7 @@ class Segmentation:
         for segment in self.segments_info:
             if segment.id == number:
                 return segment
-        raise VocabularyError(f"segment: expected a number from 1 to {len(self.segments_info)}, got {number}")
+        raise VocabularyError("segment", expected=f"a number from 1 to {len(self.segments_info)}", got=number)
 
     def instances(self, *, most: int = MOST) -> tuple[Instance, ...]:
         """The objects, best first, each with a score and a mask of its own, which may overlap others.
@@ -103,10 +106,18 @@ class Segmentation:
         """The image with its classes in colour, boundaries between segments, and a legend."""
         return overlay(self.image, self.semantic, self.vocabulary.names, self.panoptic, legend=legend, alpha=alpha)
 
+    def _repr_png_(self) -> bytes:
+        return notebook.as_png(self)
+
+    def _repr_html_(self) -> str:
+        return notebook.as_html(self)
+
     def save(
         self, folder: str | PathLike[str], stem: str = "segmentation", *, image_id: int = 1, image_file: str = ""
     ) -> list[Path]:
-        """Write ``STEM.overlay.png``, ``STEM.semantic.png`` (16 bits, position + 1, 0 for no class), COCO panoptic.
+        """Write ``STEM.overlay.png``, ``STEM.semantic.png`` (position + 1, 0 for no class), COCO panoptic.
+
+        Of many images :class:`knnseg.export.Export` writes one file of annotations.
 
         Args:
             folder: made where it does not exist.
@@ -118,11 +129,9 @@ class Segmentation:
             The files, in that order.
         """
         target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
         picture, semantic = target / f"{stem}.overlay.png", target / f"{stem}.semantic.png"
-        # Level 1 takes a sixth of the time of the default and some per cent of disk: a photograph hardly compresses.
-        self.overlay().save(picture, compress_level=1)
-        Image.fromarray((self.semantic + 1).astype(np.uint16)).save(semantic)
+        save_picture(picture, self.overlay(), level=FAST)
+        save_picture(semantic, label_map(self))
         return [picture, semantic, *self.save_coco(target, stem, image_id, image_file)]
 
     def save_coco(
@@ -133,17 +142,14 @@ class Segmentation:
         Args:
             folder: made where it does not exist.
             stem: of the names of the files.
-            image_id: of the image; give each another where they are to be read together, see :func:`joined_coco`.
+            image_id: of the image; give each another where they are to be read together.
             image_file: the file name of the image, in whatever folder of images they will be read with; by default
                 the name that it was read from, or ``STEM.png`` for an image that did not come from a file.
         """
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        png, annotation = target / f"{stem}.panoptic.png", target / f"{stem}.panoptic.json"
-        digits = [(self.panoptic // 256**i % 256).astype(np.uint8) for i in range(3)]
-        Image.fromarray(np.stack(digits, -1)).save(png)
+        png, annotation = (Path(folder) / f"{stem}.panoptic.{ending}" for ending in ("png", "json"))
+        save_picture(png, coco.panoptic_picture(self))
         document = self.coco_panoptic(png.name, image_id, image_file or Path(self.source).name or f"{stem}.png")
-        annotation.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        write_text(annotation, json.dumps(document, indent=1, ensure_ascii=False))
         return [png, annotation]
 
     def coco_panoptic(self, file_name: str, image_id: int = 1, image_file: str = "") -> dict[str, Any]:
@@ -154,71 +160,32 @@ class Segmentation:
             image_id: of the image.
             image_file: the file name of the image; by default the name that it was read from.
         """
-        height, width = self.panoptic.shape
-        number = {name: i for i, name in enumerate(self.vocabulary.names, 1)}
-        info = [
-            {
-                "id": s.id, "category_id": number[s.label], "iscrowd": 0, "area": s.area,
-                "bbox": [s.box[0], s.box[1], s.box[2] - s.box[0], s.box[3] - s.box[1]], "score": s.score,
-            }
-            for s in self.segments_info
-        ]  # fmt: skip
-        categories = [
-            {"id": i, "name": name, "isthing": int(name in self.vocabulary.things)} for name, i in number.items()
-        ]
-        name = image_file or Path(self.source).name or file_name
-        return {
-            "images": [{"id": image_id, "file_name": name, "height": height, "width": width}],
-            "annotations": [{"image_id": image_id, "file_name": file_name, "segments_info": info}],
-            "categories": categories,
-        }
+        return coco.panoptic_document(self, file_name, image_id, image_file or Path(self.source).name or file_name)
 
     def rle(self, image_id: int = 1) -> list[dict[str, Any]]:
         """The segments as COCO results: ``segmentation`` (compressed RLE), ``category_id`` from 1, ``bbox``, ``score``.
 
         They can be written as JSON, and ``COCO.loadRes`` of pycocotools takes them, for images of these ids.
         """
-        results, counts = [], encode_parts(self.panoptic)
-        for entry in self.coco_panoptic("")["annotations"][0]["segments_info"]:
-            picked = {key: entry[key] for key in ("category_id", "bbox", "area", "score")}
-            mask = {"size": list(self.panoptic.shape), "counts": counts[entry["id"]]}
-            results.append({"image_id": image_id} | picked | {"segmentation": mask})
-        return results
+        return coco.instances(self, image_id)
 
     def to_transformers(self) -> dict[str, Any]:
         """What ``post_process_panoptic_segmentation`` of transformers returns: a tensor and ``segments_info``.
 
         ``label_id`` is the position in the vocabulary. Needs torch.
         """
-        import torch
-
-        info = [
-            {"id": s.id, "label_id": self.vocabulary.names.index(s.label), "was_fused": not s.thing, "score": s.score}
-            for s in self.segments_info
-        ]
-        return {"segmentation": torch.from_numpy(self.panoptic.copy()), "segments_info": info}
+        return libraries.transformers_panoptic(self)
 
     def to_transformers_semantic(self) -> Any:
         """What ``post_process_semantic_segmentation`` of transformers returns for one image: an int64 tensor (H, W).
 
         Pixels without a class are -1. Needs torch.
         """
-        import torch
-
-        return torch.from_numpy(self.semantic.astype(np.int64))
+        return libraries.transformers_semantic(self)
 
     def to_supervision(self) -> Any:
         """``supervision.Detections`` with masks; class ids are positions in the vocabulary. Needs supervision."""
-        import supervision
-
-        masks = np.stack([self.panoptic == s.id for s in self.segments_info]) if self.segments_info else None
-        return supervision.Detections(
-            xyxy=np.array([s.box for s in self.segments_info], np.float32).reshape(-1, 4),
-            mask=masks,
-            confidence=np.array([s.score for s in self.segments_info], np.float32),
-            class_id=np.array([self.vocabulary.names.index(s.label) for s in self.segments_info], int),
-            data={"class_name": np.array([s.label for s in self.segments_info], str)},
-        )
+        return libraries.detections(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,19 +274,3 @@ def _votes(evidence: Evidence, shared: NDArray[np.floating], store: EmbeddingSto
         )
         for i, identity in enumerate(records.ids.tolist())
     )  # fmt: skip
-
-
-def joined_coco(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """One COCO panoptic document of several, as :meth:`Segmentation.coco_panoptic` makes them.
-
-    Raises:
-        DatasetError: no document, an image id twice, or other categories in one than in another.
-    """
-    listed = list(documents)
-    images = [image for document in listed for image in document["images"]]
-    if len({image["id"] for image in images}) != len(images) or not images:
-        raise DatasetError(f"COCO: expected images with an id of their own, got {[image['id'] for image in images]}")
-    if any(document["categories"] != listed[0]["categories"] for document in listed):
-        raise DatasetError("COCO: expected the same categories in every document, got others")
-    annotations = [annotation for document in listed for annotation in document["annotations"]]
-    return {"images": images, "annotations": annotations, "categories": listed[0]["categories"]}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from knnseg.config import Config, presets
 from knnseg.data.features import Embeddings
-from knnseg.data.image import Image
+from knnseg.data.image import Image, are_several, each_image
 from knnseg.data.masks import Masks
 from knnseg.data.reading import ImageLike
 from knnseg.data.scores import ClassScores, Neighbours, check_branch
@@ -81,7 +81,7 @@ class Segmenter:
         on_store_error: Literal["raise", "base"] = "raise",
     ) -> None:
         if on_store_error not in ("raise", "base"):
-            raise ConfigError(f"on_store_error: expected raise or base, got {on_store_error!r}")
+            raise ConfigError("on_store_error", expected="raise or base", got=repr(on_store_error))
         self.proposer, self.base = proposer, base if base is not None else NoBase()
         given: list[tuple[str, object, type]] = [
             ("proposer", self.proposer, MaskProposer), ("base", self.base, BasePredictor)
@@ -142,7 +142,7 @@ class Segmenter:
             ConfigError: there is none.
         """
         if self._extractor is None:
-            raise ConfigError("extractor: expected one, to make retrieval keys with; the segmenter was made without")
+            raise ConfigError("extractor", expected="one, to make retrieval keys with", got="a segmenter without")
         return self._extractor.get()
 
     def close(self) -> None:
@@ -159,21 +159,20 @@ class Segmenter:
     # -- predicting ---------------------------------------------------------------------------------------------------
 
     @overload
-    def predict(
+    def predict(  # type: ignore[overload-overlap]  # a text is an iterable of texts, but means a path
         self, images: Image | ImageLike, classes: Vocabulary | Iterable[str] | None = None, *,
         masks: MaskInput | None = None, exclude_image: str = "",
     ) -> Segmentation: ...  # fmt: skip
 
     @overload
     def predict(
-        self, images: list[Image | ImageLike] | tuple[Image | ImageLike, ...],
-        classes: Vocabulary | Iterable[str] | None = None, *,
+        self, images: Iterable[Image | ImageLike], classes: Vocabulary | Iterable[str] | None = None, *,
         masks: Sequence[MaskInput] | None = None, exclude_image: str = "",
     ) -> list[Segmentation]: ...  # fmt: skip
 
     def predict(
         self,
-        images: Image | ImageLike | list[Image | ImageLike] | tuple[Image | ImageLike, ...],
+        images: Image | ImageLike | Iterable[Image | ImageLike],
         classes: Vocabulary | Iterable[str] | None = None,
         *,
         masks: MaskInput | Sequence[MaskInput] | None = None,
@@ -183,7 +182,8 @@ class Segmenter:
 
         Args:
             images: an :class:`~knnseg.data.image.Image`, a path, bytes, a PIL image or uint8 (H, W, 3); or a list or
-                tuple of them.
+                another iterable of them. In place of a path may stand that of a folder, or a pattern such as
+                ``photos/*.jpg``, for all images there; alone, it gives a list.
             classes: the vocabulary, names or a :class:`Vocabulary`; None takes every concept of the database.
             masks: bool (N, H, W) or :class:`Masks` to classify instead of the proposer's; for several images, a list of
                 them. An array is taken as whole instances.
@@ -197,12 +197,13 @@ class Segmenter:
         """
         # Once for all images: the classes may be a generator, and a store that is down is down for the whole call.
         active = self._active(classes)
-        if not isinstance(images, list | tuple):
-            one = [Image.read(images)]
+        if not are_several(images):
+            one = [Image.read(images)]  # type: ignore[arg-type]  # or it says what else it is
             return self._predict(one, None if masks is None else [masks], active, exclude_image)[0]  # type: ignore[list-item]
+        images = list(each_image(images))
         given = None if masks is None else list(masks)  # type: ignore[arg-type]  # one set for each image
         if given is not None and len(given) != len(images):
-            raise MaskError(f"masks: expected one set for each of {len(images)} images, got {len(given)}")
+            raise MaskError("masks", expected=f"one set for each of {len(images)} images", got=len(given))
         found: list[Segmentation] = []
         for start in range(0, len(images), BATCH):
             part = slice(start, start + BATCH)
@@ -212,7 +213,7 @@ class Segmenter:
 
     def stream(
         self,
-        images: Iterable[Image | ImageLike],
+        images: Image | ImageLike | Iterable[Image | ImageLike],
         classes: Vocabulary | Iterable[str] | None = None,
         *,
         batch: int = BATCH,
@@ -223,7 +224,7 @@ class Segmenter:
         The next batch is read while one is segmented, and all masks of a batch are one search.
 
         Args:
-            images: as for :meth:`predict`; asked for in another thread.
+            images: as for :meth:`predict`, folders and patterns too; asked for in another thread.
             classes: as for :meth:`predict`; of the database as it is now.
             batch: images at a time.
             failed: gets a line for each image that cannot be used, which is then left out; it begins with the path, or
@@ -234,8 +235,8 @@ class Segmenter:
             KnnSegError: see :meth:`predict`.
         """
         if batch < 1:
-            raise ConfigError(f"stream: expected a batch of at least 1 image, got {batch}")
-        return self._stream(images, self._active(classes), batch, failed)
+            raise ConfigError("stream", expected="a batch of at least 1 image", got=batch)
+        return self._stream(each_image(images), self._active(classes), batch, failed)
 
     def _stream(
         self, sources: Iterable[Image | ImageLike], active: tuple[Vocabulary, str], batch: int, failed: list[str] | None
@@ -268,7 +269,8 @@ class Segmenter:
             return classes, ""
         known, trouble = self._concepts()
         if classes is None and trouble and not known:
-            raise VocabularyError(f"classes: expected some, since the database cannot be asked for its own: {trouble}")
+            hint = f"The database cannot be asked for its own: {trouble}"
+            raise VocabularyError("classes", expected="some", got="none", hint=hint)
         if isinstance(classes, Vocabulary):
             vocabulary, mixed = classes, []
         else:
@@ -389,7 +391,7 @@ def read_config(source: str | PathLike[str]) -> Config:
     text = str(source)
     if not text.endswith(".toml") and text not in presets():
         raise ConfigError(
-            f"preset: expected one of {presets()}, or the path of a file that ends in .toml, got {text!r}"
+            "preset", expected=f"one of {presets()}, or the path of a file that ends in .toml", got=repr(text)
         )
     return Config.from_toml(text) if text.endswith(".toml") else Config.preset(text)
 
@@ -410,10 +412,10 @@ def _raise(error: ImageError) -> NoReturn:
 def _given(masks: MaskInput, image: Image) -> Masks:
     taken = masks if isinstance(masks, Masks) else replace(Masks.from_dense(masks), instances=True)
     if taken.size != image.size:
-        raise MaskError(f"masks: expected {image.size} like the image, got {taken.size}")
+        raise MaskError("masks", expected=f"{image.size} like the image", got=taken.size)
     empty = np.flatnonzero(taken.areas == 0)
     if len(empty):
-        raise MaskError(f"masks: expected every mask to cover a pixel, got an empty mask at {int(empty[0])}")
+        raise MaskError("masks", expected="every mask to cover a pixel", got=f"an empty mask at {int(empty[0])}")
     return taken
 
 

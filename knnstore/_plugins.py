@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import threading
 import time
@@ -10,8 +9,6 @@ import uuid
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-
-import pluggy
 
 from knnstore import hookspecs
 from knnstore._engine import Backend, OpenRequest, mapped_errors
@@ -23,6 +20,7 @@ from knnstore.errors import (
     StoreNotFoundError,
     UnknownBackendError,
     UnsupportedOperationError,
+    did_you_mean,
 )
 from knnstore.types import Consistency, StoreSpec
 from knnstore.url import StoreURL
@@ -89,22 +87,13 @@ _registry = _Registry()
 
 
 def _backends_of(plugin: object) -> list[Backend]:
-    """Run one plugin's hook in a manager of its own, so that its mistakes stay its own."""
-    name = getattr(plugin, "__name__", type(plugin).__name__)
-    manager = pluggy.PluginManager(_GROUP)
-    manager.add_hookspecs(hookspecs)
     found: list[object] = []
-    try:
-        manager.register(plugin)
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        raise BrokenPluginError(f"plugin {name}: {error}", hint="The hooks are in knnstore.hookspecs.") from error
-    manager.hook.knnstore_register(register=found.append)
+    hookspecs.call_hook(plugin, hookspecs, found.append)
     backends = [backend for backend in found if isinstance(backend, Backend) and _named(backend)]
     if not found or len(backends) < len(found):
         raise BrokenPluginError(
-            f"plugin {name}",
-            expected="its knnstore_register hook, marked with @knnstore.hookimpl, to register named Backends",
+            f"plugin {getattr(plugin, '__name__', type(plugin).__name__)}",
+            expected="its knnstore_register hook to register named Backends",
             got=[type(backend).__name__ for backend in found] or "nothing",
         )
     return backends
@@ -151,10 +140,8 @@ def _entry_point(name: str) -> EntryPoint:
 
 
 def _unknown(name: str, installed: list[str]) -> UnknownBackendError:
-    near = difflib.get_close_matches(name, [*installed, *_KNOWN], 1)
-    hint = f"Did you mean {near[0]!r}?" if near else ""
-    if name in _KNOWN:
-        hint = f"Install it with: pip install {_KNOWN[name]}"
+    install = f"Install it with: pip install {_KNOWN[name]}" if name in _KNOWN else ""
+    hint = install or did_you_mean(name, [*installed, *_KNOWN])
     return UnknownBackendError(f"store backend {name!r}", expected=f"one of {installed}", hint=hint)
 
 

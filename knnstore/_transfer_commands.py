@@ -24,7 +24,7 @@ class OnConflict(StrEnum):
     SKIP = "skip"
 
 
-Batch = Annotated[int, typer.Option(min=1, help="Records at once; fewer where they would be more than 16 MiB.")]
+BatchRows = Annotated[int, typer.Option(min=1, help="Records at once; fewer where they would be more than 16 MiB.")]
 Conflicts = Annotated[
     OnConflict,
     typer.Option("--on-conflict", help="An id that is there with other content: stop, replace it, or leave it."),
@@ -44,7 +44,7 @@ def copy(
     source: Annotated[str, typer.Argument(help="Store URL to read from.")],
     destination: Destination,
     where: Where = None,
-    batch: Batch = 4096,
+    batch: BatchRows = 4096,
     on_conflict: Conflicts = OnConflict.ERROR,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -65,7 +65,7 @@ def export(
     url: Annotated[str, typer.Argument(help="Store URL to read from.")],
     folder: Annotated[Path, typer.Argument(help="Folder to write: a new or empty one.")],
     where: Where = None,
-    batch: Batch = 4096,
+    batch: BatchRows = 4096,
     as_json: Json = False,
 ) -> None:
     """Write what is stored at a URL, with the collections below it, as Parquet files and a description in JSON.
@@ -90,7 +90,7 @@ def export(
 def import_(
     folder: Annotated[Path, typer.Argument(help="Folder that knnstore export wrote.")],
     destination: Destination,
-    batch: Batch = 4096,
+    batch: BatchRows = 4096,
     on_conflict: Conflicts = OnConflict.ERROR,
     dry_run: DryRun = False,
     as_json: Json = False,

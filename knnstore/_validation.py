@@ -199,7 +199,7 @@ def _column(name: str, kind: FieldType, values: Sequence[Any] | NDArray[Any], co
     if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
         raise InvalidFieldError(
             f"field {name!r}", expected="a value for each id", got="a masked array with masked entries",
-            hint="Fill them with .filled(value); there is nothing like null.",
+            hint="Fill them with .filled(value); fields have no null.",
         )  # fmt: skip
     # Arrays of any library, and columns of data frames, have tolist.
     items = values.tolist() if hasattr(values, "tolist") else values

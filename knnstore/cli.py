@@ -27,7 +27,7 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; the console script ``knnstore``."""
-    run_app(_app, "error", _explained)
+    run_app(_app, "knnstore", _explained)
 
 
 def _app() -> None:
@@ -49,7 +49,7 @@ def run_app(app: Callable[[], object], prefix: str, explained: Callable[[Excepti
 
     Args:
         app: the command line, made by typer.
-        prefix: what the sentence of an error begins with.
+        prefix: the name of the command, which the sentence of an error begins with.
         explained: the sentence and the exit code of an error; None for one that is nobody's but ours.
 
     Raises:

@@ -32,6 +32,10 @@ KnnStoreError
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+from typing import Self
+
 __all__ = [
     "BackendError",
     "BackendUnavailableError",
@@ -40,6 +44,7 @@ __all__ = [
     "ContentMismatchError",
     "DimensionMismatchError",
     "DuplicateIdError",
+    "ExplainedError",
     "InvalidFieldError",
     "InvalidFilterError",
     "InvalidIdError",
@@ -61,11 +66,12 @@ __all__ = [
     "UnknownFieldError",
     "UnsupportedFilterError",
     "UnsupportedOperationError",
+    "did_you_mean",
 ]
 
 
-class KnnStoreError(Exception):
-    """Root of the tree.
+class ExplainedError(Exception):
+    """An error in parts that a program can read; its text is made of them.
 
     Args:
         what: what is wrong, in one line.
@@ -74,9 +80,9 @@ class KnnStoreError(Exception):
         hint: what to do about it.
     """
 
-    def __init__(self, what: str, *, expected: object = None, got: object = None, hint: str = "") -> None:
-        self.what, self.expected, self.got, self.hint = what, expected, got, hint
-        text = what
+    def __init__(self, what: object, *, expected: object = None, got: object = None, hint: str = "") -> None:
+        self.what, self.expected, self.got, self.hint = str(what), expected, got, hint
+        text = self.what
         if expected is not None:
             text += f": expected {expected}"
         if got is not None:
@@ -86,6 +92,16 @@ class KnnStoreError(Exception):
     def __str__(self) -> str:
         # OSError and KeyError subclasses would otherwise print their arguments as a tuple or a repr.
         return str(self.args[0])
+
+    @classmethod
+    def of(cls, error: ExplainedError, place: object = None) -> Self:
+        """The same error as one of this class, or of something in ``place``."""
+        what = error.what if place is None else f"{place}: {error.what}"
+        return cls(what, expected=error.expected, got=error.got, hint=error.hint)
+
+
+class KnnStoreError(ExplainedError):
+    """Root of the tree."""
 
 
 class InvalidInputError(KnnStoreError, ValueError):
@@ -194,3 +210,9 @@ class StoreFullError(KnnStoreError, OSError):
 
 class BackendError(KnnStoreError, RuntimeError):
     """Anything else that the engine reports; the original exception is the ``__cause__``."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint for a name that does not exist: the one that was probably meant, or "" where none is like it."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"Did you mean {near[0]!r}?" if near else ""

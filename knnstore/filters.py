@@ -406,7 +406,7 @@ def _scalar(value: object) -> Scalar:
     if isinstance(value, np.generic):
         value = value.item()
     if not isinstance(value, str | int | float | bool):
-        hint = "Every record has a value for every field; there is nothing like null." if value is None else ""
+        hint = "Every record has a value for every field; there is no null." if value is None else ""
         if isinstance(value, F):
             hint = "A field is compared with a value, not with another field."
         raise InvalidFilterError(

@@ -118,7 +118,7 @@ class _Collection:
         return len(rows)
 
     def _reserve(self, rows: int) -> None:
-        """Room for so many rows: at least doubled, into new arrays, as readers may hold the old ones."""
+        """Room for this many rows: at least doubled, into new arrays, as readers may hold the old ones."""
         if rows > len(self._columns.ids):
             old, size = self._columns, max(rows, 2 * len(self._columns.ids), 64)
             columns = {name: _grown(column, size) for name, column in old.fields.items()}

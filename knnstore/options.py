@@ -50,7 +50,7 @@ class Reader:
     """Turns the text of an option into its value.
 
     Args:
-        read: raises ValueError for a text that is none.
+        read: raises ValueError for a text that is not a value.
         expected: what would have been right, for the error.
     """
 

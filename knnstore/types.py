@@ -94,7 +94,7 @@ class StoreSpec:
 
     Raises:
         InvalidInputError: dim below 1, an unknown metric.
-        InvalidFieldError: a field name that is no ASCII identifier, starts with an underscore, or is ``id`` or
+        InvalidFieldError: a field name that is not an ASCII identifier, starts with an underscore, or is ``id`` or
             ``vector``; or another type.
     """
 

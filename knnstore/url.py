@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from knnstore.errors import InvalidURLError
+from knnstore.errors import InvalidURLError, did_you_mean
 
 __all__ = ["SECRET_SOURCES", "Secret", "StoreURL", "printable"]
 
@@ -160,11 +160,10 @@ class StoreURL:
         names = sorted(known)
         for name in self.options:
             if name not in names:
-                near = difflib.get_close_matches(name, names, 1)
                 raise InvalidURLError(  # shown without options: a misspelt one may hold a secret
                     f"{replace(self, options={})}: option {name!r}",
                     expected=f"one of {names}" if names else "no options",
-                    hint=f"Did you mean {near[0]!r}?" if near else "",
+                    hint=did_you_mean(name, names),
                 )
         return self.options
 

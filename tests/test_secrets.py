@@ -76,6 +76,7 @@ CASES = {
     "knnstore bench": "{url}4 --vectors 200 --dim 4 --rounds 1 --out {out}/bench",
     "knnseg add": "-s {url} " + PAIRS,
     "knnseg segment": "{there}/images/0.png -s {url} -c kettle --out {out}/segmented",
+    "knnseg explain": "{there}/images/0.png -s {url} -c kettle --out {out}/explained.html",
     "knnseg eval": "-s {url} " + PAIRS + " --out {out}/report --limit 1",
     "knnseg calibrate": "-s {url} --out {out}/mine.toml --most 4",
     "knnseg concepts list": "-s {url}",
@@ -86,6 +87,7 @@ CASES = {
     "knnseg concepts remove": "kettle -y -s {url}",
     "knnseg datasets": "",
     "knnseg models": "",
+    "knnseg studio": "-s {url} --preset tiny --images {there}/images --port 0",  # serves until it is interrupted
     "knnseg demo": "",  # its store is a folder of its own
     "knnstore delete": "{url}3 --id nobody -y",
     "knnstore drop": "{url}3 -y",
@@ -218,7 +220,7 @@ def test_what_goes_well(said, bridge, there, tmp_path):
         if name == "knnstore import":
             shutil.move(tmp_path / "exported", there / "exported")
         for flag in ("", " --json"):
-            if name == "knnseg demo" or (flag and name == "knnstore export"):
+            if name in ("knnseg demo", "knnseg studio") or (flag and name == "knnstore export"):
                 continue
             code, text = said(name, with_suffixes(CASES[name], url) + flag)
             assert_hidden(text)

@@ -24,7 +24,7 @@ from knnseg.models.base import NoBase
 from knnseg.segmenter import Segmenter
 from knnseg.stages.protocols import features_of, masks_of, scores_of
 
-__all__ = ["Asker", "Examples", "Proposals", "Queries", "what_is_there"]
+__all__ = ["Asker", "ExampleAsker", "ProposalAsker", "Queries", "what_is_there"]
 
 _PROPOSALS = 32
 """Asked about in one image, so that many images count."""
@@ -40,6 +40,7 @@ class Queries:
         size: float64 (N,), how much each counts within its class.
         neighbours: (N, K), from other images.
         base: P_base, (N, C).
+        image: int64 (N,), which of the images they are in, from 0.
         alone: masks that are not among them, since their class has no example in another image.
         missing: examples that are not, since their image or mask was not found, or their image cannot be used.
     """
@@ -48,6 +49,7 @@ class Queries:
     size: NDArray[np.float64]
     neighbours: Neighbours
     base: ClassScores
+    image: NDArray[np.int64]
     alone: int = 0
     missing: int = 0
 
@@ -140,10 +142,11 @@ class Asker(ABC):
         base: ClassScores, alone: int, missing: int,
     ) -> Queries:  # fmt: skip
         truth = self._vocabulary.index(labels)
-        return Queries(truth, size, self._neighbours(image, vectors), base, alone, missing)
+        neighbours, one = self._neighbours(image, vectors), np.zeros(len(truth), np.int64)
+        return Queries(truth, size, neighbours, base, one, alone, missing)
 
 
-class Examples(Asker):
+class ExampleAsker(Asker):
     """Asks about the stored masks, with their stored vectors."""
 
     def _about(self, image: StoredImage, rng: np.random.Generator) -> Queries:
@@ -158,7 +161,7 @@ class Examples(Asker):
         return self._queries(image, labels[rows], np.ones(len(rows)), records.vectors[rows], base, left, missing)
 
 
-class Proposals(Asker):
+class ProposalAsker(Asker):
     """Asks about what the proposer cuts out, as far as the stored masks say what it is."""
 
     def _about(self, image: StoredImage, rng: np.random.Generator) -> Queries:
@@ -195,16 +198,18 @@ def _nothing(alone: int, missing: int, originals: Originals) -> ConfigError:
     if missing:
         reasons.append(f"Of {missing} examples the image or the mask was not found: {originals.advice}.")
     said = " ".join(reasons) or "The database has no images."
-    return ConfigError(f"calibrate: expected masks whose class has an example in another image, got none. {said}")
+    return ConfigError("calibrate", expected="masks whose class has an example in another image", got="none", hint=said)
 
 
 def _joined(parts: list[Queries]) -> Queries:
     found = [part.neighbours for part in parts]
+    counts = [len(part.truth) for part in parts if len(part.truth)]
     return Queries(
         np.concatenate([part.truth for part in parts]),
         np.concatenate([part.size for part in parts]),
         Neighbours(*(np.concatenate([getattr(n, name) for n in found]) for name in ("ids", "scores", "labels"))),
         ClassScores.concatenate([part.base for part in parts if len(part.base)]),
+        np.repeat(np.arange(len(counts)), counts),
         sum(part.alone for part in parts),
         sum(part.missing for part in parts),
     )

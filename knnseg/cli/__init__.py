@@ -13,7 +13,8 @@ from knnstore.cli import run_app
 
 __all__ = ["main"]
 
-_CLI = ("typer", "click", "rich", "tomlkit", "jinja2", "filelock")
+_EXTRAS = dict.fromkeys(("typer", "click", "rich", "tomlkit", "jinja2", "filelock"), "cli")
+_EXTRAS |= {"starlette": "studio", "uvicorn": "studio", "httpx": "label-studio"}
 
 
 def main() -> None:
@@ -29,6 +30,6 @@ def _app() -> None:
 
 def _explained(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, ModuleNotFoundError) and not isinstance(error, KnnStoreError):
-        return f"{error}. Install it with: pip install 'knnseg[{'cli' if error.name in _CLI else 'torch'}]'", 1
+        return f"{error}. Install it with: pip install 'knnseg[{_EXTRAS.get(error.name or '', 'torch')}]'", 1
     # The last for files that cannot be written.
     return (str(error), 1) if isinstance(error, KnnSegError | KnnStoreError | OSError) else None

@@ -33,7 +33,7 @@ def calibrate(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Fit k, τ, λ and T on the database itself, without test labels.
+    """Fit k, τ, γ, λ and T on the database itself, without test labels.
 
     knnseg calibrate -s faiss:///tmp/db --out mine.toml
 
@@ -58,7 +58,8 @@ def calibrate(
         out.write_text(_toml(result, preset, out), encoding="utf-8")
     if as_json:
         parts = {name: asdict(getattr(result, name)) for name in ("before", "best")}
-        print_json({name: getattr(result, name) for name in ("asked", "alone", "missing", "base", "unknown")} | parts)
+        numbers = ("asked", "alone", "missing", "base", "gain", "spread", "unknown")
+        print_json({name: getattr(result, name) for name in numbers} | parts)
     else:
         _show(result, out, originals)
 
@@ -77,6 +78,7 @@ def _toml(result: Calibration, preset: str, out: Path) -> str:
     retrieval, fusion = result.best.retrieval, result.best.fusion
     _set(document, "retrieval", "k", retrieval.k)
     _set(document, "retrieval", "temperature", retrieval.temperature)
+    _set(document, "retrieval", "class_balance", retrieval.class_balance)
     _set(document, "fusion", "weight", fusion.weight)
     _set(document, "fusion", "threshold", fusion.threshold)
     return tomlkit.dumps(document)
@@ -91,14 +93,15 @@ def _set(document: tomlkit.TOMLDocument, section: str, key: str, value: object) 
 def _show(result: Calibration, out: Path | None, originals: Originals) -> None:
     table = Table(title=f"{result.asked} masks, each without its own image in the database", title_justify="left")
     table.add_column("")
-    for heading in ("k", "τ", "λ", "T", "accuracy", "loss"):
+    for heading in ("k", "τ", "γ", "λ", "T", "accuracy", "loss"):
         table.add_column(heading, justify="right")
     if result.base:
-        table.add_row("base alone", *[""] * 4, f"{result.base:.1%}", "")
+        table.add_row("base alone", *[""] * 5, f"{result.base:.1%}", "")
     for name, trial in (("before", result.before), ("fitted", result.best)):
         table.add_row(name, *_cells(trial))
     console = Console(markup=False)
     console.print(table)
+    console.print(_gained(result), soft_wrap=True)
     if result.unknown:
         said = f"{result.unknown:.0%} of the masks would be, if their class had no example"
         console.print(f"unknown: what has less confidence than T; {said}", soft_wrap=True)
@@ -111,7 +114,12 @@ def _show(result: Calibration, out: Path | None, originals: Originals) -> None:
     console.print(f"configuration: {out}" if out else "To keep it: --out FILE.toml", soft_wrap=True)
 
 
+def _gained(result: Calibration) -> str:
+    change = f"on images that had no part in the choice, the loss is lower by {result.gain:.3f} ± {result.spread:.3f}"
+    return change if result.gain > result.spread else f"kept, since no choice is clearly better: {change}"
+
+
 def _cells(trial: Trial) -> tuple[str, ...]:
     retrieval, fusion = trial.retrieval, trial.fusion
-    numbers = (retrieval.k, retrieval.temperature, fusion.weight, fusion.threshold)
+    numbers = (retrieval.k, retrieval.temperature, retrieval.class_balance, fusion.weight, fusion.threshold)
     return (*(f"{number:g}" for number in numbers), f"{trial.accuracy:.1%}", f"{trial.loss:.3f}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,10 @@ from rich.console import Console
 from knnseg.cli.calibrating import calibrate
 from knnseg.cli.concepts import concepts_app
 from knnseg.cli.evaluating import print_report, run_eval, source_of, split_of
+from knnseg.cli.examples import examples_app
+from knnseg.cli.explaining import explain
+from knnseg.cli.label_studio import label_studio
+from knnseg.cli.mining import discover, harvest
 from knnseg.cli.models import models_command
 from knnseg.cli.options import (
     AsJson,
@@ -29,6 +33,7 @@ from knnseg.cli.options import (
     print_json,
     printed_warnings,
     say_mixed,
+    show_added,
 )
 from knnseg.cli.segmenting import segment
 from knnseg.cli.sources import (
@@ -36,6 +41,7 @@ from knnseg.cli.sources import (
     ClassFile,
     Coco,
     Dataset,
+    GuessPoints,
     Ignore,
     Images,
     LeaveBoxes,
@@ -48,12 +54,12 @@ from knnseg.cli.sources import (
     examples,
     say_unlabelled,
 )
+from knnseg.cli.studio import studio
 from knnseg.errors import VocabularyError
 from knnstore._options import Group
 
 if TYPE_CHECKING:
     from knnseg.data.vocabulary import Vocabulary
-    from knnseg.database.adding import AddReport
     from knnseg.datasets import LabelledImages
 
 __all__ = ["app"]
@@ -104,6 +110,7 @@ def add(
     annotations: Annotations = None,
     images: Images = None,
     leave_boxes: LeaveBoxes = False,
+    guess_points: GuessPoints = False,
     stuff_classes: StuffClasses = None,
     pairs: Pairs = None,
     class_file: ClassFile = None,
@@ -132,7 +139,7 @@ def add(
     knnseg add -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --split training
     """
     one = {} if image is None else _one(image, mask, label)
-    more = (dataset, root, split, None, annotations, images, leave_boxes, stuff_classes)
+    more = (dataset, root, split, None, annotations, images, leave_boxes, stuff_classes, guess_points)
     labelled = None if one else examples(pairs, class_file, coco_panoptic, ignore, *more)
     names = None if labelled is None else _known(names_of(classes, labelled.vocabulary), labelled)
     with open_segmenter(preset, checkpoint, store, device, create=True) as segmenter:
@@ -140,26 +147,14 @@ def add(
         if labelled is None:
             report = segmenter.database.add_masks(**one, things=_things(label, thing), writer=writer)
         else:
-            report = segmenter.database.add(
-                labelled, classes=names, min_area=min_area, writer=writer, strict=strict, progress=sys.stderr.isatty()
-            )
+            add_all = partial(segmenter.database.add, progress=sys.stderr.isatty())
+            report = add_all(labelled, classes=names, min_area=min_area, writer=writer, strict=strict)
         say_mixed(segmenter.database)
-    _show_added(report, as_json)
+    show_added(report, as_json)
 
 
 def _things(label: str | None, thing: bool | None) -> list[str] | None:
     return None if thing is None else [label or ""] if thing else []
-
-
-def _show_added(report: AddReport, as_json: bool) -> None:
-    if as_json:
-        print_json(asdict(report))
-    else:
-        print(
-            f"images read: {report.images}; examples added: {report.added}, there already: {report.present}, "
-            f"too small or featureless: {report.skipped}"
-        )
-    finish(report.failed, report.images)
 
 
 def _known(names: list[str] | None, labelled: LabelledImages) -> list[str] | None:
@@ -169,7 +164,7 @@ def _known(names: list[str] | None, labelled: LabelledImages) -> list[str] | Non
     if unknown:
         near = ", ".join(map(repr, difflib.get_close_matches(unknown[0], known) or known[:5]))
         raise VocabularyError(
-            f"classes: expected some of the {len(known)} of the data set, such as {near}, got {unknown[0]!r}"
+            "classes", expected=f"some of the {len(known)} of the data set, such as {near}", got=repr(unknown[0])
         )
     return names
 
@@ -288,7 +283,13 @@ def demo(
 
 # Those of other modules, in the order in which --help lists them.
 app.command()(segment)
+app.command()(explain)
+app.command()(discover)
+app.command()(harvest)
 app.command()(calibrate)
 app.add_typer(concepts_app)
+app.add_typer(examples_app)
+app.command(name="label-studio")(label_studio)
+app.command()(studio)
 app.command(name="datasets")(datasets_command)
 app.command(name="models")(models_command)

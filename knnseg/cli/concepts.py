@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,12 +36,12 @@ if TYPE_CHECKING:
     from knnseg.stages.protocols import FeatureExtractor
     from knnstore import EmbeddingSpace
 
-__all__ = ["concepts_app"]
+__all__ = ["Of", "Space", "Yes", "concepts_app", "opened_database"]
 
 concepts_app = typer.Typer(
     name="concepts",
     cls=Group,
-    help="List, rename, merge, remove and re-embed what a database knows.",
+    help="List, rename, merge, remove and re-embed what a database knows, and take it back.",
     no_args_is_help=True,
 )
 
@@ -54,10 +55,11 @@ Of = Annotated[
         "--preset", "-p", help="Instead of --space: the preset or TOML configuration that the examples are of."
     ),
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @contextmanager
-def _database(
+def opened_database(
     store: str, space: str, preset: str | None, checkpoint: Path | None, device: str, *, read_only: bool
 ) -> Iterator[ConceptDatabase]:
     """The database of a space. Only a preset takes its model: by its weights a space is known."""
@@ -104,17 +106,25 @@ def list_concepts(
     as_json: AsJson = False,
 ) -> None:
     """List the concepts with their numbers of examples."""
-    with _database(store, space, preset, checkpoint, device, read_only=True) as database:
+    with opened_database(store, space, preset, checkpoint, device, read_only=True) as database:
         concepts = database.concepts()
     if as_json:
-        print_json([{"label": c.label, "count": c.count, "thing": c.thing, "things": c.things} for c in concepts])
+        print_json([{**asdict(c), "thing": c.thing, "aliases": list(c.aliases)} for c in concepts])
         return
     table = Table(Column("concept", overflow="fold"), "examples", "kind")  # cut, two of them might look alike
+    if any(concept.aliases for concept in concepts):
+        table.add_column("also", overflow="fold")
     for concept in concepts:
         kind = "thing" if concept.thing else "stuff"
         kind += f" (of {concept.count}, {concept.things} say thing)" if concept.mixed else ""
-        table.add_row(concept.label, str(concept.count), kind)
+        also = [", ".join(map(_quoted, concept.aliases))] if len(table.columns) > 3 else []
+        table.add_row(concept.label, str(concept.count), kind, *also)
     Console(markup=False).print(table)
+
+
+def _quoted(name: str) -> str:
+    """A name in a list of names, as in a CSV file."""
+    return '"' + name.replace('"', '""') + '"' if "," in name else name
 
 
 @concepts_app.command()
@@ -129,7 +139,7 @@ def rename(
     as_json: AsJson = False,
 ) -> None:
     """Give a concept another name; merges where the new name exists."""
-    with _database(store, space, preset, checkpoint, device, read_only=False) as database:
+    with opened_database(store, space, preset, checkpoint, device, read_only=False) as database:
         moved = database.rename(old, new)
     print_json({"renamed": moved}) if as_json else print(f"{moved} examples of {old!r} are now {new!r}")
 
@@ -146,7 +156,7 @@ def kind(
     as_json: AsJson = False,
 ) -> None:
     """Say of a concept and all its examples that it is a countable object, or stuff."""
-    with _database(store, space, preset, checkpoint, device, read_only=False) as database:
+    with opened_database(store, space, preset, checkpoint, device, read_only=False) as database:
         changed = database.set_kind(label, thing=thing)
     what = "thing" if thing else "stuff"
     print_json({"changed": changed}) if as_json else print(f"{changed} examples of {label!r} are now {what}")
@@ -164,7 +174,7 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Make one concept of several."""
-    with _database(store, space, preset, checkpoint, device, read_only=False) as database:
+    with opened_database(store, space, preset, checkpoint, device, read_only=False) as database:
         moved = database.merge(labels, into)
     print_json({"merged": moved}) if as_json else print(f"{moved} examples are now {into!r}")
 
@@ -173,7 +183,7 @@ def merge(
 def remove(
     label: str,
     store: Store,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     space: Space = "",
     preset: Of = None,
     checkpoint: Checkpoint = None,
@@ -181,13 +191,105 @@ def remove(
     as_json: AsJson = False,
 ) -> None:
     """Forget a concept and all its examples."""
-    with _database(store, space, preset, checkpoint, device, read_only=False) as database:
+    with opened_database(store, space, preset, checkpoint, device, read_only=False) as database:
         counts = {concept.label: concept.count for concept in database.concepts()}
         if not yes and label in counts:
             place = StoreURL.parse(store)  # whose text keeps secrets to itself
             typer.confirm(f"Remove {counts[label]} examples of {label!r} from {place}?", abort=True, err=True)
         gone = database.remove(label)
     print_json({"removed": gone}) if as_json else print(f"{gone} examples of {label!r} removed")
+
+
+@concepts_app.command()
+def sheet(
+    label: str,
+    store: Store,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")],
+    limit: Annotated[int, typer.Option(min=1, help="How many at most, the newest first.")] = 60,
+    columns: Annotated[int, typer.Option(min=1, help="Examples in a row.")] = 6,
+    images: Annotated[Path | None, typer.Option(help="Folder to look in for images that have moved.")] = None,
+    space: Space = "",
+    preset: Of = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Draw a contact sheet of a concept: its examples, newest first, with outlines and the ids to correct them by.
+
+    knnseg concepts sheet kettle -s faiss:///tmp/db --out kettle.png
+    """
+    from knnseg.database.originals import Originals
+    from knnseg.sheets import contact_sheet
+
+    originals = Originals(images)
+    with opened_database(store, space, preset, checkpoint, device, read_only=True) as database:
+        found = database.examples(concept=label, limit=limit)
+        counts = {concept.label: concept.count for concept in database.concepts()}
+        total = counts.get(found.concept[0] if len(found) else label, len(found))
+        title = f"{label}: " + (f"{total} examples" if total == len(found) else f"the newest {len(found)} of {total}")
+        contact_sheet(database, found, originals, title=title, columns=columns).save(out, "PNG")
+    if as_json:
+        print_json({"out": str(out), "ids": found.id.tolist()})
+    else:
+        print(f"{title}; in {out}")
+
+
+@concepts_app.command()
+def history(
+    store: Store,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    space: Space = "",
+    preset: Of = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """List the last corrections of everybody, newest first, with the numbers to undo them by."""
+    with opened_database(store, space, preset, checkpoint, device, read_only=True) as database:
+        made = database.history(limit)
+    if as_json:
+        print_json([asdict(correction) for correction in made])
+        return
+    table = Table("number", "when", Column("what", overflow="fold"), "examples")
+    for one in made:
+        when = datetime.fromtimestamp(one.time).strftime("%Y-%m-%d %H:%M")
+        what = one.what + (f" (undone by {one.undone})" if one.undone else "")
+        table.add_row(str(one.number), when, what, str(one.examples or ""))
+    Console(markup=False).print(table)
+
+
+@concepts_app.command()
+def undo(
+    number: Annotated[int, typer.Argument(help="Of the correction, as `knnseg concepts history` tells it.")],
+    store: Store,
+    space: Space = "",
+    preset: Of = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Take a correction back: a renaming, a merge, a kind, or what was done to single examples."""
+    with opened_database(store, space, preset, checkpoint, device, read_only=False) as database:
+        undone = database.undo(number)
+    print_json(asdict(undone)) if as_json else print(f"undone: {undone.number}, {undone.what}")
+
+
+@concepts_app.command()
+def purge(
+    store: Store,
+    yes: Yes = False,
+    space: Space = "",
+    preset: Of = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Delete for good what was deleted one by one, or was there twice; it cannot be brought back then."""
+    with opened_database(store, space, preset, checkpoint, device, read_only=False) as database:
+        if not yes:
+            typer.confirm(f"Purge what was deleted from {StoreURL.parse(store)}?", abort=True, err=True)
+        gone = database.purge()
+    print_json({"purged": gone}) if as_json else print(f"{gone} deleted examples have gone for good")
 
 
 @concepts_app.command()

@@ -81,7 +81,7 @@ def run_photos(photos: Path, out: Path, *, progress: bool = False) -> dict[str, 
     """
     examples = ImageLabelPairs(photos / "images", photos / "labels", photos / "classes.json")
     if len(examples) < 2:
-        raise DatasetError(f"{photos}: expected at least two labelled photographs, got {len(examples)}")
+        raise DatasetError(photos, expected="at least two labelled photographs", got=len(examples))
     taught, test = examples[::2], examples[1::2]
     result = _before_and_after("photo-words", out, taught, test, examples.vocabulary, None, progress=progress)
     command = ["knnseg", "segment", str(photos / "images"), "--preset", "photo-words", "--store", result["store"]]

@@ -27,7 +27,7 @@ __all__ = ["print_report", "run_eval", "source_of", "split_of"]
 _ALL = 12
 """So many classes are all printed."""
 _FEW = 5
-"""Of more, so many that gained, lost, and are worst."""
+"""Of more classes than fit, how many are shown of those that gained most, lost most, and are worst."""
 
 
 def source_of(**given: object) -> dict[str, Any]:

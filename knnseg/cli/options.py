@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from knnseg.data.vocabulary import tidy
-from knnseg.database.naming import CHANGES, SPEC
+from knnseg.database.changes import CHANGES, SPEC
 from knnseg.database.spaces import spaces
 from knnseg.errors import KnnSegWarning
 from knnstore import StoreURL, collections, open_store
@@ -29,6 +30,7 @@ from knnstore.errors import (
 
 if TYPE_CHECKING:
     from knnseg.data.vocabulary import Vocabulary
+    from knnseg.database.adding import AddReport
     from knnseg.database.concepts import ConceptDatabase
     from knnseg.segmenter import Segmenter
 
@@ -46,6 +48,7 @@ __all__ = [
     "print_json",
     "printed_warnings",
     "say_unknown",
+    "show_added",
 ]
 
 Store = Annotated[str, typer.Option("--store", "-s", help="URL of the concept database, such as faiss:///folder.")]
@@ -87,6 +90,19 @@ def finish(failed: Sequence[str], done: int) -> None:
         print(f"knnseg: left out: {text}", file=sys.stderr)
     if failed:
         raise typer.Exit(_PARTLY if done else 1)
+
+
+def show_added(report: AddReport, as_json: bool) -> None:
+    """Say what was added, and name the images that were left out."""
+    if as_json:
+        print_json(asdict(report))
+    else:
+        print(
+            f"images read: {report.images}; examples added: {report.added}, there already: {report.present}, "
+            f"too small or featureless: {report.skipped}"
+            + (f", deleted before: {report.deleted}" if report.deleted else "")
+        )
+    finish(report.failed, report.images)
 
 
 def names_of(given: list[str] | None, known: Iterable[str] = ()) -> list[str] | None:

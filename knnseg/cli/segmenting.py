@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import difflib
 import os
 import sys
 from collections.abc import Iterator
@@ -32,6 +32,7 @@ from knnseg.errors import skipping
 from knnstore.errors import StoreConnectionError, StoreTimeoutError
 
 if TYPE_CHECKING:
+    from knnseg.export import Export, Written
     from knnseg.result import Segmentation
     from knnseg.segmenter import Segmenter
 
@@ -46,17 +47,27 @@ Classes = Annotated[
         "default. A name that has a comma: -c '\"a, b\"'.",
     ),
 ]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        "-f",
+        help="What to write: overlay (pictures), semantic (label maps with a legend), panoptic (COCO), instances "
+        "(COCO, with stuff), yolo; may be repeated, or separated by commas. By default the first three.",
+    ),
+]
 
 
 def segment(
-    images: Annotated[list[Path], typer.Argument(help="Images, and folders of images.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Images, folders of images, and patterns such as 'photos/**/*.jpg'.")
+    ],
     store: Annotated[
         str | None, typer.Option("--store", "-s", help="URL of the concept database; without it the base alone.")
     ] = None,
     classes: Classes = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for overlays, label maps and COCO panoptic files.")
-    ] = Path("segmented"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("segmented"),
+    format: Formats = None,  # noqa: A002  # its name
     preset: Preset = "tiny",
     checkpoint: Checkpoint = None,
     device: Device = "auto",
@@ -75,90 +86,90 @@ def segment(
     names = names_of(classes)
     if names is not None:
         Vocabulary.of(names)  # a mistake in them is found before weights are read
-    out.mkdir(parents=True, exist_ok=True)
-    run, failed = _Run(out, images_of(images), strict), list[str]()
+    from knnseg.export import Export  # pictures and masks are not what every command loads
+
+    listed, failed = images_of(images), list[str]()
     down: Literal["raise", "base"] = "base" if on_store_error == "base" else "raise"
-    with open_segmenter(preset, checkpoint, store, device, create=False, on_store_error=down) as segmenter:
+    export = Export(out, _formats(format), images=_common(listed))
+    with open_segmenter(preset, checkpoint, store, device, create=False, on_store_error=down) as segmenter, export:
         vocabulary = segmenter.vocabulary(names and _chosen(classes, segmenter))
         say_unknown(segmenter, vocabulary)
-        for path, result, files in run.segmented(segmenter, vocabulary, failed):
-            if not as_json:
-                _show_segments(path, result, files)
-            if result.degraded:
-                print(f"knnseg: base prediction only: {result.degraded}", file=sys.stderr)
+        done, shown = _shown(_written(segmenter, listed, vocabulary, export, failed, strict), as_json)
+    files = {name: str(file) for name, file in export.files.items()}
     if as_json:
-        coco = str(run.joined) if run.shown else ""
-        print_json({"classes": list(vocabulary), "images": run.shown, "coco": coco, "failed": failed})
-    elif run.shown:
-        print(f"COCO panoptic: {run.joined}")
-    finish(failed, len(run.shown))
+        print_json({"classes": list(vocabulary), "images": shown, "files": files, "failed": failed})
+    else:
+        print("".join(f"{name}: {file}\n" for name, file in files.items()), end="")
+    finish(failed, done)
 
 
-def _chosen(classes: list[str] | None, segmenter: Segmenter) -> list[str] | None:
-    """The names of the option; a value may be one that the database knows as a whole."""
-    known: list[str] = []
+def _chosen(classes: list[str] | None, segmenter: Segmenter) -> list[str]:
+    """The names of the option; a value may be one that the database knows as a whole, now or from before."""
+    called: dict[str, str] = {}
     if segmenter.database is not None:
         with suppress(StoreConnectionError, StoreTimeoutError):  # if it is down, the segmenter knows what to do
-            known = [concept.label for concept in segmenter.database.concepts()]
-    return names_of(classes, known)
+            concepts = segmenter.database.concepts()
+            called = {alias: concept.label for concept in concepts for alias in concept.aliases}
+            called |= {concept.label: concept.label for concept in concepts}
+    names = names_of(classes, called) or []
+    for name in names:
+        if called.get(name, name) != name:
+            print(f"knnseg: {name!r} is called {called[name]!r} now, and taken as that", file=sys.stderr)
+    return list(dict.fromkeys(called.get(name, name) for name in names))
 
 
-class _Run:
-    """The images of one call, their results, and one COCO panoptic file of all of them."""
-
-    def __init__(self, out: Path, images: list[Path], strict: bool) -> None:
-        self._out, self._images, self._strict = out, images, strict
-        self.joined = out / "panoptic.json"
-        self.shown: list[dict[str, Any]] = []
-        self._documents: list[dict[str, Any]] = []
-
-    def segmented(
-        self, segmenter: Segmenter, vocabulary: Vocabulary, failed: list[str]
-    ) -> Iterator[tuple[Path, Segmentation, list[str]]]:
-        """The images that can be read and whose results can be written, with the files of each."""
-        stems, names = _stems(self._images), _relative(self._images)
-        places = {str(path): (number, path) for number, path in enumerate(self._images, 1)}
-        try:
-            for result in segmenter.stream(self._images, vocabulary, failed=None if self._strict else failed):
-                (number, path), files = places[result.source], list[str]()
-                with skipping(failed, str(path), strict=self._strict, also=(OSError,)):
-                    saved = result.save(self._out, stems[path], image_id=number, image_file=names[path])
-                    files = [str(file) for file in saved]
-                if files:
-                    self._keep(number, path, result, files, names[path])
-                    yield path, result, files
-        finally:
-            if self._documents:
-                from knnseg.result import joined_coco  # pictures and masks are not what every command loads
-
-                self.joined.write_text(json.dumps(joined_coco(self._documents), indent=1), encoding="utf-8")
-
-    def _keep(self, number: int, path: Path, result: Segmentation, files: list[str], name: str) -> None:
-        self._documents.append(result.coco_panoptic(Path(files[2]).name, number, name))
-        shown = {"image": str(path), "image_id": number, "files": files, "degraded": result.degraded}
-        self.shown.append({**shown, "segments": result.rle(number)})
+def _written(
+    segmenter: Segmenter, images: list[Path], vocabulary: Vocabulary, export: Export, failed: list[str], strict: bool
+) -> Iterator[tuple[Segmentation, Written]]:
+    """The images that can be read and whose results can be written."""
+    for result in segmenter.stream(images, vocabulary, failed=None if strict else failed):
+        written = None
+        with skipping(failed, result.source, strict=strict, also=(OSError,)):
+            written = export.write(result)
+        if written is not None:
+            yield result, written
 
 
-def _relative(images: list[Path]) -> dict[Path, str]:
-    """The images as seen from the folder that all of them are below."""
-    full = [Path(os.path.abspath(path)) for path in images]  # noqa: PTH100  # resolve() would follow links
-    common = os.path.commonpath([path.parent for path in full])
-    return {path: place.relative_to(common).as_posix() for path, place in zip(images, full, strict=True)}
+def _shown(written: Iterator[tuple[Segmentation, Written]], as_json: bool) -> tuple[int, list[dict[str, Any]]]:
+    """How many images there were, and what to print of them where that is one document."""
+    done, described = 0, list[dict[str, Any]]()
+    for result, files in written:
+        done += 1
+        if as_json:
+            described.append(_described(result, files))
+        else:
+            _show_segments(result, files)
+        if result.degraded:
+            print(f"knnseg: base prediction only: {result.degraded}", file=sys.stderr)
+    return done, described
 
 
-def _stems(images: list[Path]) -> dict[Path, str]:
-    """A name for the files of each image; images of one name in different folders are numbered."""
-    stems: dict[Path, str] = {}
-    for path in images:
-        taken, stem, number = set(stems.values()), path.stem, 2
-        while stem in taken:
-            stem, number = f"{path.stem}-{number}", number + 1
-        stems[path] = stem
-    return stems
+def _common(images: list[Path]) -> str:
+    """The folder that all of them are below."""
+    return os.path.commonpath([Path(os.path.abspath(path)).parent for path in images])  # noqa: PTH100  # keep links
 
 
-def _show_segments(path: Path, result: Segmentation, files: list[str]) -> None:
-    table = Table(title=f"{path.name}: {len(result.segments_info)} segments", title_justify="left")
+def _formats(given: list[str] | None) -> list[str]:
+    """Names of formats from an option that may be repeated, and take several separated by commas."""
+    from knnseg.export import DEFAULT, FORMATS
+
+    names = list(DEFAULT) if given is None else [name.strip() for text in given for name in text.split(",")]
+    for name in names:
+        if name not in FORMATS:
+            near = difflib.get_close_matches(name, FORMATS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise typer.BadParameter(f"--format: expected some of {', '.join(FORMATS)}, got {name!r}.{hint}")
+    return names
+
+
+def _described(result: Segmentation, written: Written) -> dict[str, Any]:
+    own = {name: str(file) for name, file in written.files.items()}
+    described = {"image": result.source, "image_id": written.image_id, "files": own, "degraded": result.degraded}
+    return {**described, "segments": result.rle(written.image_id)}
+
+
+def _show_segments(result: Segmentation, written: Written) -> None:
+    table = Table(title=f"{Path(result.source).name}: {len(result.segments_info)} segments", title_justify="left")
     for heading, side in (
         ("#", "right"),
         ("class", "left"),
@@ -173,4 +184,5 @@ def _show_segments(path: Path, result: Segmentation, files: list[str]) -> None:
         table.add_row(str(s.id), s.label, kind, f"{s.score:.2f}", f"{s.area / result.semantic.size:.1%}", str(s.box))
     console = Console(markup=False)
     console.print(table)
-    console.print(f"picture: {files[0]}", soft_wrap=True)
+    if "overlay" in written.files:
+        console.print(f"picture: {written.files['overlay']}", soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,16 +13,19 @@ from rich.table import Table
 
 from knnseg.cli.options import AsJson, names_of, print_json
 from knnseg.errors import DatasetError
+from knnstore.errors import did_you_mean
 from knnstore.url import without_urls
 
 if TYPE_CHECKING:
     from knnseg.datasets import LabelledImages
+    from knnseg.datasets.formats import Boxes
 
 __all__ = [
     "Annotations",
     "ClassFile",
     "Coco",
     "Dataset",
+    "GuessPoints",
     "Ignore",
     "Images",
     "LeaveBoxes",
@@ -59,7 +61,7 @@ Annotations = Annotated[
         "--annotations",
         "-a",
         help="What a labelling tool has exported, a file or folder: COCO or LVIS instances, COCO panoptic, Label "
-        "Studio, CVAT, labelme, YOLO. Its format is recognised.",
+        "Studio, CVAT, labelme, YOLO, FiftyOne, maps in colours. Its format is recognised.",
     ),
 ]
 Images = Annotated[
@@ -69,6 +71,10 @@ Images = Annotated[
 LeaveBoxes = Annotated[
     bool,
     typer.Option("--leave-boxes", help="For --annotations: use no boxes, instead of guessing outlines inside of them."),
+]
+GuessPoints = Annotated[
+    bool,
+    typer.Option("--guess-points", help="For --annotations: guess at the object around a point, instead of no points."),
 ]
 StuffClasses = Annotated[
     list[str] | None,
@@ -100,6 +106,7 @@ def examples(
     images: Path | None = None,
     leave_boxes: bool = False,
     stuff: list[str] | None = None,
+    guess_points: bool = False,
 ) -> LabelledImages:
     """The labelled images that the options speak of.
 
@@ -113,15 +120,15 @@ def examples(
             "give one of --annotations, --pairs with --class-file, --coco-panoptic, and --dataset with --root (add "
             "also takes one IMAGE)"
         )
-    if annotations is None and (images is not None or leave_boxes or stuff):
-        raise typer.BadParameter("--images, --leave-boxes and --stuff-classes need --annotations")
+    if annotations is None and (images is not None or leave_boxes or stuff or guess_points):
+        raise typer.BadParameter("--images, --leave-boxes, --guess-points and --stuff-classes need --annotations")
     if annotations is not None:
-        labelled = open_annotations(
-            annotations, images, boxes="leave" if leave_boxes else "outline", stuff=names_of(stuff) or ()
-        )
+        boxes: Boxes = "leave" if leave_boxes else "outline"
+        points: Boxes = "outline" if guess_points else "leave"
+        labelled = open_annotations(annotations, images, boxes=boxes, stuff=names_of(stuff) or (), points=points)
         if labelled.outlined:
-            said = f"outlines were guessed from colours in {labelled.outlined} boxes; --leave-boxes uses none"
-            print(f"knnseg: {said}", file=sys.stderr)
+            said = f"outlines were guessed from colours in {labelled.outlined} boxes or around points"
+            print(f"knnseg: {said}; --leave-boxes uses no boxes", file=sys.stderr)
         return _saying(labelled, "kinds of shapes have no outline")
     if dataset is None and (root or split or names):
         raise typer.BadParameter("--root, --split and --names need --dataset")
@@ -157,11 +164,8 @@ def say_unlabelled(names: Iterable[str] | None, labelled: LabelledImages) -> Non
     known = list(labelled.vocabulary)
     for name in names or ():
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            print(
-                without_urls(f"knnseg: {name!r} is not a class of these labels.{hint}", sys.argv[1:]), file=sys.stderr
-            )
+            said = f"knnseg: {name!r} is not a class of these labels. {did_you_mean(name, known)}"
+            print(without_urls(said.rstrip(), sys.argv[1:]), file=sys.stderr)
 
 
 def datasets_command(
@@ -178,7 +182,7 @@ def datasets_command(
 
     known = benchmarks()
     if layout is not None and layout not in known:
-        raise DatasetError(f"data set: expected one of {', '.join(known)}, got {layout!r}")
+        raise DatasetError("data set", expected=f"one of {', '.join(known)}", got=repr(layout))
     listed = list(known.values()) if layout is None else [known[layout]]
     if as_json:
         fields = ("name", "title", "classes", "things", "splits", "evaluation", "layout", "source", "note")

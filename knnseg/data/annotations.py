@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from knnseg.data.arrays import IGNORE, ImageArray, expect
+from knnseg.data.arrays import IGNORE, ImageArray, expect, narrow
 from knnseg.data.vocabulary import tidied
 from knnseg.errors import MaskError, VocabularyError
 
@@ -17,15 +17,22 @@ __all__ = ["LabelledImage", "LabelledSegment", "positions"]
 
 @dataclass(frozen=True, slots=True)
 class LabelledSegment:
-    """One annotated region: its number in the segment map, its class name, and whether it is a countable object."""
+    """One annotated region.
+
+    Args:
+        id: its number in the segment map.
+        label: its class name.
+        thing: whether it is a countable object; None where nobody says, as in a map of classes. A database then takes
+            it as what it knows of the class, and a new class as stuff.
+    """
 
     id: int
     label: str
-    thing: bool = False
+    thing: bool | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.label, str) or not self.label.strip():
-            raise VocabularyError(f"label of segment {self.id}: expected a non-empty name, got {self.label!r}")
+            raise VocabularyError(f"label of segment {self.id}", expected="a non-empty name", got=repr(self.label))
         object.__setattr__(self, "label", tidied(self.label))
 
 
@@ -35,7 +42,8 @@ class LabelledImage:
 
     Args:
         image: uint8 (H, W, 3), RGB.
-        segments: int32 (H, W), the number of the segment that each pixel belongs to; 0 is unlabelled.
+        segments: int32 (H, W), the number of the segment that each pixel belongs to; 0 is unlabelled. Other whole
+            numbers and booleans are taken where int32 has room for them.
         info: what the numbers mean, each at most once.
         uri: where the image comes from, for people.
         image_id: the id of the image within its dataset, for evaluation files.
@@ -61,18 +69,17 @@ class LabelledImage:
 
     def __post_init__(self) -> None:
         expect(self.image, "LabelledImage.image", np.uint8, 3)
-        expect(self.segments, "LabelledImage.segments", np.int32, 2)
+        object.__setattr__(self, "segments", narrow(self.segments, "LabelledImage.segments"))
         for what, array in (("segment", self.segments), ("class", self.class_map)):
             if array is not None and self.image.shape[:2] != array.shape:
                 raise MaskError(
-                    f"{self.uri or 'labelled image'}: expected a {what} map of {self.image.shape[:2]} like the image, "
-                    f"got {array.shape}"
+                    self.uri or "labelled image",
+                    expected=f"a {what} map of {self.image.shape[:2]} like the image",
+                    got=array.shape,
                 )
         numbers = [segment.id for segment in self.info]
         if len(set(numbers)) != len(numbers) or any(number <= 0 for number in numbers):
-            raise MaskError(
-                f"{self.uri or 'labelled image'}: expected distinct positive segment numbers, got {numbers}"
-            )
+            raise MaskError(self.uri or "labelled image", expected="distinct positive segment numbers", got=numbers)
 
     def semantic(self, classes: Sequence[str]) -> NDArray[np.int32]:
         """int32 (H, W): index into ``classes`` of each pixel, ``IGNORE`` elsewhere."""

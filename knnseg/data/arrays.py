@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from knnseg.errors import KnnSegError, ShapeError
 
-__all__ = ["IGNORE", "ImageArray", "expect", "plain", "whole_numbers"]
+__all__ = ["IGNORE", "ImageArray", "expect", "narrow", "plain", "whole_numbers"]
 
 ImageArray: TypeAlias = NDArray[np.uint8]
 """uint8 (H, W, 3), RGB, sRGB-encoded."""
@@ -26,17 +26,22 @@ def plain(value: object, name: str, error: type[KnnSegError] = ShapeError) -> ND
     """
     if np.ma.is_masked(value):
         raise error(
-            f"{name}: expected a plain array, got a masked one that says nothing of some entries. "
-            "Say what they are: .filled(value)"
+            name,
+            expected="a plain array",
+            got="a masked one that says nothing of some entries",
+            hint="Say what they are: .filled(value)",
         )
     try:
         array = np.asarray(value)
     except Exception as wrong:  # whatever the object's own conversion says
         raise error(
-            f"{name}: expected an array, got {type(value).__name__}: {wrong}. Of a tensor pass .detach().cpu().numpy()"
+            name,
+            expected="an array",
+            got=f"{type(value).__name__}: {wrong}",
+            hint="Of a tensor pass .detach().cpu().numpy()",
         ) from wrong
     if array.dtype.kind == "O":
-        raise error(f"{name}: expected an array of numbers, got {type(value).__name__} of objects")
+        raise error(name, expected="an array of numbers", got=f"{type(value).__name__} of objects")
     return array
 
 
@@ -48,8 +53,21 @@ def whole_numbers(value: object, name: str, error: type[KnnSegError] = ShapeErro
     """
     array = plain(value, name, error)
     if array.ndim != 2 or array.dtype.kind not in "biu":
-        raise error(f"{name}: expected an integer array (H, W), got {array.dtype.name} {array.shape}")
+        raise error(name, expected="an integer array (H, W)", got=f"{array.dtype.name} {array.shape}")
     return array
+
+
+def narrow(value: object, name: str, error: type[KnnSegError] = ShapeError) -> NDArray[np.int32]:
+    """A map of whole numbers, (H, W), as int32; the same array where it is that already.
+
+    Raises:
+        error: as for :func:`whole_numbers`, or numbers that int32 has no room for.
+    """
+    numbers = whole_numbers(value, name, error)
+    found = numbers.astype(np.int32, copy=False)
+    if not np.array_equal(found, numbers):
+        raise error(name, expected="numbers that fit int32", got=f"{numbers.min()} to {numbers.max()}")
+    return found
 
 
 def expect(array: NDArray[np.generic], name: str, kind: type[np.generic], ndim: int) -> None:
@@ -60,9 +78,10 @@ def expect(array: NDArray[np.generic], name: str, kind: type[np.generic], ndim: 
     """
     plain(array, name)
     if not isinstance(array, np.ndarray):
-        raise ShapeError(f"{name}: expected an array, got {type(array).__name__}")
+        raise ShapeError(name, expected="an array", got=type(array).__name__)
     if array.dtype != kind or array.ndim != ndim:
         raise ShapeError(
-            f"{name}: expected a {ndim}-dimensional {np.dtype(kind).name} array, "
-            f"got {array.ndim} dimensions of {array.dtype.name}"
+            name,
+            expected=f"a {ndim}-dimensional {np.dtype(kind).name} array",
+            got=f"{array.ndim} dimensions of {array.dtype.name}",
         )

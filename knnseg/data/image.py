@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
-from typing import TypeVar, cast
+from typing import TypeGuard, TypeVar, cast
 
 import numpy as np
+from PIL.Image import Image as Picture
 
 from knnseg.data.arrays import ImageArray, expect
+from knnseg.data.listing import several
 from knnseg.data.reading import MAX_PIXELS, ImageLike, load_image
 
-__all__ = ["Image", "content_hash", "each_once"]
+__all__ = ["Image", "are_several", "content_hash", "each_image", "each_once"]
 
 T = TypeVar("T")
 
@@ -100,3 +102,18 @@ def each_once(images: Sequence[Image], key: str, make: Callable[[list[Image]], S
     for image, result in made.items():
         image.keep(key, result)
     return [made[image] if image in made else cast(T, image.result(key)) for image in images]
+
+
+def are_several(images: object) -> TypeGuard[str | PathLike[str] | Iterable[Image | ImageLike]]:
+    """Whether it stands for any number of images: an iterable, a folder or a pattern, see :func:`several`."""
+    if isinstance(images, str | PathLike):
+        return bool(several(images))
+    return isinstance(images, Iterable) and not isinstance(images, Image | bytes | np.ndarray | Picture)
+
+
+def each_image(images: Image | ImageLike | Iterable[Image | ImageLike]) -> Iterator[Image | ImageLike]:
+    """One image after the other, those of folders and patterns in their place."""
+    if isinstance(images, str | PathLike) or not are_several(images):
+        images = [images]  # type: ignore[list-item]  # one image, or what reading it will refuse
+    for one in images:  # type: ignore[union-attr]
+        yield from (several(one) if isinstance(one, str | PathLike) else []) or [one]  # type: ignore[list-item]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from knnseg.errors import DatasetError
 
-__all__ = ["IMAGES", "LABEL_MAPS", "Listing", "images_of", "listed"]
+__all__ = ["IMAGES", "LABEL_MAPS", "Listing", "images_of", "listed", "several"]
 
 LABEL_MAPS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
 """Endings of files that may be label maps; whether one is, its content says."""
@@ -54,28 +55,39 @@ def listed(folder: str | PathLike[str], endings: Sequence[str]) -> Listing:
         stem = name[: len(name) - len(ending)]
         if stem in files:
             raise DatasetError(
-                f"{folder}: expected one file for {stem}, got {os.path.basename(files[stem])} and {name}. "  # noqa: PTH119
-                "Remove one; images and label maps belong into folders of their own."
+                folder,
+                expected=f"one file for {stem}",
+                got=f"{os.path.basename(files[stem])} and {name}",  # noqa: PTH119
+                hint="Remove one; images and label maps belong in folders of their own.",
             )
         files[stem] = path
     return Listing(files, tuple(others))
 
 
-def images_of(paths: Iterable[Path]) -> list[Path]:
-    """The paths, each once, with the images of a folder in place of the folder, in order of names.
-
-    Raises:
-        DatasetError: a folder that cannot be listed, or one without an image.
-    """
+def images_of(paths: Iterable[str | PathLike[str]]) -> list[Path]:
+    """The paths, each once, with the images of a folder or a pattern in its place; see :func:`several`."""
     found: dict[Path, None] = {}
     for path in paths:
-        inside = [path]
-        if path.is_dir():
-            inside = [Path(file) for name, file in _entries(path) if name.lower().endswith(IMAGES)]
-            if not inside:
-                raise DatasetError(f"{path}: expected a folder with images, got none of {', '.join(IMAGES)} in it")
-        found |= dict.fromkeys(inside)
+        found |= dict.fromkeys(several(path) or [Path(path)])
     return list(found)
+
+
+def several(path: str | PathLike[str]) -> list[Path]:
+    """The images that a folder has, or that fit a pattern such as ``photos/**/*.jpg``, in order of names.
+
+    Nothing where the path is a file, and where there is no such image: whoever reads the path as an image then says
+    what is wrong with it, as of any other.
+    """
+    text = os.fspath(path)
+    if os.path.isdir(text):  # noqa: PTH112  # a path that is too long, or has a zero byte, is no folder
+        try:
+            return [Path(file) for name, file in _entries(text) if name.lower().endswith(IMAGES)]
+        except DatasetError:
+            return []
+    if not glob.has_magic(text) or os.path.lexists(text):
+        return []
+    fitting = (Path(file) for file in glob.glob(text, recursive=True) if file.lower().endswith(IMAGES))  # noqa: PTH207
+    return sorted(file for file in fitting if file.is_file())
 
 
 def _entries(folder: str | PathLike[str]) -> list[tuple[str, str]]:
@@ -83,4 +95,4 @@ def _entries(folder: str | PathLike[str]) -> list[tuple[str, str]]:
         with os.scandir(folder) as entries:
             return sorted((e.name, e.path) for e in entries if not e.name.startswith(".") and not e.is_dir())
     except OSError as error:
-        raise DatasetError(f"{folder}: expected a folder: {error.strerror}") from error
+        raise DatasetError(folder, expected="a folder", got=error.strerror) from error

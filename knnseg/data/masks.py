@@ -50,33 +50,39 @@ class Masks:
         if self.grid == (0, 0):
             object.__setattr__(self, "grid", self.size)
         if self.grid[0] > self.size[0] or self.grid[1] > self.size[1]:
-            raise MaskError(f"masks: expected a grid of at most {self.size} like the image, got {self.grid}")
+            raise MaskError("masks", expected=f"a grid of at most {self.size} like the image", got=self.grid)
         if cells != self.grid[0] * self.grid[1]:
-            raise MaskError(f"masks: expected {self.grid[0]}×{self.grid[1]} pixels each, got {cells} pixels")
+            raise MaskError("masks", expected=f"{self.grid[0]}×{self.grid[1]} pixels each", got=f"{cells} pixels")
         expect(self.scores, "Masks.scores", np.float32, 1)
         if len(self.scores) != rows:
-            raise MaskError(f"masks: expected one score for each of the {rows} masks, got {len(self.scores)}")
+            raise MaskError("masks", expected=f"one score for each of the {rows} masks", got=len(self.scores))
 
     @classmethod
     def from_dense(
         cls,
-        masks: NDArray[np.bool_] | NDArray[np.float32],
+        masks: NDArray[np.bool_] | NDArray[np.integer] | NDArray[np.float32],
         scores: NDArray[np.float32] | None = None,
         *,
         instances: bool = False,
     ) -> Masks:
-        """Take bool or float32 (N, H, W) masks.
+        """Take bool or float (N, H, W) masks, or whole numbers, of which one other than 0, 1 or 255 say, is inside.
 
         Raises:
-            MaskError: the array is not (N, H, W), holds values outside [0, 1], or is a masked array that leaves some
-                out.
+            MaskError: the array is not (N, H, W), holds values outside [0, 1] or several whole numbers, or is a masked
+                array that leaves some out.
         """
         array = plain(masks, "masks", MaskError)
-        if array.ndim != 3 or array.dtype.kind not in "bf":
-            raise MaskError(f"masks: expected a bool or float array (N, H, W), got {array.dtype.name} {array.shape}")
+        if array.ndim != 3 or array.dtype.kind not in "biuf":
+            got = f"{array.dtype.name} {array.shape}"
+            raise MaskError("masks", expected="an array (N, H, W) of bool, float or whole numbers", got=got)
+        if array.dtype.kind in "iu":
+            if len(inside := np.unique(array[array != 0])) > 1:
+                hint, got = "Of a label map, give LabelledImage the map.", f"{inside[:5].tolist()} beside 0"
+                raise MaskError("masks", expected="0 and one other number", got=got, hint=hint)
+            array = array != 0
         weights = array.astype(np.float32)
         if not ((weights >= 0) & (weights <= 1)).all():  # false for NaN too
-            raise MaskError("masks: expected values between 0 and 1")
+            raise MaskError("masks", expected="values between 0 and 1")
         count, height, width = array.shape
         matrix = sparse.csr_array(weights.reshape(count, height * width))
         quality = _ones(count) if scores is None else plain(scores, "scores", MaskError).astype(np.float32)
@@ -95,7 +101,7 @@ class Masks:
         The map is the mask grid over an image of ``size`` (H, W), by default of its own size.
 
         Raises:
-            MaskError: the map is none of whole numbers.
+            MaskError: the map does not hold whole numbers.
         """
         flat = whole_numbers(regions, "regions", MaskError).reshape(-1)
         pixels = np.flatnonzero(flat >= 0)
@@ -128,7 +134,7 @@ class Masks:
         """
         for what, sizes in (("image size", {part.size for part in parts}), ("grid", {part.grid for part in parts})):
             if len(sizes) != 1:
-                raise MaskError(f"masks: expected parts of one {what}, got {sorted(sizes)}")
+                raise MaskError("masks", expected=f"parts of one {what}", got=sorted(sizes))
         matrix = sparse.csr_array(sparse.vstack([part.matrix for part in parts], format="csr"))
         scores = np.concatenate([part.scores for part in parts])
         return cls(matrix, parts[0].size, scores, all(part.instances for part in parts), parts[0].grid)

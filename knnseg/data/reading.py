@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from knnseg.data.arrays import ImageArray, plain, whole_numbers
+from knnseg.data.arrays import ImageArray, narrow, plain
 from knnseg.errors import ImageError
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "ImageLike",
     "fit",
     "load_annotated",
+    "load_colour_map",
     "load_image",
     "load_label_map",
     "load_panoptic_png",
@@ -55,13 +56,14 @@ _BACK = _TURNS | {6: _TURNS[8], 8: _TURNS[6]}
 _EXACT = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 """Formats that keep each sample as it is, unless compressed otherwise, see :data:`_EXACT_TIFF`."""
 _EXACT_TIFF = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "lzma", "zstd")
+_SCALE = "Scale it to 0…255 and pass uint8."
 _STEPS = dict.fromkeys(("1", "L", "P", "P;1", "P;2", "P;4", "I;16", "I;16B", "I;16N", "I;16S", "I;16BS"), 1)
 _STEPS |= dict.fromkeys(("I;32N", "I;32S", "I;32BS", "RGB", "RGBA"), 1) | {"L;2": 85, "L;4": 17}
 """By which number Pillow multiplies the samples of what it calls a raw mode, where that is all that it does."""
 
 
 MASK_SIDE = 2048
-"""Masks of networks are made on a grid of at most so many cells a side. No published network sees more pixels, and at
+"""Masks of networks are made on a grid of at most this many cells a side. No published network sees more pixels, and at
 the twelve million of a phone's photograph a hundred soft masks would not fit into memory."""
 
 
@@ -122,14 +124,14 @@ def load_label_map(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArra
             are, such as JPEG; or an array of another form.
     """
     if isinstance(source, np.ndarray):
-        return _narrow(whole_numbers(source, "label map", ImageError))
+        return narrow(source, "label map", ImageError)
     with _opened(source, max_pixels) as image:
         if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
-            raise ImageError(f"expected a label map of one channel, got mode {image.mode}")
+            raise ImageError("label map", expected="one channel", got=f"mode {image.mode}")
         step, is_unsigned = _step(image), _sample_format(image) == 1
         values = np.asarray(_turned(image, True)).astype(np.int32) // step
         if is_unsigned and values.min() < 0:  # Pillow has no 32 bits without a sign
-            raise ImageError("expected labels below 2³¹, got larger ones")
+            raise ImageError("label map", expected="numbers below 2³¹", got="larger ones")
         return values
 
 
@@ -141,11 +143,29 @@ def load_panoptic_png(source: str | PathLike[str] | bytes | Image.Image) -> NDAr
     """
     with _opened(source, MAX_PIXELS) as image:
         if image.mode not in ("RGB", "RGBA"):
-            raise ImageError(f"expected a panoptic PNG in RGB, got mode {image.mode}")
-        _step(image)
-        rgb = np.asarray(_turned(image, True))[..., :3].astype(np.int32)
-    segments: NDArray[np.int32] = rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
-    return segments
+            raise ImageError("panoptic PNG", expected="RGB", got=f"mode {image.mode}")
+        return _packed(image)
+
+
+def load_colour_map(source: str | PathLike[str] | bytes | Image.Image) -> NDArray[np.int32]:
+    """Read a map whose colours mean something, in RGB or with a palette: int32 (H, W), R + 256·G + 65536·B.
+
+    Raises:
+        ImageError: as for :func:`load_label_map`, but of three channels of 8 bits, four, or one with a palette.
+    """
+    with _opened(source, MAX_PIXELS) as image:
+        if image.mode not in ("RGB", "RGBA", "P"):
+            raise ImageError("map in colours", expected="RGB or a palette", got=f"mode {image.mode}")
+        return _packed(image)
+
+
+def _packed(image: Image.Image) -> NDArray[np.int32]:
+    """R + 256·G + 65536·B of each pixel."""
+    _step(image)
+    turned = _turned(image, True)
+    rgb = np.asarray(turned.convert("RGB") if turned.mode == "P" else turned)[..., :3].astype(np.int32)
+    packed: NDArray[np.int32] = rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
+    return packed
 
 
 def resize(image: ImageArray, size: tuple[int, int]) -> ImageArray:
@@ -168,8 +188,10 @@ def fit(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int
     height, width = (max(1, round(side * scale / multiple)) * multiple for side in size)
     if height * width > MAX_PIXELS:
         raise ImageError(
-            f"image of {size[1]}×{size[0]}: expected sides of a more usual ratio, got {width}×{height} pixels once the "
-            f"shorter side is {short_side}. Cut it into parts, or take a smaller short_side."
+            f"image of {size[1]}×{size[0]}",
+            expected="sides of a more usual ratio",
+            got=f"{width}×{height} pixels once the shorter side is {short_side}",
+            hint="Cut it into parts, or take a smaller short_side.",
         )
     return height, width
 
@@ -184,21 +206,16 @@ def _from_array(array: NDArray[np.generic]) -> ImageArray:
     array = plain(array, "image array", ImageError)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or not array.size:
         raise ImageError(
-            f"image array: expected a non-empty uint8 (H, W, 3), got {array.dtype.name} {array.shape}. "
-            "Scale floats to 0…255 and convert with .astype(numpy.uint8)."
+            "image array",
+            expected="a non-empty uint8 (H, W, 3)",
+            got=f"{array.dtype.name} {array.shape}",
+            hint="Scale floats to 0…255 and convert with .astype(numpy.uint8).",
         )
     if array.ndim == 3 and array.shape[2] not in (3, 4):
-        raise ImageError(f"image array: expected 3 channels last (H, W, 3), got {array.shape}")
+        raise ImageError("image array", expected="3 channels last (H, W, 3)", got=array.shape)
     if array.ndim == 3 and array.shape[2] == 3:
         return np.array(array, np.uint8, order="C")
     return np.array(_as_rgb(Image.fromarray(np.ascontiguousarray(array, np.uint8))), np.uint8)
-
-
-def _narrow(numbers: NDArray[np.integer]) -> NDArray[np.int32]:
-    narrow = numbers.astype(np.int32)
-    if not np.array_equal(narrow, numbers):
-        raise ImageError(f"label map: expected numbers that fit int32, got {numbers.min()} to {numbers.max()}")
-    return narrow
 
 
 @contextmanager
@@ -209,7 +226,7 @@ def _opened(source: object, max_pixels: int) -> Iterator[Image.Image]:
         ImageError: whatever goes wrong while it is open, since Pillow reports unreadable files in many ways.
     """
     if not isinstance(source, str | PathLike | bytes | Image.Image):
-        raise ImageError(f"image: expected a path, bytes, a PIL image or an array, got {type(source).__name__}")
+        raise ImageError("image", expected="a path, bytes, a PIL image or an array", got=type(source).__name__)
     name = _name(source)
     with _readable(name), ExitStack() as stack:
         if isinstance(source, Image.Image):
@@ -218,10 +235,8 @@ def _opened(source: object, max_pixels: int) -> Iterator[Image.Image]:
             file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(Path(source).open("rb"))
             image = Image.open(file)
         if image.width * image.height > max_pixels:
-            raise ImageError(
-                f"expected at most {max_pixels:,} pixels, got {image.width}×{image.height}. "
-                "Pass max_pixels to load it all the same."
-            )
+            got, hint = f"{image.width}×{image.height}", "Pass max_pixels to load it all the same."
+            raise ImageError("image", expected=f"at most {max_pixels:,} pixels", got=got, hint=hint)
         yield image
 
 
@@ -256,22 +271,20 @@ def _step(image: Image.Image) -> int:
         return 1
     compression = image.info.get("compression") if image.format == "TIFF" else "raw"
     if image.format not in _EXACT or compression not in _EXACT_TIFF:
-        raise ImageError(
-            f"expected a format that keeps every number as it is, such as PNG, got {image.format}"
-            f"{f' with compression {compression}' if image.format == 'TIFF' else ''}. Compression that loses a little "
-            "makes other labels of it; export the original again."
-        )
+        got = f"{image.format} with compression {compression}" if image.format == "TIFF" else image.format
+        hint = "Compression that loses a little makes other labels of it; export the original again."
+        raise ImageError("labels", expected="a format that keeps every number, such as PNG", got=got, hint=hint)
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
-        raise ImageError(f"expected one map, got {frames} frames or pages. Save each to a file of its own.")
+        raise ImageError(
+            "labels", expected="one map", got=f"{frames} frames or pages", hint="Save each to its own file."
+        )
     modes = {_raw_mode(image, tile[0], tile[1], tile[3]) for tile in getattr(image, "tile", ())}
     if not modes:
-        raise ImageError(
-            "expected an image that has not been decoded, since decoding may scale its numbers. Pass its path, or "
-            "numpy.asarray(image) where they are right."
-        )
+        why = "Decoding may scale the numbers: pass its path, or numpy.asarray(image) where they are right."
+        raise ImageError("labels", expected="an image that has not been decoded", hint=why)
     if not modes <= _STEPS.keys():
-        raise ImageError(f"expected labels of 1, 2, 4, 8 or 16 bits, stored as they are, got samples {sorted(modes)}")
+        raise ImageError("labels", expected="1, 2, 4, 8 or 16 bits, stored as they are", got=f"samples {sorted(modes)}")
     return max(_STEPS[mode] for mode in modes)
 
 
@@ -302,10 +315,10 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a channel, one channel; Pillow itself would clip it to white
         wide = np.asarray(image).astype(np.float64)
         if wide.min() < 0 or wide.max() > 65535:
-            raise ImageError("expected 8 or 16 bits a channel, got more. Scale it to 0…255 and pass uint8.")
+            raise ImageError("image", expected="8 or 16 bits a channel", got="more", hint=_SCALE)
         image = Image.fromarray(np.round(wide / 257 if wide.max() > 255 else wide).astype(np.uint8))
     if image.mode == "F":
-        raise ImageError("expected 8 or 16 bits a channel, got floating point. Scale it to 0…255 and pass uint8.")
+        raise ImageError("image", expected="8 or 16 bits a channel", got="floating point", hint=_SCALE)
     if image.has_transparency_data:
         coloured = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
@@ -352,10 +365,12 @@ def _readable(name: str) -> Iterator[None]:
         with _without_warnings:
             yield
     except FileNotFoundError:
-        raise ImageError(f"{name}: expected an image file, got no such file") from None
+        raise ImageError(name, expected="an image file", got="no such file") from None
+    except IsADirectoryError:
+        raise ImageError(name, expected="an image", got="a folder in which there are none") from None
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{name}: expected an image that Pillow can read, got: {error}") from error
+        raise ImageError(name, expected="an image that Pillow can read", got=str(error)) from error
     except ImageError as error:
-        raise ImageError(f"{name}: {error}") from error
+        raise ImageError.of(error, name) from error
     except Exception as error:  # struct.error, TypeError and more, by format and by what is damaged
         raise ImageError(f"{name}: unreadable or truncated image: {error or type(error).__name__}") from error

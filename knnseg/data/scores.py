@@ -37,7 +37,7 @@ class Neighbours:
     def __post_init__(self) -> None:
         if not self.ids.shape == self.scores.shape == self.labels.shape:
             raise ShapeError(
-                f"Neighbours: expected one shape, got {self.ids.shape}, {self.scores.shape} and {self.labels.shape}"
+                "Neighbours", expected="one shape", got=f"{self.ids.shape}, {self.scores.shape} and {self.labels.shape}"
             )
 
     @property
@@ -76,8 +76,9 @@ class ClassScores:
         expect(self.probabilities, "ClassScores.probabilities", np.float32, 2)
         if self.probabilities.shape[1] != len(self.classes):
             raise ShapeError(
-                f"ClassScores: expected {len(self.classes)} columns, one for each class, "
-                f"got {self.probabilities.shape[1]}"
+                "ClassScores",
+                expected=f"{len(self.classes)} columns, one for each class",
+                got=self.probabilities.shape[1],
             )
 
     def __len__(self) -> int:
@@ -95,7 +96,7 @@ class ClassScores:
             ShapeError: no part, or parts of different kinds or classes.
         """
         if len({(type(part), part.classes, part.branches) for part in parts}) != 1:
-            raise ShapeError("ClassScores: expected parts of one kind over the same classes")
+            raise ShapeError("ClassScores", expected="parts of one kind over the same classes")
         joined: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts]) for name, _ in parts[0]._columns()
         }
@@ -145,6 +146,8 @@ def check_branch(name: str, branches: Iterable[str]) -> None:
     known = tuple(branches)
     if name not in known:
         raise ConfigError(
-            f"fusion.branch: expected one of {list(known)}, which this base has, got {name!r}. "
-            "Other bases may have others"
+            "fusion.branch",
+            expected=f"one of {list(known)}, which this base has",
+            got=repr(name),
+            hint="Other bases may have others",
         )

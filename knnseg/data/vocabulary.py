@@ -16,7 +16,7 @@ from knnseg.errors import KnnSegWarning, VocabularyError
 __all__ = ["UNKNOWN", "Vocabulary", "tidied", "tidy"]
 
 UNKNOWN = "unknown"
-"""The class of what is none of the classes."""
+"""The class of what belongs to no other."""
 
 
 def tidy(label: str) -> str:
@@ -56,18 +56,20 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if not self.names:
-            raise VocabularyError("vocabulary: expected at least one class name, got none")
+            raise VocabularyError("vocabulary", expected="at least one class name", got="none")
         self._tidy()
         blank = [i for i, name in enumerate(self.names) if not isinstance(name, str) or not name.strip()]
         if blank:
-            raise VocabularyError(f"vocabulary: expected non-empty names, got {self.names[blank[0]]!r} at {blank[0]}")
+            raise VocabularyError(
+                "vocabulary", expected="non-empty names", got=f"{self.names[blank[0]]!r} at {blank[0]}"
+            )
         known = frozenset(self.names)
         if len(known) < len(self.names):
             repeated = min(name for name, count in Counter(self.names).items() if count > 1)
-            raise VocabularyError(f"vocabulary: expected each name once, got {repeated!r} more than once")
+            raise VocabularyError("vocabulary", expected="each name once", got=f"{repeated!r} more than once")
         for what, given in (("things", self.things), ("wording of", frozenset(self.wording))):
             if not given <= known:
-                raise VocabularyError(f"vocabulary: {what} {sorted(given - known)} are not among the names")
+                raise VocabularyError(f"vocabulary: {what} {sorted(given - known)}", expected="to be among the names")
 
     def _tidy(self) -> None:
         """Bring every name to the form in which names are compared."""
@@ -81,9 +83,9 @@ class Vocabulary:
         if isinstance(classes, Vocabulary):
             return classes
         if isinstance(classes, str):
-            raise VocabularyError(f"vocabulary: expected a list of names, got the string {classes!r}")
+            raise VocabularyError("vocabulary", expected="a list of names", got=f"the string {classes!r}")
         if isinstance(things, str):
-            raise VocabularyError(f"vocabulary: expected things as a list of names, got the string {things!r}")
+            raise VocabularyError("vocabulary", expected="things as a list of names", got=f"the string {things!r}")
         return cls(tuple(classes), frozenset(things))
 
     def __len__(self) -> int:

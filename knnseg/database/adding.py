@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,11 @@ from numpy.typing import NDArray
 from knnseg.data.annotations import LabelledImage
 from knnseg.data.features import Embeddings
 from knnseg.data.image import Image
+from knnseg.data.masks import Masks
+from knnseg.data.reading import ImageLike
+from knnseg.data.vocabulary import Vocabulary, tidied
+from knnseg.database.inventory import Concept
+from knnseg.database.naming import Names, is_deleted
 from knnseg.database.schema import (
     FIELDS,
     Content,
@@ -20,7 +27,7 @@ from knnseg.database.schema import (
     segment_masks,
     stored_contents,
 )
-from knnseg.errors import DatasetError, those_that_can
+from knnseg.errors import DatasetError, MaskError, those_that_can
 from knnseg.later import each
 from knnseg.method.pooling import pool
 from knnseg.stages.protocols import FeatureExtractor, features_of
@@ -37,8 +44,10 @@ class AddReport:
         images: images read.
         added: examples written.
         present: examples that were there already.
+        deleted: examples that were there and have been deleted one by one, and so are left out.
         skipped: segments that could not be used: empty, below ``min_area``, or over featureless ground.
         failed: images that could not be read or used, each with its name and the reason.
+        ids: of ``add_masks``, the id of the example of each mask; empty for a stream of images, which may have no end.
     """
 
     images: int = 0
@@ -46,11 +55,14 @@ class AddReport:
     present: int = 0
     skipped: int = 0
     failed: tuple[str, ...] = ()
+    deleted: int = 0
+    ids: tuple[str, ...] = ()
 
     def __add__(self, other: AddReport) -> AddReport:
         return AddReport(
             self.images + other.images, self.added + other.added,
             self.present + other.present, self.skipped + other.skipped, (*self.failed, *other.failed),
+            self.deleted + other.deleted, (*self.ids, *other.ids),
         )  # fmt: skip
 
 
@@ -59,6 +71,7 @@ def segments(
     wanted: frozenset[str] | None,
     min_area: int,
     keys_for: Callable[[Iterable[str]], Mapping[str, str]],
+    concepts: Callable[[], Iterable[Concept]],
 ) -> tuple[list[ImageExamples], AddReport]:
     """The segments of some images that are to be added, and how many are not.
 
@@ -67,15 +80,16 @@ def segments(
         wanted: the class names to take; None for all.
         min_area: leave out segments with fewer pixels.
         keys_for: the key of the concept of each name.
+        concepts: what the database knows, which says what nobody else does: thing or stuff.
 
     Raises:
         DatasetError: something else than a labelled image.
     """
-    prepared, report = [], AddReport()
+    prepared, report, known = [], AddReport(), dict[str, bool]()
     for example in group:
         if not isinstance(example, LabelledImage):
             raise DatasetError(
-                f"add: expected labelled images, got {type(example).__name__}. Use add_masks for arrays."
+                "add", expected="labelled images", got=type(example).__name__, hint="Use add_masks for arrays."
             )
         info = [s for s in example.info if wanted is None or s.label in wanted]
         masks = segment_masks(example, [s.id for s in info])
@@ -83,16 +97,64 @@ def segments(
         kept = [s for s, ok in zip(info, usable.tolist(), strict=True) if ok]
         report += AddReport(images=1, skipped=int((~usable).sum()))
         keys = keys_for(s.label for s in kept)
+        if not known and any(s.thing is None for s in kept):
+            known = things_of(concepts())
+        things = [known.get(s.label, False) if s.thing is None else s.thing for s in kept]
         image = Image(example.image, example.uri)
-        prepared.append(described(image, masks.select(usable), [s.label for s in kept], [s.thing for s in kept], keys))
+        prepared.append(described(image, masks.select(usable), [s.label for s in kept], things, keys))
     return prepared, report
+
+
+def things_of(concepts: Iterable[Concept]) -> dict[str, bool]:
+    """Whether each name, of now or from before, is that of a thing."""
+    listed = list(concepts)
+    before = {alias: concept.thing for concept in listed for alias in concept.aliases}
+    return before | {concept.label: concept.thing for concept in listed}
+
+
+def of_arrays(
+    image: Image | ImageLike,
+    masks: NDArray[np.bool_] | NDArray[np.integer],
+    labels: Iterable[str],
+    things: Iterable[str] | None,
+    uri: str,
+    concepts: Callable[[], Iterable[Concept]],
+    keys_for: Callable[[Iterable[str]], Mapping[str, str]],
+) -> ImageExamples:
+    """One image with its masks as arrays; see :meth:`knnseg.ConceptDatabase.add_masks`.
+
+    Args:
+        image: the image.
+        masks: bool or whole numbers (N, H, W).
+        labels: N class names.
+        things: the names among them that are countable objects; None where nobody says.
+        uri: where the image comes from; "" for the path that was given.
+        concepts: what the database knows.
+        keys_for: the key of the concept of each name.
+    """
+    names = [tidied(label) for label in labels]
+    known = things_of(concepts()) if things is None else {}
+    said = [name for name in names if known.get(name)] if things is None else things
+    countable = Vocabulary.of(dict.fromkeys(names), said).things if names else frozenset[str]()
+    picture, stack = Image.read(image), Masks.from_dense(masks)
+    if stack.size != picture.size:
+        raise MaskError("masks", expected=f"{picture.size} like the image", got=stack.size)
+    if len(stack) != len(names):
+        raise MaskError("masks", expected=f"one mask for each of {len(names)} labels", got=len(stack))
+    empty = np.flatnonzero(stack.areas == 0)
+    if len(empty):
+        raise MaskError("masks", expected="every mask to cover a pixel", got=f"an empty mask at {int(empty[0])}")
+    if not uri and isinstance(image, str | PathLike):
+        uri = Path(image).absolute().as_uri()
+    things_ = [name in countable for name in names]
+    return described(Image(picture.pixels, uri), stack, names, things_, keys_for(names))
 
 
 def write(
     store: EmbeddingStore,
     extractor: FeatureExtractor,
     prepared: list[ImageExamples],
-    name: Callable[[str], str],
+    names: Names,
     *,
     keep_masks: bool = True,
     writer: str = "",
@@ -104,7 +166,7 @@ def write(
         store: of a concept database.
         extractor: makes the vectors.
         prepared: the examples of some images.
-        name: of the concept with a key.
+        names: of the concepts, and what was deleted of them.
         keep_masks: store the masks as RLE.
         writer: who adds.
         strict: raise where the extractor refuses an image, instead of leaving it out.
@@ -113,15 +175,19 @@ def write(
     store.revision()  # what others have added up to now is seen below, also where that takes a moment otherwise
     ids = [identity for examples in prepared for identity in (*examples.ids, *examples.first_ids)]
     stored = store.get(ids, fields=["label"], with_vectors=False)
-    there = {own for own, key in zip(stored.ids.tolist(), stored.fields["label"].tolist(), strict=True) if name(key)}
+    there = {
+        own for own, key in zip(stored.ids.tolist(), stored.fields["label"].tolist(), strict=True) if names.name(key)
+    }
     # A concept that was made of several has examples under the keys of each of them.
     shown = [examples.image.content_hash for examples in prepared if not there.issuperset(examples.ids)]
-    known = stored_contents(store, F("image_hash").isin(shown), name) if shown else set[Content]()
+    known = stored_contents(store, F("image_hash").isin(shown), names.name) if shown else set[Content]()
     work: list[tuple[ImageExamples, list[int]]] = []
     for examples in prepared:
-        named = zip(examples.ids, examples.first_ids, examples.contents(name), strict=True)
+        named = zip(examples.ids, examples.first_ids, examples.contents(names.name), strict=True)
         fresh = [i for i, (*own, same) in enumerate(named) if there.isdisjoint(own) and known.isdisjoint(same)]
-        report += AddReport(present=len(examples.ids) - len(fresh))
+        deleted = [i for i in fresh if is_deleted(names.moved.get(examples.ids[i], ""))]
+        report += AddReport(present=len(examples.ids) - len(fresh), deleted=len(deleted))
+        fresh = [i for i in fresh if i not in deleted]
         if fresh:
             there.update(examples.ids)
             work.append((examples, fresh))

@@ -10,11 +10,10 @@ The field ``label`` of an example holds that key. What a key is called stands in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
-from functools import partial
+from datetime import datetime
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,22 +22,32 @@ from tqdm import tqdm
 from knnseg.data.annotations import LabelledImage
 from knnseg.data.features import Embeddings
 from knnseg.data.image import Image
-from knnseg.data.masks import Masks
 from knnseg.data.reading import ImageLike
 from knnseg.data.scores import Neighbours
-from knnseg.data.vocabulary import Vocabulary, tidied, tidy
-from knnseg.database.adding import AddReport, segments, write
-from knnseg.database.inventory import Concept, Inventory, named
-from knnseg.database.naming import Change, Changes, Names, kind, named_anew, naming, noted, removal
-from knnseg.database.schema import CONTENT, FIELDS, Content, ImageExamples, contents, described, readable
+from knnseg.data.vocabulary import Vocabulary, tidy
+from knnseg.database.adding import AddReport, of_arrays, segments, write
+from knnseg.database.changes import Changes
+from knnseg.database.correcting import Correction, Corrections
+from knnseg.database.examples import Examples, full_ids, listed, wanted
+from knnseg.database.inventory import Concept, Looking, named
+from knnseg.database.schema import FIELDS, ImageExamples, readable
+from knnseg.database.searching import nearest
 from knnseg.database.spaces import place_of_changes, space_name, spaces
-from knnseg.errors import ConfigError, MaskError, VocabularyError, told, warn_left_out
+from knnseg.errors import ConfigError, told, warn_left_out
 from knnseg.later import ahead, batched
 from knnseg.stages.protocols import FeatureExtractor
-from knnstore import EmbeddingStore, F, Filter, StoreSpec, StoreURL, open_store
+from knnstore import EmbeddingStore, StoreSpec, StoreURL, open_store
 from knnstore.errors import StoreNotFoundError
 
-__all__ = ["FIELDS", "AddReport", "Concept", "ConceptDatabase", "space_name"]
+__all__ = [
+    "FIELDS",
+    "AddReport",
+    "Concept",
+    "ConceptDatabase",
+    "Correction",
+    "Examples",
+    "space_name",
+]
 
 
 class ConceptDatabase:
@@ -54,8 +63,8 @@ class ConceptDatabase:
         StoreSpec(dim, "cosine", FIELDS, space).check_against(store.spec, str(store.url))
         self._store, self._extractor = store, extractor
         self._changes = Changes(place_of_changes(store), read_only=store.read_only)
-        self._seen: Inventory | None = None
-        self._counted: tuple[str, dict[str, int], dict[str, int]] | None = None
+        self._looking = Looking(store, self._changes)
+        self._corrections = Corrections(store, self._changes, self._looking)
 
     @classmethod
     def open(
@@ -104,8 +113,10 @@ class ConceptDatabase:
         picked = [place for name, place in there.items() if space in ("", name)]
         if len(picked) > 1:
             raise ConfigError(
-                f"embedding space: expected the name of one of {sorted(there)} at {StoreURL.parse(url)}, got none. "
-                "Give it (--space), or the configuration that the examples were made with (--preset)."
+                "embedding space",
+                expected=f"the name of one of {sorted(there)} at {StoreURL.parse(url)}",
+                got="none",
+                hint="Give it (--space), or the configuration that the examples were made with (--preset).",
             )
         if not picked:
             raise StoreNotFoundError(
@@ -127,7 +138,7 @@ class ConceptDatabase:
             ConfigError: the database was opened without.
         """
         if self._extractor is None:
-            raise ConfigError("concept database: expected an extractor, to make vectors with; it was opened without")
+            raise ConfigError("concept database", expected="one with an extractor", got="one opened without")
         return self._extractor
 
     # -- adding -------------------------------------------------------------------------------------------------------
@@ -167,8 +178,8 @@ class ConceptDatabase:
             What was done. Where images were left out, there is a :class:`~knnseg.errors.KnnSegWarning` too.
         """
         if batch < 1:
-            raise ConfigError(f"add: expected a batch of at least 1 image, got {batch}")
-        self._tidy_up()
+            raise ConfigError("add", expected="a batch of at least 1 image", got=batch)
+        self._corrections.tidy_up()
         strict = strict or isinstance(examples, LabelledImage)
         images = [examples] if isinstance(examples, LabelledImage) else examples
         wanted = None if classes is None else frozenset(map(tidy, classes))
@@ -185,7 +196,7 @@ class ConceptDatabase:
         with told(done), tqdm(total=total, unit="image", disable=not progress, desc="adding") as bar:
             read = (image for _, image in readable(images, failed, strict=strict))
             for group in ahead(batched(read, batch)):
-                prepared, counted = segments(group, wanted, min_area, self.keys_for)
+                prepared, counted = segments(group, wanted, min_area, self.keys_for, self.concepts)
                 report += counted + self._write(prepared, keep_masks=keep_masks, writer=writer, strict=strict)
                 bar.update(len(group))
                 bar.set_postfix(added=report.added, present=report.present)
@@ -196,7 +207,7 @@ class ConceptDatabase:
     def add_masks(
         self,
         image: Image | ImageLike,
-        masks: NDArray[np.bool_],
+        masks: NDArray[np.bool_] | NDArray[np.integer],
         labels: Iterable[str],
         *,
         things: Iterable[str] | None = None,
@@ -207,7 +218,7 @@ class ConceptDatabase:
 
         Args:
             image: a path, bytes, a PIL image, or uint8 (H, W, 3).
-            masks: bool (N, H, W); they may overlap.
+            masks: bool (N, H, W), or whole numbers of which one is inside; they may overlap.
             labels: N class names; spaces around them are dropped, and letters brought to Unicode's form NFC.
             things: the names among them that are countable objects, the others are stuff; None says nothing, and each
                 is what the database knows of it. What it does not know is stuff.
@@ -219,50 +230,38 @@ class ConceptDatabase:
                 nothing is added.
             VocabularyError: an empty label, or a thing that is not among the labels; nothing is added.
         """
-        names = [tidied(label) for label in labels]
-        said = [c.label for c in self.concepts() if c.thing and c.label in names] if things is None else things
-        countable = Vocabulary.of(dict.fromkeys(names), said).things if names else frozenset[str]()
-        picture, stack = Image.read(image), Masks.from_dense(masks)
-        if stack.size != picture.size:
-            raise MaskError(f"masks: expected {picture.size} like the image, got {stack.size}")
-        if len(stack) != len(names):
-            raise MaskError(f"masks: expected one mask for each of {len(names)} labels, got {len(stack)}")
-        empty = np.flatnonzero(stack.areas == 0)
-        if len(empty):
-            raise MaskError(f"masks: expected every mask to cover a pixel, got an empty mask at {int(empty[0])}")
-        if not uri and isinstance(image, str | PathLike):
-            uri = Path(image).absolute().as_uri()
-        things_ = [name in countable for name in names]
-        prepared = described(Image(picture.pixels, uri), stack, names, things_, self.keys_for(names))
-        return AddReport(images=1) + self._write([prepared], keep_masks=True, writer=writer, strict=True)
+        prepared = of_arrays(image, masks, labels, things, uri, self.concepts, self.keys_for)
+        self._corrections.restore(dict(zip(prepared.ids, prepared.labels, strict=True)))
+        written = self._write([prepared], keep_masks=True, writer=writer, strict=True)
+        return replace(written, images=1, ids=tuple(prepared.ids))
 
     def _write(self, prepared: list[ImageExamples], *, keep_masks: bool, writer: str, strict: bool) -> AddReport:
         return write(
-            self._store, self.extractor, prepared, self._changes.names().name,
+            self._store, self.extractor, prepared, self._changes.names(),
             keep_masks=keep_masks, writer=writer, strict=strict,
         )  # fmt: skip
 
     def keys_for(self, names: Iterable[str]) -> dict[str, str]:
         """The key that new examples of each name get; one that was never used is named first."""
-        wanted = list(dict.fromkeys(names))
-        known = self._changes.names()
-        for name in wanted:
-            if not known.keys(name):  # it was removed, or called something else, and is added again
-                known = self._changes.make(partial(named_anew, name, self._look().counts))
-        return {name: known.key(name) for name in wanted}
+        return self._corrections.keys_for(names)
+
+    def agree(self, keys: Mapping[str, str]) -> None:
+        """For who has written rows of another embedding space: what was corrected meanwhile holds for them too.
+
+        Args:
+            keys: the field ``label`` of each row that was written, by its id.
+        """
+        self._corrections.agree(keys)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
     def concepts(self) -> tuple[Concept, ...]:
         """Every concept with its number of examples, by name, as they are now, whoever has changed them."""
-        return self._look().concepts
+        return self._looking.now().concepts
 
     def revision(self) -> str:
         """A text that changes with the examples and with the names; see :meth:`EmbeddingStore.revision`."""
-        return self._revision(self._changes.names())
-
-    def _revision(self, names: Names) -> str:
-        return f"{self._store.revision()}/{names.number}{names.token[:8]}"
+        return self._looking.revision(self._changes.names())
 
     def name(self, key: str) -> str:
         """What the concept of a key is called; "" where it is removed."""
@@ -272,27 +271,43 @@ class ConceptDatabase:
         """The names of the concepts of some examples, by their field ``label``: object (N,); "" for what is removed."""
         return named(self._changes.names(), keys)
 
-    def _look(self) -> Inventory:
-        """What is there; looked up again where it may have changed."""
-        names = self._changes.names()
-        while True:
-            revision = self._revision(names)
-            if self._seen is not None and self._seen.revision == revision and self._store.capabilities.revision:
-                return self._seen
-            counts, things = self._count()
-            before, names = names, self._changes.names()
-            if names == before:  # otherwise old names would be put beside new examples
-                self._seen = Inventory(revision, names, counts, things)
-                return self._seen
+    def examples(
+        self,
+        *,
+        concept: str | None = None,
+        writer: str | None = None,
+        image: str | PathLike[str] | Image | None = None,
+        since: float | datetime | None = None,
+        ids: Iterable[str] | None = None,
+        limit: int | None = None,
+    ) -> Examples:
+        """Single examples, newest first, and by id where they are of the same moment.
 
-    def _count(self) -> tuple[dict[str, int], dict[str, int]]:
-        """The examples of each key, and the things among them; not counted again where only names have changed."""
-        revision = self._store.revision()
-        if self._counted is None or self._counted[0] != revision or not self._store.capabilities.revision:
-            counts = {str(key): count for key, count in self._store.count_by("label").items() if count}
-            things = self._store.count_by("label", where=F("thing") == True)  # noqa: E712  # builds a filter
-            self._counted = revision, counts, {str(key): count for key, count in things.items()}
-        return self._counted[1:]
+        Nothing but ids and times is read of those that are not returned, and no vectors or masks of any.
+
+        Args:
+            concept: only its examples, by the name that it has now or had before.
+            writer: only what they have added.
+            image: only those of this image: the path or URI that was kept with it, the SHA-256 of its pixels, or the
+                image itself.
+            since: only those that were added then or later: seconds since the epoch, or a time.
+            ids: only these; one that is not there is left out.
+            limit: how many at most; None for all.
+
+        Raises:
+            VocabularyError: there is no such concept.
+        """
+        name = None if concept is None else self._corrections.known(concept).label
+        seen = self._looking.now()
+        return listed(self._store, seen, wanted(seen, name, writer, image, since), ids, limit)
+
+    def ids(self, beginnings: Iterable[str]) -> list[str]:
+        """The ids of the examples that begin so; for people, who type the first few digits.
+
+        Raises:
+            VocabularyError: no id begins so, or several do.
+        """
+        return full_ids(self._store, self._looking.now(), beginnings)
 
     def neighbours(
         self, embeddings: Embeddings, k: int, vocabulary: Vocabulary | None = None, *, exclude_image: str = ""
@@ -305,31 +320,7 @@ class ConceptDatabase:
             vocabulary: only entries of these classes; None takes all.
             exclude_image: leave out entries of the image with this content hash, for leave-one-image-out.
         """
-        seen = self._look()
-        keys = seen.keys_of(None if vocabulary is None else vocabulary.names)
-        found = self._nearest(embeddings, k, seen, seen.restriction(keys), exclude_image)
-        if np.isin(found.labels, ["", *seen.names_of(keys)]).all():
-            return found
-        # Somebody has added another class since the look, which a filter that only leaves out did not know of.
-        return self._nearest(embeddings, k, seen, F("label").isin(keys), exclude_image)
-
-    def _nearest(
-        self, embeddings: Embeddings, k: int, seen: Inventory, where: Filter | None, exclude_image: str
-    ) -> Neighbours:
-        if exclude_image:
-            other = F("image_hash") != exclude_image
-            where = other if where is None else where & other
-        asked = embeddings.vectors.any(axis=1)
-        hits = self._store.search(embeddings.vectors[asked], k, where=where, fields=["label"])
-        shape = (len(embeddings), k)
-        ids, labels = np.full(shape, "", object), np.full(shape, "", object)
-        scores = np.full(shape, -np.inf, np.float32)
-        ids[asked], scores[asked] = hits.ids, hits.scores
-        there = hits.ids != ""
-        names = np.full(hits.ids.shape, "", object)
-        names[there] = named(seen.names, hits.fields["label"][there])
-        labels[asked] = names
-        return Neighbours(ids, scores, labels)
+        return nearest(self._store, self._looking, embeddings, k, vocabulary, exclude_image)
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
@@ -345,12 +336,7 @@ class ConceptDatabase:
         Raises:
             VocabularyError: there is no concept ``old``, at the moment of the change, or ``new`` is empty.
         """
-        if not new.strip():
-            raise VocabularyError("rename: expected a non-empty new name")
-        name, count = tidied(new), self._known(old).count
-        if tidy(old) == name:
-            return count
-        return count - self._change(lambda seen: naming(seen.keys_of([self._known(old).label]), name))
+        return self._corrections.rename(old, new)
 
     def set_kind(self, label: str, *, thing: bool) -> int:
         """Say of a concept that it is a countable object, or that it is stuff, whatever its examples say.
@@ -361,22 +347,11 @@ class ConceptDatabase:
         Raises:
             VocabularyError: there is no such concept.
         """
-        concept = self._known(label)
-        self._change(lambda seen: kind(seen.keys_of([self._known(label).label]), thing=thing))
-        return concept.count - concept.things if thing else concept.things
+        return self._corrections.set_kind(label, thing=thing)
 
     def merge(self, labels: Iterable[str], into: str) -> int:
         """Make one concept of several, in one step; returns how many examples moved."""
-        if not into.strip():
-            raise VocabularyError("merge: expected a non-empty name")
-        name = tidied(into)
-        listed = [label for label in dict.fromkeys(map(tidy, labels)) if label != name]
-        count = sum(self._known(label).count for label in listed)
-        if not listed:
-            return 0
-        return count - self._change(
-            lambda seen: naming(seen.keys_of([self._known(label).label for label in listed]), name)
-        )
+        return self._corrections.merge(labels, into)
 
     def remove(self, label: str) -> int:
         """Forget a concept; returns how many examples it had.
@@ -386,54 +361,74 @@ class ConceptDatabase:
         Raises:
             VocabularyError: there is no such concept.
         """
-        count = self._known(label).count
-        self._change(lambda seen: removal(seen.keys_of([self._known(label).label])))
-        return count
+        return self._corrections.remove(label)
 
-    def _known(self, label: str) -> Concept:
-        there = {concept.label: concept for concept in self.concepts()}
-        if tidy(label) not in there:
-            raise VocabularyError(f"concept: expected one of {sorted(there)[:20]}, got {label!r}")
-        return there[tidy(label)]
+    def relabel(self, ids: Iterable[str], concept: str) -> int:
+        """Move single examples to another concept, in every embedding space; a new one where there is none.
 
-    def _change(self, change: Callable[[Inventory], Change]) -> int:
-        """Make a change that holds for what is there at that moment, and finish what it leaves to do; see there."""
-        self._changes.make(lambda names: change(replace(self._look(), names=names)))
-        with told(lambda: "The change is made and stays. What is left to delete, the next change or add deletes."):
-            return self._tidy_up()
+        They keep their ids, so adding the same data set again leaves them where they are now. One that the concept has
+        already, of the same mask in the same picture, is deleted.
 
-    def _tidy_up(self) -> int:
-        """Delete what removed concepts have left, and what merged ones have twice; after others' changes too.
+        Args:
+            ids: of the examples; one that is not there is left out.
+            concept: by the name that it has now or had before.
 
         Returns:
-            How many examples were there twice.
+            How many examples were moved.
         """
-        seen = self._look()
-        if left := sorted(seen.names.removed & seen.counts.keys()):
-            self._store.delete(where=F("label").isin(left))
-        doubles = 0
-        for name in sorted(seen.names.untidied):
-            keys = [key for key in seen.keys_of([name]) if key in seen.counts]
-            doubles += self._drop_doubles(name, keys) if len(keys) > 1 else 0  # a name is a key too, mostly unused
-            self._changes.make(partial(noted, name))
-        return doubles
+        return self._corrections.relabel(ids, concept)
 
-    def _drop_doubles(self, name: str, keys: list[str]) -> int:
-        """Keep one of each example that a concept has under several keys, that of its own name first."""
-        met: set[Content] = set()
-        dropped = 0
-        for own in (True, False):
-            chosen = [key for key in keys if (key == name) is own]
-            for records in self._store.scan(F("label").isin(chosen), fields=CONTENT) if chosen else ():
-                records.fields["label"][:] = name
-                double = []
-                for exact, coarse in contents(records.fields):
-                    double.append(not met.isdisjoint((exact, coarse)))
-                    met.add(exact if exact[2] else coarse)
-                if any(double):
-                    self._store.delete(ids=records.ids[double].tolist())
-                dropped += sum(double)
-        return dropped
+    def delete_examples(self, ids: Iterable[str]) -> int:
+        """Delete single examples, in every embedding space.
+
+        They are seen by nobody from then on. Adding the data set that they are from leaves them out; adding one of them
+        with :meth:`add_masks` brings it back, and so does :meth:`undo`. :meth:`purge` deletes them for good.
+
+        Args:
+            ids: of the examples; one that is not there is left out.
+
+        Returns:
+            How many examples were deleted.
+        """
+        return self._corrections.delete(ids)
+
+    def purge(self) -> int:
+        """Delete for good what :meth:`delete_examples`, relabelling and merging have deleted; returns how many it was.
+
+        That cannot be undone any more.
+        """
+        return self._corrections.purge()
+
+    def history(self, limit: int | None = None) -> tuple[Correction, ...]:
+        """The last corrections of everybody, newest first.
+
+        Args:
+            limit: how many at most; None for all that are remembered, which are the last fifty.
+        """
+        return self._corrections.history(limit)
+
+    @property
+    def last_correction(self) -> int:
+        """The number of the last correction that was made through this object and is not undone; 0 for none."""
+        return self._corrections.last
+
+    def undo(self, number: int | None = None) -> Correction:
+        """Take a correction back: a renaming, a merge, a kind, or what was done to single examples.
+
+        Nothing that anybody has done since is lost: where a later correction has changed the same, that one has to be
+        undone first. A removed concept does not come back. An undo can be undone by its own number.
+
+        Args:
+            number: of the correction, as :meth:`history` tells it; None for the last one that was made through this
+                object and is not undone.
+
+        Returns:
+            What was undone.
+
+        Raises:
+            VocabularyError: there is no such correction, or it cannot be undone; the message says why.
+        """
+        return self._corrections.undo(number)
 
     def close(self) -> None:
         """Close the store."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from knnseg.database.changes import Changes
 from knnseg.database.naming import Names
-from knnstore import F, Filter
+from knnstore import EmbeddingStore, F, Filter
 
-__all__ = ["Concept", "Inventory", "named"]
+__all__ = ["Concept", "Inventory", "Looking", "named"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +24,13 @@ class Concept:
         label: its name.
         count: examples.
         things: those of them that say it is a countable object; the others say it is stuff.
+        aliases: names that it had before, or that what was merged into it had.
     """
 
     label: str
     count: int
     things: int
+    aliases: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def thing(self) -> bool:
@@ -68,11 +72,13 @@ class Inventory:
     def concepts(self) -> tuple[Concept, ...]:
         """Every concept that has examples, by name."""
         found: dict[str, Concept] = {}
+        aliases = self.names.other_names()
         for key, count in self.counts.items():
             if name := self.names.name(key):
                 things = self.things.get(key, 0) if key not in self.names.kinds else count * self.names.kinds[key]
                 before = found.get(name, Concept(name, 0, 0))
-                found[name] = Concept(name, before.count + count, before.things + things)
+                also = tuple(aliases.get(name, ()))
+                found[name] = Concept(name, before.count + count, before.things + things, also)
         return tuple(sorted(found.values(), key=lambda concept: concept.label))
 
     def keys_of(self, names: Iterable[str] | None) -> list[str]:
@@ -93,6 +99,67 @@ class Inventory:
         if not others:
             return None
         return ~F("label").isin(others) if len(others) < len(keys) else F("label").isin(keys)
+
+    def hidden_beside(self, keys: Iterable[str]) -> int:
+        """How many examples there are beside those of these keys, where nobody sees any of them; 0 otherwise."""
+        others = self.counts.keys() - set(keys)
+        return 0 if any(map(self.names.name, others)) else sum(self.counts[key] for key in others)
+
+
+class Looking:
+    """Looks at what is there, and looks again where it may have changed.
+
+    Args:
+        store: of one embedding space.
+        changes: of its database.
+    """
+
+    def __init__(self, store: EmbeddingStore, changes: Changes) -> None:
+        self._store, self._changes = store, changes
+        self._seen: Inventory | None = None
+        self._counted: tuple[str, dict[str, int], dict[str, int]] | None = None
+
+    def revision(self, names: Names) -> str:
+        """A text that changes with the examples and with the names."""
+        return f"{self._store.revision()}/{names.number}{names.token[:8]}"
+
+    def now(self) -> Inventory:
+        """What is there now, whoever has changed it."""
+        names = self._changes.names()
+        while True:
+            revision = self.revision(names)
+            if self._seen is not None and self._seen.revision == revision and self._store.capabilities.revision:
+                return self._seen
+            counts, things = self._count()
+            if names.unsettled:
+                counts, things = self._as_corrected(names, counts, things)
+            before, names = names, self._changes.names()
+            # Otherwise old names would be put beside new examples, or an example be counted twice.
+            if names.token == before.token and not (names.unsettled and self.revision(names) != revision):
+                self._seen = Inventory(revision, names, counts, things)
+                return self._seen
+
+    def _as_corrected(
+        self, names: Names, counts: Mapping[str, int], things: Mapping[str, int]
+    ) -> tuple[dict[str, int], dict[str, int]]:
+        """The counts with examples where corrections have put them, should their rows not say so yet."""
+        counts, things = Counter(counts), Counter(things)
+        records = self._store.get(list(names.unsettled), fields=["label", "thing"], with_vectors=False)
+        columns = (records.fields[name].tolist() for name in ("label", "thing"))
+        for identity, key, thing in zip(records.ids.tolist(), *columns, strict=True):
+            for counted, one in ((counts, 1), (things, int(thing))):
+                counted[key] -= one
+                counted[names.moved[identity]] += one
+        return dict(+counts), dict(+things)
+
+    def _count(self) -> tuple[dict[str, int], dict[str, int]]:
+        """The examples of each key, and the things among them; not counted again where only names have changed."""
+        revision = self._store.revision()
+        if self._counted is None or self._counted[0] != revision or not self._store.capabilities.revision:
+            counts = {str(key): count for key, count in self._store.count_by("label").items() if count}
+            things = self._store.count_by("label", where=F("thing") == True)  # noqa: E712  # builds a filter
+            self._counted = revision, counts, {str(key): count for key, count in things.items()}
+        return self._counted[1:]
 
 
 def named(names: Names, keys: Iterable[str]) -> NDArray[np.object_]:

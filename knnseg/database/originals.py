@@ -107,7 +107,7 @@ class Originals:
 
     def __init__(self, folder: str | PathLike[str] | None = None) -> None:
         if folder is not None and not Path(folder).is_dir():
-            raise DatasetError(f"images: expected a folder, got {folder}")
+            raise DatasetError("images", expected="a folder", got=folder)
         self._folder = None if folder is None else Path(folder)
         self._read: dict[str, Path] = {}
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from knnseg.database.changes import Changes
 from knnseg.database.concepts import ConceptDatabase
 from knnseg.database.inventory import named
-from knnseg.database.naming import Changes
 from knnseg.database.originals import Originals, StoredImage, stored_images
 from knnseg.database.schema import FIELDS, contents, stored_contents
 from knnseg.database.spaces import place_of_changes
@@ -85,12 +85,12 @@ def reembed(
         SpecMismatchError: the source has not the fields of a concept database.
     """
     if batch < 1:
-        raise ConfigError(f"reembed: expected a batch of at least 1 image, got {batch}")
+        raise ConfigError("reembed", expected="a batch of at least 1 image", got=batch)
     space = source.spec.space
     StoreSpec(source.spec.dim, "cosine", FIELDS, space).check_against(source.spec, str(source.url))
     if space is not None and space.fingerprint == target.extractor.space.fingerprint:
         raise ConfigError(
-            f"reembed: expected two embedding spaces, got {space.encoder!r} for both. Nothing was written."
+            "reembed", expected="two embedding spaces", got=f"{space.encoder!r} for both", hint="Nothing was written."
         )
     finder, report = originals or Originals(), ReembedReport()
     labels = _labels(source, target)
@@ -183,4 +183,6 @@ def _upsert(target: ConceptDatabase, made: list[_Embedded]) -> int:
         if name != "coverage"  # in cells of the new grid
     }
     fields["coverage"] = np.concatenate([one.coverage for one in made]).astype(np.float64)
-    return target.store.upsert(ids, np.concatenate([one.vectors for one in made]), fields, on_conflict="skip")
+    written = target.store.upsert(ids, np.concatenate([one.vectors for one in made]), fields, on_conflict="skip")
+    target.agree(dict(zip(ids, fields["label"].tolist(), strict=True)))
+    return written

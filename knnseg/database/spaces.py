@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 
-from knnseg.database.naming import CHANGES
-from knnstore import EmbeddingSpace, EmbeddingStore, StoreURL, collections
+from knnseg.database.changes import CHANGES
+from knnstore import EmbeddingSpace, EmbeddingStore, StoreURL, collections, open_store
+from knnstore.errors import StoreNotFoundError
 
-__all__ = ["place_of_changes", "space_name", "spaces"]
+__all__ = ["each_space", "place_of_changes", "space_name", "spaces"]
 
 
 def space_name(space: EmbeddingSpace) -> str:
@@ -25,7 +27,30 @@ def spaces(url: str | StoreURL) -> dict[str, StoreURL]:
 
 def place_of_changes(store: EmbeddingStore) -> StoreURL:
     """Beside the space of a database, which others may share it with; below a store that belongs to no database."""
+    database = _database_of(store)
+    return (store.url if database is None else database).child(CHANGES)
+
+
+def each_space(store: EmbeddingStore) -> Iterator[EmbeddingStore]:
+    """The store itself, and then each other embedding space of its database, open for as long as it is looked at."""
+    yield store
+    database, name = _database_of(store), store.url.path.rpartition("/")[2]
+    for other, place in spaces(database).items() if database is not None else ():
+        opened = None if other == name else _opened(place)
+        if opened is not None:
+            with opened:
+                if opened.spec.fields == store.spec.fields:
+                    yield opened
+
+
+def _opened(place: StoreURL) -> EmbeddingStore | None:
+    try:
+        return open_store(place)
+    except StoreNotFoundError:  # it is being made in this moment, and has no rows yet
+        return None
+
+
+def _database_of(store: EmbeddingStore) -> StoreURL | None:
     above, _, name = store.url.path.rpartition("/")
-    if store.spec.space is not None and name == space_name(store.spec.space) and above:
-        return replace(store.url, path=above).child(CHANGES)
-    return store.url.child(CHANGES)
+    known = store.spec.space is not None and name == space_name(store.spec.space)
+    return replace(store.url, path=above) if known and above else None

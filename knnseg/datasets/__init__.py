@@ -2,19 +2,20 @@
 
 from knnseg.datasets.benchmarks import Benchmark, benchmarks, open_dataset, with_names
 from knnseg.datasets.folders import CocoPanoptic, ImageLabelPairs, LabelledImages, read_classes
-from knnseg.datasets.formats import annotation_formats, open_annotations
-from knnseg.datasets.rendered import CONCEPTS, Concept, RenderedScenes
+from knnseg.datasets.formats import annotation_formats, from_detections, open_annotations
+from knnseg.datasets.rendered import CONCEPTS, RenderedScenes, SceneClass
 
 __all__ = [
     "CONCEPTS",
     "Benchmark",
     "CocoPanoptic",
-    "Concept",
     "ImageLabelPairs",
     "LabelledImages",
     "RenderedScenes",
+    "SceneClass",
     "annotation_formats",
     "benchmarks",
+    "from_detections",
     "open_annotations",
     "open_dataset",
     "read_classes",

@@ -105,22 +105,19 @@ class _Reader:
         pairs = [divmod(pair, 256) for pair in present(values % 65536) if pair >= 256]
         owners = {number: place.get(other, -1) for number, other in pairs}
         if len(owners) != len(pairs) or -1 in owners.values():
-            raise DatasetError(
-                f"{path}: expected the number of a thing, 1 to {len(place)}, in R and another number in G "
-                "for each object of the image, whatever its class, "
-                f"got (R, G) {[(r, g) for g, r in pairs][:5]}"
-            )
+            expected = f"in R the number of a thing, 1 to {len(place)}, and in G one for each object of the image"
+            raise DatasetError(path, expected=expected, got=f"(R, G) {[(r, g) for g, r in pairs][:5]}")
         return owners
 
     def _segments(self, path: str) -> dict[int, int]:
         """The things among the segments of the prepared annotations; stuff is in the label map."""
         name = Path(path).name
         if name not in self._rows:
-            raise DatasetError(f"{path}: expected segments of this file in the annotations, got none")
+            raise DatasetError(path, expected="segments of this file in the annotations", got="none")
         names, things = self._table.vocabulary.names, self._table.vocabulary.things
         wrong = [category for category in self._rows[name].values() if not 0 <= category < len(names)]
         if wrong:
-            raise DatasetError(f"{path}: expected categories 0 to {len(names) - 1}, got {wrong[:5]}")
+            raise DatasetError(path, expected=f"categories 0 to {len(names) - 1}", got=wrong[:5])
         return {number: c for number, c in self._rows[name].items() if names[c] in things}
 
 
@@ -128,7 +125,7 @@ def _panoptic(path: str) -> NDArray[np.int32]:
     try:
         return load_panoptic_png(path)
     except ImageError as error:
-        raise DatasetError(str(error)) from error
+        raise DatasetError.of(error) from error
 
 
 def open_ade20k_847(tree: Tree, split: str) -> LabelledImages:

@@ -64,7 +64,7 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def distinct_names(words: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """A name for each class: its first word, or as many of its words as tell it from the others, parted by commas.
+    """A name for each class: its first word, or as many of its words as tell it from the others, separated by commas.
 
     Where all of a class's words begin another's list, that class keeps them: of ``bag`` and ``bag, handbag`` the first
     is called ``bag``.

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from knnseg.datasets._things import PAINTERS
 
-__all__ = ["CONCEPTS", "GROUNDS", "PAINTERS", "Concept"]
+__all__ = ["CONCEPTS", "GROUNDS", "PAINTERS", "SceneClass"]
 
 
 @dataclass(frozen=True, slots=True)
-class Concept:
+class SceneClass:
     """A class of a rendered scene.
 
     Args:
@@ -59,8 +59,8 @@ GROUNDS = frozenset(
 )
 """Stuff that things can stand on; the rest stands upright behind them. Seen from above, anything can lie anywhere."""
 
-CONCEPTS: tuple[Concept, ...] = tuple(
-    [Concept(name, False, name in _HELD_BACK) for name in _STUFF]
-    + [Concept(name, True, name in _HELD_BACK, _PLURALS.get(name, f"{name}s")) for name in PAINTERS]
+CONCEPTS: tuple[SceneClass, ...] = tuple(
+    [SceneClass(name, False, name in _HELD_BACK) for name in _STUFF]
+    + [SceneClass(name, True, name in _HELD_BACK, _PLURALS.get(name, f"{name}s")) for name in PAINTERS]
 )
 """Every concept: 18 kinds of stuff and 30 kinds of things, of which 4 and 10 are held back from the bundled model."""

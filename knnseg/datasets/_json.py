@@ -34,13 +34,13 @@ class Node:
         """The error for a value that is not what was expected."""
         got = repr(self.value)
         got = got if len(got) <= 80 else f"{got[:77]}…"
-        return DatasetError(f"{self.file}: {self.place or 'the file'}: expected {expected}, got {got}")
+        return DatasetError(f"{self.file}: {self.place or 'the file'}", expected=expected, got=got)
 
     def __getitem__(self, key: str) -> Node:
         """The value of a key that must be there."""
         if key not in self.mapping():
             raise DatasetError(
-                f"{self.file}: {self.place or 'the file'}: expected the key {key!r}, got {sorted(self.value)[:8]}"
+                f"{self.file}: {self.place or 'the file'}", expected=f"the key {key!r}", got=sorted(self.value)[:8]
             )
         return Node(self.value[key], self.file, f"{self.place}.{key}" if self.place else key)
 
@@ -67,6 +67,17 @@ class Node:
             raise self.wrong(f"a whole number from {least} to {most}" if most is not None else f"at least {least}")
         return value
 
+    def numbers(self, count: int | None = None) -> tuple[float, ...]:
+        """A list of numbers, as many as ``count`` where that is given."""
+        values: Any = self.value
+        if (
+            not isinstance(values, list)
+            or not all(type(v) in (int, float) for v in values)
+            or (count or len(values)) != len(values)
+        ):
+            raise self.wrong(f"a list of {count or ''} numbers".replace("  ", " "))
+        return tuple(map(float, values))
+
     def text(self) -> str:
         """A text that is not empty."""
         if type(self.value) is not str or not self.value.strip():
@@ -79,7 +90,7 @@ class Node:
 
     def flag(self, key: str) -> bool:
         """Whether a key is set: true or false, 1 or 0, also as text; false where it is missing."""
-        value = self.value.get(key, False)
+        value = self.mapping().get(key, False)
         if type(value) is bool:
             return value
         plain = value.strip().lower() if type(value) is str else value
@@ -98,7 +109,7 @@ def read_json(path: str | PathLike[str]) -> Node:
         text = Path(path).read_text(encoding="utf-8-sig")
         return Node(json.loads(text, object_pairs_hook=_distinct), str(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: expected a JSON file: {error}") from error
+        raise DatasetError(path, expected="a JSON file", got=str(error)) from error
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def check_size(path: str | None, array: NDArray[np.int32], size: tuple[int, ...]
     """Check a map against the size (H, W) of what it belongs to; errors are :class:`DatasetError`."""
     if array.shape != size:
         wanted, got = ("×".join(map(str, shape)) for shape in (size, array.shape))
-        raise DatasetError(f"{path}: expected a map of {wanted} pixels like {like}, got {got}")
+        raise DatasetError(path, expected=f"a map of {wanted} pixels like {like}", got=got)
 
 
 def read_image(path: str, size: tuple[int, ...]) -> ImageArray:
@@ -136,7 +136,7 @@ def read_image(path: str, size: tuple[int, ...]) -> ImageArray:
     try:
         return load_annotated(path, size)
     except ImageError as error:
-        raise DatasetError(str(error)) from error
+        raise DatasetError.of(error) from error
 
 
 def read_map(path: str) -> NDArray[np.int32]:
@@ -144,9 +144,9 @@ def read_map(path: str) -> NDArray[np.int32]:
     try:
         values = load_label_map(path)
     except ImageError as error:
-        raise DatasetError(str(error)) from error
+        raise DatasetError.of(error) from error
     if values.min() < 0 or values.max() > _HIGHEST:
-        raise DatasetError(f"{path}: expected numbers from 0 to {_HIGHEST}, got {values.min()} to {values.max()}")
+        raise DatasetError(path, expected=f"numbers from 0 to {_HIGHEST}", got=f"{values.min()} to {values.max()}")
     return values
 
 
@@ -167,8 +167,9 @@ def to_positions(
     unknown = [number for number in occurring if number not in place and number not in ignored]
     if unknown:
         raise DatasetError(
-            f"{path}: expected the numbers of {len(numbers)} classes, {min(numbers)} to {max(numbers)}, or of ignored "
-            f"pixels, got {unknown[:5]}"
+            path,
+            expected=f"the numbers of {len(numbers)} classes, {min(numbers)} to {max(numbers)}, or of ignored pixels",
+            got=unknown[:5],
         )
     table = np.full(max(occurring, default=0) + 1, IGNORE, np.int32)
     table[occurring] = [place.get(number, IGNORE) for number in occurring]

@@ -148,9 +148,8 @@ def _read_mat(table: ClassTable, entry: Entry) -> Truth:
         # A file with anything but plain arrays is not what was published, whatever SciPy says of it.
         values = np.asarray(loadmat(entry.labels, variable_names=["LabelMap"])["LabelMap"])
     except Exception as error:
-        raise DatasetError(
-            f"{entry.labels}: expected a MATLAB file with the array LabelMap, got: {type(error).__name__}: {error}"
-        ) from error
+        got = f"{type(error).__name__}: {error}"
+        raise DatasetError(entry.labels, expected="a MATLAB file with the array LabelMap", got=got) from error
     if values.ndim != 2 or values.dtype.kind not in "iu" or values.min() < 0:
-        raise DatasetError(f"{entry.labels}: expected LabelMap as integers (H, W), got {values.dtype} {values.shape}")
+        raise DatasetError(entry.labels, expected="LabelMap as integers (H, W)", got=f"{values.dtype} {values.shape}")
     return Truth(to_positions(values.astype(np.int32), table.numbers, range(460), entry.labels))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from knnseg.data.annotations import LabelledImage, LabelledSegment
 from knnseg.data.arrays import ImageArray
-from knnseg.datasets._concepts import GROUNDS, PAINTERS, Concept
+from knnseg.datasets._concepts import GROUNDS, PAINTERS, SceneClass
 from knnseg.datasets._sprites import Colour, Field, Sprite
 from knnseg.datasets._stuff import SURFACES
 
@@ -37,9 +37,9 @@ class Cast:
         lead: the concept that must be visible, placed last and in front, or None.
     """
 
-    stuff: tuple[Concept, ...]
-    things: tuple[Concept, ...]
-    lead: Concept | None = None
+    stuff: tuple[SceneClass, ...]
+    things: tuple[SceneClass, ...]
+    lead: SceneClass | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +81,11 @@ class _Canvas:
         self.rgb: Colour = np.zeros((*size, 3), np.float32)
         self.segments = np.zeros(size, np.int32)
         self.full: dict[int, int] = {}
-        self.names: dict[int, Concept] = {}
+        self.names: dict[int, SceneClass] = {}
         self.x = (np.arange(size[1], dtype=np.float32) + 0.5)[None, :] + np.zeros((size[0], 1), np.float32)
         self.y = (np.arange(size[0], dtype=np.float32) + 0.5)[:, None] + np.zeros((1, size[1]), np.float32)
 
-    def area(self, concept: Concept, d: Field, colour: Colour) -> None:
+    def area(self, concept: SceneClass, d: Field, colour: Colour) -> None:
         """Cover where d, in pixels, is negative, with stuff."""
         cover = np.clip(0.5 - d, 0, 1)
         self.rgb += cover[..., None] * (colour - self.rgb)
@@ -97,7 +97,7 @@ class _Canvas:
         """Note how large each area of stuff is before anything covers it."""
         self.full = {n: int((self.segments == n).sum()) for n in self.names}
 
-    def place(self, concept: Concept, sprite: Sprite, force: bool) -> bool:
+    def place(self, concept: SceneClass, sprite: Sprite, force: bool) -> bool:
         """Paint a thing with its shadow, unless it would be cut off by the border or hide what is there."""
         box = self._clip(sprite)
         own, there = sprite.alpha[box[1]] >= 0.5, self.segments[box[0]]
@@ -146,7 +146,7 @@ def _lit(sprite: Sprite, light: Lighting) -> Colour:
     return np.asarray(sprite.rgb * shade[..., None] + np.float32(0.22) * gloss[..., None])
 
 
-def _surface(canvas: _Canvas, concept: Concept, rng: np.random.Generator, horizon: float | None) -> Colour:
+def _surface(canvas: _Canvas, concept: SceneClass, rng: np.random.Generator, horizon: float | None) -> Colour:
     """The colours of a surface over the whole canvas; with a horizon (a row in pixels), seen in perspective."""
     zoom = np.float32(rng.uniform(4.0, 8.0) / canvas.unit)
     x, y = canvas.x - canvas.size[1] / 2, canvas.y
@@ -161,7 +161,7 @@ def _surface(canvas: _Canvas, concept: Concept, rng: np.random.Generator, horizo
     return SURFACES[concept.name](u + offset[0], v + offset[1], rng)
 
 
-def _room(canvas: _Canvas, stuff: Sequence[Concept], rng: np.random.Generator) -> float:
+def _room(canvas: _Canvas, stuff: Sequence[SceneClass], rng: np.random.Generator) -> float:
     """Paint background and ground; returns the row of the horizon."""
     height, width = canvas.size
     horizon = height * float(rng.uniform(0.3, 0.5))
@@ -180,7 +180,7 @@ def _room(canvas: _Canvas, stuff: Sequence[Concept], rng: np.random.Generator) -
     return horizon
 
 
-def _table(canvas: _Canvas, stuff: Sequence[Concept], rng: np.random.Generator) -> None:
+def _table(canvas: _Canvas, stuff: Sequence[SceneClass], rng: np.random.Generator) -> None:
     """Paint surfaces that meet along straight or wavy lines."""
     height, width = canvas.size
     canvas.area(stuff[0], canvas.x * 0 - 9, _surface(canvas, stuff[0], rng, None))
@@ -194,7 +194,9 @@ def _table(canvas: _Canvas, stuff: Sequence[Concept], rng: np.random.Generator) 
         canvas.area(concept, (reach - along + wave).astype(np.float32), _surface(canvas, concept, rng, None))
 
 
-def _sprite(canvas: _Canvas, concept: Concept, rng: np.random.Generator, horizon: float | None, lead: bool) -> Sprite:
+def _sprite(
+    canvas: _Canvas, concept: SceneClass, rng: np.random.Generator, horizon: float | None, lead: bool
+) -> Sprite:
     """Draw a thing at a random place, size and pose."""
     height, width = canvas.size
     radius = canvas.unit * float(np.exp(rng.uniform(math.log(0.16 if lead else 0.11), math.log(0.27))))

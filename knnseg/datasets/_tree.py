@@ -68,7 +68,7 @@ class Tree:
         """The error for a tree that is not as published."""
         b = self.benchmark
         tree = "\n".join(f"    {line}" for line in b.layout.strip("\n").splitlines())
-        return DatasetError(f"{b.name}: expected {b.title} in {self.root}, as\n{tree}\nbut {what}. Source: {b.source}")
+        return DatasetError(f"{b.name}: {what}", expected=f"{b.title} from {b.source} in {self.root}, as\n{tree}")
 
     def find(self, part: str) -> Path | None:
         """Where the folder or file ``part`` of the data set is, if anywhere."""

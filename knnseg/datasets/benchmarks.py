@@ -54,10 +54,10 @@ def open_dataset(
     """
     entry = next((entry for entry in _ALL if entry[0].name == name), None)
     if entry is None:
-        raise DatasetError(f"data set: expected one of {', '.join(benchmarks())}, got {name!r}")
+        raise DatasetError("data set", expected=f"one of {', '.join(benchmarks())}", got=repr(name))
     benchmark, homes, opener = entry
     if split and split not in benchmark.splits:
-        raise DatasetError(f"{name}: expected a split of {', '.join(benchmark.splits)}, got {split!r}")
+        raise DatasetError(name, expected=f"a split of {', '.join(benchmark.splits)}", got=repr(split))
     dataset = opener(Tree(benchmark, root, homes), split or benchmark.evaluation)
     return dataset if names is None else with_names(dataset, names)
 
@@ -81,7 +81,7 @@ def with_names(dataset: LabelledImages, path: str | PathLike[str]) -> LabelledIm
     if len(rows) == len(known) + 1 and rows[0][0] == 0:
         rows = rows[1:]
     if len(rows) != len(known):
-        raise DatasetError(f"{path}: expected a line for each of {len(known)} classes, got {len(rows)}")
+        raise DatasetError(path, expected=f"a line for each of {len(known)} classes", got=len(rows))
     wording = {name: words for name, (_, words) in zip(known.names, rows, strict=True)}
     return WithVocabulary(dataset, Vocabulary(known.names, known.things, wording))
 
@@ -91,12 +91,12 @@ def _read_names(path: Path) -> list[tuple[int, tuple[str, ...]]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: expected a text file with class names: {error}") from error
+        raise DatasetError(path, expected="a text file with class names", got=str(error)) from error
     rows: list[tuple[int, tuple[str, ...]]] = []
     for line in filter(str.strip, lines):
         number, _, text = line.partition(":")
         words = tuple(word.strip() for word in text.split(",") if word.strip())
         if not number.strip().isdecimal() or not words or (rows and int(number) <= rows[-1][0]):
-            raise DatasetError(f"{path}: expected lines NUMBER:word,other word in ascending order, got {line!r}")
+            raise DatasetError(path, expected="lines NUMBER:word,other word in ascending order", got=repr(line))
         rows.append((int(number), words))
     return rows

@@ -19,7 +19,15 @@ from knnseg.data.vocabulary import Vocabulary
 from knnseg.datasets._json import Node, read_json
 from knnseg.errors import DatasetError
 
-__all__ = ["CocoPanoptic", "ImageLabelPairs", "LabelledImages", "WithVocabulary", "classes_of", "read_classes"]
+__all__ = [
+    "CocoPanoptic",
+    "ImageLabelPairs",
+    "LabelledImages",
+    "WithVocabulary",
+    "classes_of",
+    "read_classes",
+    "unknown_of",
+]
 
 _MOST = 256**3 - 1
 """The highest number of a segment that a panoptic PNG can hold."""
@@ -96,43 +104,53 @@ class WithVocabulary(LabelledImages):
         return self._whole.load(index)
 
 
-def read_classes(source: str | PathLike[str] | Mapping[int, str]) -> dict[int, tuple[str, bool]]:
-    """Class numbers with name and "is a thing".
+def read_classes(source: str | PathLike[str] | Mapping[int, str]) -> dict[int, tuple[str, bool | None]]:
+    """Class numbers with name and "is a thing", None where nobody says.
 
     Args:
         source: a mapping of number to name; or a JSON file: a list of ``{"id": 1, "name": "kettle", "isthing": true}``
-            (``isthing`` may be missing), or a COCO file with such a list under ``categories``.
+            (``isthing`` may be missing), or a COCO file with such a list under ``categories``. What is marked
+            ``"unknown": 1`` there, as results mark what belongs to none of their classes, is left out.
 
     Raises:
         DatasetError: unreadable, or a number or name twice.
     """
     if isinstance(source, Mapping):
-        named = [(Node(number, "classes", repr(number)).whole(), name, False) for number, name in source.items()]
+        named = [(Node(number, "classes", repr(number)).whole(), name, None) for number, name in source.items()]
         return _distinct(named, "classes")
     return classes_of(read_json(source))
 
 
-def classes_of(file: Node, *, things: bool = False) -> dict[int, tuple[str, bool]]:
-    """The same of a JSON file that was read; ``things`` is what a class is where the file does not say."""
-    categories = file["categories"] if isinstance(file.value, dict) else file
+def classes_of(file: Node) -> dict[int, tuple[str, bool | None]]:
+    """The same of a JSON file that was read."""
     rows = [
-        (e["id"].whole(), e["name"].text(), e.flag("isthing") if "isthing" in e.mapping() else things)
-        for e in categories.entries()
+        (e["id"].whole(), e["name"].text(), e.flag("isthing") if "isthing" in e.mapping() else None)
+        for e in _categories(file)
+        if not e.flag("unknown")
     ]
     return _distinct(rows, file.file)
 
 
-def _distinct(rows: list[tuple[int, str, bool]], source: str) -> dict[int, tuple[str, bool]]:
+def unknown_of(file: Node) -> frozenset[int]:
+    """The numbers of what is marked as none of the classes, in results of ours: it is not to be taught as one."""
+    return frozenset(e["id"].whole() for e in _categories(file) if e.flag("unknown"))
+
+
+def _categories(file: Node) -> list[Node]:
+    return (file["categories"] if isinstance(file.value, dict) else file).entries()
+
+
+def _distinct(rows: Sequence[tuple[int, str, bool | None]], source: str) -> dict[int, tuple[str, bool | None]]:
     for what, values in (("id", [r[0] for r in rows]), ("name", [r[1] for r in rows])):
         twice = [value for value, count in Counter[Any](values).items() if count > 1]
         if twice:
-            raise DatasetError(f"{source}: expected each {what} once, got {twice[0]!r} more than once")
+            raise DatasetError(source, expected=f"each {what} once", got=f"{twice[0]!r} more than once")
     if not rows:
-        raise DatasetError(f"{source}: expected at least one class, got none")
+        raise DatasetError(source, expected="at least one class", got="none")
     return {number: (name, thing) for number, name, thing in rows}
 
 
-def _vocabulary(classes: Mapping[int, tuple[str, bool]]) -> Vocabulary:
+def _vocabulary(classes: Mapping[int, tuple[str, bool | None]]) -> Vocabulary:
     return Vocabulary(
         tuple(name for name, _ in classes.values()), frozenset(name for name, thing in classes.values() if thing)
     )
@@ -140,7 +158,7 @@ def _vocabulary(classes: Mapping[int, tuple[str, bool]]) -> Vocabulary:
 
 def _folder(path: str | PathLike[str], what: str) -> Path:
     if not Path(path).is_dir():
-        raise DatasetError(f"{what}: expected a folder, got {path}")
+        raise DatasetError(what, expected="a folder", got=path)
     return Path(path)
 
 
@@ -172,15 +190,17 @@ class ImageLabelPairs(LabelledImages):
         stems: Sequence[str] | None = None,
     ) -> None:
         self.classes = read_classes(classes)
-        self._ignore = frozenset(ignore) - set(self.classes)
+        unknown = frozenset[int]() if isinstance(classes, Mapping) else unknown_of(read_json(classes))
+        self._ignore = (frozenset(ignore) | unknown) - set(self.classes)
         found = listed(_folder(images, "images"), IMAGES)
         maps = listed(_folder(labels, "label maps"), LABEL_MAPS)
         wanted = list(maps.files) if stems is None else list(stems)
         missing = [stem for stem in wanted if stem not in found.files or stem not in maps.files]
         if missing or not wanted:
             raise DatasetError(
-                f"{images} and {labels}: expected an image and a label map, such as STEM.png, of each stem, "
-                f"got none for {missing[:5] or 'any'}"
+                f"{images} and {labels}",
+                expected="an image and a label map, such as STEM.png, of each stem",
+                got=f"none for {missing[:5] or 'any'}",
             )
         self._files = [(Path(found.files[stem]), maps.files[stem]) for stem in wanted]
         unpaired = [] if stems is not None else [path for stem, path in found.files.items() if stem not in maps.files]
@@ -210,8 +230,10 @@ class ImageLabelPairs(LabelledImages):
         unknown = sorted(present - set(self.classes) - self._ignore)
         if unknown:
             raise DatasetError(
-                f"{label_map}: expected numbers of {len(self.classes)} classes, or {sorted(self._ignore)} for "
-                f"unlabelled, got {unknown[:5]}. Add them to the classes, or to `ignore`."
+                label_map,
+                expected=f"numbers of {len(self.classes)} classes, or {sorted(self._ignore)} for unlabelled",
+                got=unknown[:5],
+                hint="Add them to the classes, or to `ignore`.",
             )
         # Segment numbers are positive; a class may well be number 0.
         known = sorted(present & set(self.classes))
@@ -234,7 +256,8 @@ class _Annotation:
 class CocoPanoptic(LabelledImages):
     """COCO panoptic annotations: a JSON file, and a folder of PNGs with R + 256·G + 65536·B for each pixel.
 
-    Crowd segments are not objects: their pixels are in no segment, but their class is in the class map.
+    Crowd segments are not objects: their pixels are in no segment, but their class is in the class map. Segments of
+    what results mark as ``unknown`` are left out.
 
     Args:
         images: folder of images.
@@ -250,7 +273,7 @@ class CocoPanoptic(LabelledImages):
     ) -> None:
         self._images, self._panoptic = _folder(images, "images"), _folder(panoptic, "panoptic PNGs")
         file = read_json(annotations)
-        self.classes = classes_of(file)
+        self.classes, self._unknown = classes_of(file), unknown_of(file)
         names: dict[str, str] = {}
         for entry in file["images"].entries():
             image_id = entry["id"].identity()
@@ -260,7 +283,7 @@ class CocoPanoptic(LabelledImages):
         self._entries = [self._parsed(entry, names) for entry in file["annotations"].entries()]
         twice = [png for png, count in Counter(entry.png for entry in self._entries).items() if count > 1]
         if twice:
-            raise DatasetError(f"{annotations}: expected each PNG in one annotation, got {twice[0]} in several")
+            raise DatasetError(annotations, expected="each PNG in one annotation", got=f"{twice[0]} in several")
 
     def _parsed(self, entry: Node, names: Mapping[str, str]) -> _Annotation:
         image_id = entry["image_id"].identity()
@@ -269,6 +292,8 @@ class CocoPanoptic(LabelledImages):
         png, segments = entry["file_name"].text(), []
         for segment in entry["segments_info"].entries():
             category = segment["category_id"].whole()
+            if category in self._unknown:
+                continue
             if category not in self.classes:
                 raise segment["category_id"].wrong("the id of a category of this file")
             segments.append((segment["id"].whole(1, _MOST), category, segment.flag("iscrowd")))

@@ -20,16 +20,16 @@ from typing import Literal, TypeAlias, overload
 import numpy as np
 
 from knnseg.data.annotations import LabelledImage, LabelledSegment
-from knnseg.datasets._concepts import CONCEPTS, GROUNDS, Concept
+from knnseg.datasets._concepts import CONCEPTS, GROUNDS, SceneClass
 from knnseg.datasets._scenes import Cast, compose
 from knnseg.errors import DatasetError
 
-__all__ = ["CONCEPTS", "Concept", "ConceptSet", "RenderedScenes", "describe"]
+__all__ = ["CONCEPTS", "ConceptSet", "RenderedScenes", "SceneClass", "describe"]
 
 ConceptSet: TypeAlias = Literal["seen", "held_back", "all"]
 
 _BY_NAME = {concept.name: concept for concept in CONCEPTS}
-_SETS: dict[str, tuple[Concept, ...]] = {
+_SETS: dict[str, tuple[SceneClass, ...]] = {
     "seen": tuple(concept for concept in CONCEPTS if not concept.held_back),
     "held_back": tuple(concept for concept in CONCEPTS if concept.held_back),
     "all": CONCEPTS,
@@ -70,17 +70,19 @@ class RenderedScenes(Sequence[LabelledImage]):
         things: tuple[int, int] = (2, 6),
     ) -> None:
         if count < 0:
-            raise DatasetError(f"rendered scenes: expected a count of at least 0, got {count}")
+            raise DatasetError("rendered scenes", expected="a count of at least 0", got=count)
         if seed < 0:
-            raise DatasetError(f"rendered scenes: expected a seed of at least 0, got {seed}")
+            raise DatasetError("rendered scenes", expected="a seed of at least 0", got=seed)
         if len(size) != 2 or min(size) < _MIN_SIDE:
             raise DatasetError(
-                f"rendered scenes: expected a size (H, W) of at least {_MIN_SIDE} pixels each, got {size}"
+                "rendered scenes", expected=f"a size (H, W) of at least {_MIN_SIDE} pixels each", got=size
             )
         if concepts not in _SETS:
-            raise DatasetError(f"rendered scenes: expected concepts to be one of {', '.join(_SETS)}; got {concepts!r}")
+            raise DatasetError(
+                "rendered scenes", expected=f"concepts to be one of {', '.join(_SETS)}", got=repr(concepts)
+            )
         if len(things) != 2 or not 0 <= things[0] <= things[1]:
-            raise DatasetError(f"rendered scenes: expected things as (fewest, most), got {things}")
+            raise DatasetError("rendered scenes", expected="things as (fewest, most)", got=things)
         self._count, self.seed, self.size, self.concepts, self.things = count, seed, size, concepts, things
         self.including = tuple(_known(including))
 
@@ -144,12 +146,14 @@ class RenderedScenes(Sequence[LabelledImage]):
         return Cast(tuple(chosen), tuple(some), lead)
 
 
-def _known(names: Iterable[str]) -> Iterator[Concept]:
+def _known(names: Iterable[str]) -> Iterator[SceneClass]:
     if isinstance(names, str):
-        raise DatasetError(f"rendered scenes: expected a list of concept names, got the string {names!r}")
+        raise DatasetError("rendered scenes", expected="a list of concept names", got=f"the string {names!r}")
     for name in names:
         if name not in _BY_NAME:
-            raise DatasetError(f"rendered scenes: expected names from CONCEPTS ({', '.join(_BY_NAME)}); got {name!r}")
+            raise DatasetError(
+                "rendered scenes", expected=f"names from CONCEPTS ({', '.join(_BY_NAME)})", got=repr(name)
+            )
         yield _BY_NAME[name]
 
 

@@ -7,10 +7,10 @@ With ``journal=Journal(folder / "progress.jsonl", settings)`` a run that was kil
 :func:`write_page` makes a page of the report with pictures. ``knnseg eval`` does all of it.
 """
 
-from knnseg.evaluation.counts import ImageCounts, Scores
+from knnseg.evaluation.counts import ImageCounts, Quality
 from knnseg.evaluation.journal import Journal
 from knnseg.evaluation.report import Report
 from knnseg.evaluation.run import evaluate
 from knnseg.evaluation.settings import settings_of
 
-__all__ = ["ImageCounts", "Journal", "Report", "Scores", "evaluate", "settings_of"]
+__all__ = ["ImageCounts", "Journal", "Quality", "Report", "evaluate", "settings_of"]

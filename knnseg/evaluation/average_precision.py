@@ -125,12 +125,12 @@ class AveragePrecision:
     def _check(self, size: tuple[int, ...], instances: Sequence[Instance], classes: Sequence[int]) -> None:
         wrong = [instance.size for instance in instances if instance.size != size]
         if wrong:
-            raise ShapeError(f"instances: expected masks of {size} like the truth, got {wrong[0]}")
+            raise ShapeError("instances", expected=f"masks of {size} like the truth", got=wrong[0])
         if len(instances) > MOST:
-            raise ShapeError(f"instances: expected at most {MOST}, got {len(instances)}")
+            raise ShapeError("instances", expected=f"at most {MOST}", got=len(instances))
         stuff = [c for c in classes if not self.things[c]]
         if stuff:
-            raise ShapeError(f"instances: expected things only, got class {stuff[0]}, which is stuff")
+            raise ShapeError("instances", expected="things only", got=f"class {stuff[0]}, which is stuff")
 
 
 def _spared(outside: NDArray[np.bool_], crowd: NDArray[np.integer], c: int) -> NDArray[np.bool_]:

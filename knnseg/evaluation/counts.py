@@ -17,7 +17,7 @@ from knnseg.evaluation.metrics import ConfusionMatrix, PanopticQuality
 from knnseg.method.instances import Instance
 from knnseg.method.painting import Segment
 
-__all__ = ["Counts", "ImageCounts", "Scores"]
+__all__ = ["Counts", "ImageCounts", "Quality"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +83,7 @@ class ImageCounts:
         return cls(data["image"], base, final, data["degraded"], data["n"])
 
 
-class Scores:
+class Quality:
     """Quality of one kind of prediction over a set of images.
 
     Args:

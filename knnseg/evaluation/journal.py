@@ -52,7 +52,7 @@ class Journal:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise ConfigError(f"{self._path}: expected to write it alone, got another run at work on it") from None
+            raise ConfigError(self._path, expected="to write it alone", got="another run at work on it") from None
         with ExitStack() as stack:
             stack.callback(lock.release)
             self._file = stack.enter_context(self._opened())
@@ -81,7 +81,7 @@ class Journal:
         """
         if self._file is None:
             raise ConfigError(
-                f"{self._path}: expected to write inside `with Journal(…) as journal:`, got a closed journal"
+                self._path, expected="to write inside `with Journal(…) as journal:`", got="a closed journal"
             )
         _write(self._file, counts.to_json())
         self._done[counts.place] = counts
@@ -102,21 +102,21 @@ class Journal:
             head, *rows = (json.loads(line) for line in lines)
             there, form = head["settings"], head["format"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{self._path}: expected the progress of an evaluation: {error!r}. {_ANEW}") from error
+            raise ConfigError(
+                self._path, expected="the progress of an evaluation", got=repr(error), hint=_ANEW
+            ) from error
         if form != _FORMAT:
-            raise ConfigError(f"{self._path}: expected format {_FORMAT}, got {form!r}. {_ANEW}")
+            raise ConfigError(self._path, expected=f"format {_FORMAT}", got=repr(form), hint=_ANEW)
         differing = differences(there, self._settings)
         if differing:
             what = "; ".join(differing)
-            raise ConfigError(
-                f"{self._path}: expected the settings of the run that it is of. Other now: {what}. {_ANEW}"
-            )
+            raise ConfigError(self._path, expected="the settings of the run that it is of", got=what, hint=_ANEW)
         try:
             done = {row["n"]: ImageCounts.from_json(row) for row in rows}
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{self._path}: expected one line for each image: {error!r}. {_ANEW}") from error
+            raise ConfigError(self._path, expected="one line for each image", got=repr(error), hint=_ANEW) from error
         if len(done) != len(rows):
-            raise ConfigError(f"{self._path}: expected one line for each image, got one of them twice. {_ANEW}")
+            raise ConfigError(self._path, expected="one line for each image", got="one of them twice", hint=_ANEW)
         return done
 
 

@@ -48,11 +48,11 @@ class ConfusionMatrix:
         """
         truth, predicted = whole_numbers(truth, "truth"), whole_numbers(predicted, "prediction")
         if truth.shape != predicted.shape:
-            raise ShapeError(f"maps: expected one size, got truth {truth.shape} and prediction {predicted.shape}")
+            raise ShapeError("maps", expected="one size", got=f"truth {truth.shape} and prediction {predicted.shape}")
         for name, values in (("truth", truth), ("prediction", predicted)):
             if values.size and not (values.min() >= IGNORE and values.max() < self.count):
                 got = f"{values.min()}…{values.max()}"
-                raise ShapeError(f"{name}: expected values from {IGNORE} to {self.count - 1}, got {got}")
+                raise ShapeError(name, expected=f"values from {IGNORE} to {self.count - 1}", got=got)
         valid = truth != IGNORE
         column = np.where(predicted[valid] == IGNORE, self.count, predicted[valid]).astype(np.int64)
         numbers = np.bincount(truth[valid].astype(np.int64) * (self.count + 1) + column)
@@ -155,7 +155,7 @@ class PanopticQuality:
         truth, predicted = whole_numbers(truth, "truth"), whole_numbers(predicted, "prediction")
         crowd = None if crowd is None else whole_numbers(crowd, "crowd")
         if truth.shape != predicted.shape:
-            raise ShapeError(f"maps: expected one size, got truth {truth.shape} and prediction {predicted.shape}")
+            raise ShapeError("maps", expected="one size", got=f"truth {truth.shape} and prediction {predicted.shape}")
         t, t_ids = _renumbered(truth, truth_classes)
         p, p_ids = _renumbered(predicted, predicted_classes)
         shape = (len(t_ids) + 1, len(p_ids) + 1)

@@ -5,8 +5,6 @@ Its pictures show single classes: an image that shows well what happened to one,
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +15,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import binary_dilation
 
 from knnseg.data.annotations import LabelledImage
 from knnseg.data.arrays import IGNORE, ImageArray
-from knnseg.drawing import colours, overlay
+from knnseg.drawing import colours, data_uri, outlined, overlay
 from knnseg.errors import skipping
 from knnseg.evaluation.counts import Counts, without_unknown
 from knnseg.evaluation.report import MEANS, Report, Standing, standings
@@ -103,8 +100,8 @@ def draw(segmenter: Segmenter, example: LabelledImage, report: Report, name: str
     names = [vocabulary.names[c] for c in shown]
     painted = [overlay(photograph, place[one], names, legend=False) for one in small]
     titles = ("photograph", "truth", "base", "with retrieval")
-    marked = Image.fromarray(_outlined(photograph, small[0] == shown[0]))
-    panels = [Panel(t, _data_uri(p)) for t, p in zip(titles, [marked, *painted], strict=True)]
+    marked = Image.fromarray(outlined(photograph, small[0] == shown[0]))
+    panels = [Panel(t, data_uri(p)) for t, p in zip(titles, [marked, *painted], strict=True)]
     table = colours(len(shown)).tolist()
     main = [i for i in range(len(shown)) if i == 0 or shares[i] >= SHARE][:LEGEND]
     legend = tuple((names[i], "#{:02x}{:02x}{:02x}".format(*table[i])) for i in main)
@@ -125,20 +122,6 @@ def _shrunk(image: ImageArray, maps: Sequence[NDArray[np.int32]]) -> tuple[Image
     picture = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), np.uint8)
     small = [Image.fromarray(one).resize(size, Image.Resampling.NEAREST) for one in maps]
     return picture, [np.asarray(one, np.int32) for one in small]
-
-
-def _outlined(image: ImageArray, region: NDArray[np.bool_]) -> ImageArray:
-    """The image with a white line around a region, and a black one around that, so that it shows on any ground."""
-    outlined = image.copy()
-    for radius, colour in ((2, 0), (1, 255)):
-        outlined[binary_dilation(region, np.ones((3, 3), bool), radius) & ~region] = colour
-    return outlined
-
-
-def _data_uri(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=88, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 _COLUMNS = {"iou": "IoU", "accuracy": "accuracy", "pq": "PQ", "sq": "SQ", "rq": "RQ", "ap": "AP"}

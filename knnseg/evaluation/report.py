@@ -10,7 +10,7 @@ import numpy as np
 
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.evaluation.average_precision import THRESHOLDS
-from knnseg.evaluation.counts import ImageCounts, Scores
+from knnseg.evaluation.counts import ImageCounts, Quality
 
 __all__ = ["MEANS", "Report", "Standing", "Standings", "standings"]
 
@@ -39,15 +39,15 @@ class Report:
 
     vocabulary: Vocabulary
     counts: tuple[ImageCounts, ...]
-    base: Scores
-    final: Scores
+    base: Quality
+    final: Quality
     failed: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, counts: Iterable[ImageCounts], failed: Iterable[str] = ()) -> Report:
         """Sum up."""
         listed = tuple(counts)
-        base, final = Scores(vocabulary), Scores(vocabulary)
+        base, final = Quality(vocabulary), Quality(vocabulary)
         for image in listed:
             base.merge(image.base)
             final.merge(image.final)
@@ -81,7 +81,7 @@ class Report:
             "final": self._figures(self.final, groups or {}),
         }
 
-    def _figures(self, scores: Scores, groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    def _figures(self, scores: Quality, groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         names = self.vocabulary.names
         semantic, occurring = scores.semantic, scores.semantic.occurring
         iou = semantic.iou
@@ -116,7 +116,7 @@ class Report:
 
 
 def _mean(values: np.ndarray[Any, Any]) -> float:
-    """The mean of what is no NaN; NaN where nothing is."""
+    """The mean without NaN; NaN where nothing else is there."""
     kept = values[~np.isnan(values)]
     return float(kept.mean()) if len(kept) else float("nan")
 

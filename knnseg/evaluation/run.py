@@ -10,7 +10,7 @@ from knnseg.data.annotations import LabelledImage
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.database.schema import readable
 from knnseg.errors import ConfigError, DatasetError, skipping, warn_left_out
-from knnseg.evaluation.counts import Counts, ImageCounts, Scores
+from knnseg.evaluation.counts import Counts, ImageCounts, Quality
 from knnseg.evaluation.journal import Journal
 from knnseg.evaluation.report import Report
 from knnseg.method.instances import find_instances
@@ -40,7 +40,7 @@ def evaluate(
         segmenter: with a database or without.
         examples: labelled images; pixels of other classes than ``classes`` do not count.
         classes: the vocabulary.
-        limit: take only so many images, the first ones.
+        limit: take only the first images, this many.
         journal: keeps what was counted; images that are in it already are not segmented again. It is the caller's to
             enter and leave, and to make with the settings that the numbers depend on, see
             :func:`knnseg.evaluation.settings_of`.
@@ -52,10 +52,10 @@ def evaluate(
         DatasetError: not one image could be used.
     """
     if limit is not None and limit < 1:
-        raise ConfigError(f"limit: expected at least 1 image, got {limit}")
+        raise ConfigError("limit", expected="at least 1 image", got=limit)
     vocabulary = segmenter.vocabulary(classes)
     done = {counts.place: counts for counts in journal or () if limit is None or counts.place < limit}
-    scores, failed = Scores(vocabulary), list[str]()
+    scores, failed = Quality(vocabulary), list[str]()
     remaining = readable(examples, failed, strict=strict, done=frozenset(done), limit=limit)
     total = _total(examples, limit)
     with tqdm(total=total, initial=len(done), unit="image", desc="evaluating", disable=not progress) as bar:
@@ -66,7 +66,7 @@ def evaluate(
                     journal.append(counts)
             bar.update()
     if failed and not done:
-        raise DatasetError(f"evaluate: expected images, got none that can be used, such as {failed[0]}")
+        raise DatasetError("evaluate", expected="images", got=f"none that can be used, such as {failed[0]}")
     warn_left_out("evaluate", failed)
     return Report.of(vocabulary, (done[place] for place in sorted(done)), failed)
 
@@ -83,7 +83,7 @@ def _total(examples: Iterable[LabelledImage], limit: int | None) -> int | None:
 
 
 def _count(
-    segmenter: Segmenter, example: LabelledImage, scores: Scores, vocabulary: Vocabulary, place: int
+    segmenter: Segmenter, example: LabelledImage, scores: Quality, vocabulary: Vocabulary, place: int
 ) -> ImageCounts:
     result = segmenter.predict(example.image, vocabulary)
     final = scores.measure(example, result.semantic, (result.panoptic, result.segments_info), result.instances())
@@ -91,7 +91,7 @@ def _count(
     return ImageCounts(example.uri or example.image_id, base, final, result.degraded, place)
 
 
-def _base(result: Segmentation, example: LabelledImage, scores: Scores, segmenter: Segmenter) -> Counts:
+def _base(result: Segmentation, example: LabelledImage, scores: Quality, segmenter: Segmenter) -> Counts:
     maps = base_painting(result, segmenter)
     panoptic = (maps.panoptic, maps.segments)
     objects = find_instances(result.masks, result.evidence.base, result.vocabulary, panoptic)

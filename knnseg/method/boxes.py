@@ -11,7 +11,7 @@ from skimage.measure import label as connected_components
 
 from knnseg.data.arrays import ImageArray
 
-__all__ = ["outline"]
+__all__ = ["around", "outline"]
 
 _SIDE = 96
 """Pixels of the longer side of the copy that colours are counted on; 160 and 256 are no better on two sets."""
@@ -26,6 +26,23 @@ _MOST = 3.0
 """The most that the colour of one pixel can say, as a logarithm of odds."""
 _LEAST = 0.1
 """The least share of the box that an object fills; below that its colours say nothing, and it is an ellipse."""
+_REACH = 0.7
+"""Side of the square around a point in which its object is looked for, as a share of the image's shorter side."""
+
+
+def around(image: ImageArray, point: tuple[float, float]) -> NDArray[np.bool_]:
+    """A guess at the object that a point (x, y) is on: what :func:`outline` finds in a square around it.
+
+    Half of it is right, see ``docs/datasets.md``; the region of even colour under the point is worse.
+
+    Raises:
+        ValueError: the point is not in the image.
+    """
+    (height, width), (x, y) = image.shape[:2], point
+    if not (0 <= x <= width and 0 <= y <= height):
+        raise ValueError(f"expected a point inside of {height}×{width} pixels, got {point}")
+    half = _REACH * min(height, width) / 2
+    return outline(image, (x - half, y - half, x + half, y + half))
 
 
 def outline(image: ImageArray, box: tuple[float, float, float, float]) -> NDArray[np.bool_]:

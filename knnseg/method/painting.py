@@ -18,7 +18,7 @@ from knnseg.config import PaintingConfig
 from knnseg.data.arrays import IGNORE, ImageArray
 from knnseg.data.masks import Masks, nearest
 from knnseg.data.scores import ClassScores
-from knnseg.data.vocabulary import Vocabulary
+from knnseg.data.vocabulary import UNKNOWN, Vocabulary
 from knnseg.method.edges import Enlarger
 
 __all__ = ["Painting", "Segment", "paint", "paint_semantic"]
@@ -86,11 +86,14 @@ def paint(
         masks: N masks.
         scores: their class probabilities.
         vocabulary: classes and which of them are things.
-        config: thresholds.
+        config: thresholds; with ``unknown``, what no mask covers is of that class.
     """
     semantic, share = paint_semantic(masks, scores)
+    rest = vocabulary.names.index(UNKNOWN) if config.unknown and UNKNOWN in vocabulary.names else IGNORE
+    bare = semantic == IGNORE
+    semantic, share = np.where(bare, np.int32(rest), semantic), np.where(bare, np.float32(1), share)
     if masks.instances:
-        objects = _by_mask(masks, scores, vocabulary, config)
+        objects = _with_rest(_by_mask(masks, scores, vocabulary, config), bare, rest)
     else:
         objects = _by_component(semantic, share, vocabulary)
     if masks.grid != masks.size:
@@ -181,6 +184,18 @@ def _by_mask(masks: Masks, scores: ClassScores, vocabulary: Vocabulary, config: 
     merged = [n if things[c] else first.setdefault(c, n) for n, c in enumerate(classes.tolist())]
     objects = np.array([*merged, -1], np.int32)[owner]
     return _Objects(objects.reshape(masks.grid), classes, certainty.reshape(masks.grid))
+
+
+def _with_rest(objects: _Objects, bare: NDArray[np.bool_], rest: int) -> _Objects:
+    """With one object more of the class ``rest``, or more of the one that there is, where no mask has an opinion."""
+    free = bare & (objects.map < 0)
+    if rest == IGNORE or not free.any():
+        return objects
+    same = np.flatnonzero(objects.classes == rest)
+    classes = objects.classes if len(same) else np.append(objects.classes, rest)
+    number = np.int32(same[0] if len(same) else len(objects.classes))
+    certainty = np.where(free, np.float32(1), objects.certainty)
+    return _Objects(np.where(free, number, objects.map), classes, certainty)
 
 
 def _owners(masks: Masks, rank: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

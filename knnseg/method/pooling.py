@@ -17,10 +17,10 @@ from knnseg.errors import MaskError
 __all__ = ["pool"]
 
 _MANY, _FULL = 4096, 0.1
-"""A mask of at least so many pixels, and of this share of the rows of pixels that it touches, is pooled as a dense
+"""A mask of at least this many pixels, and of this share of the rows of pixels that it touches, is pooled as a dense
 array: about where both ways take equally long."""
 _KEPT = 1 << 19
-"""Interpolation weights are kept for masks of at most so many cells: 8 MB for each size of image."""
+"""Interpolation weights are kept for masks of at most this many cells: 8 MB for each size of image."""
 
 
 def pool(features: Features, masks: Masks) -> Embeddings:
@@ -46,7 +46,7 @@ def pool(features: Features, masks: Masks) -> Embeddings:
         MaskError: masks of another image size than the features.
     """
     if masks.size != features.image_size:
-        raise MaskError(f"masks: expected {features.image_size} like the features' image, got {masks.size}")
+        raise MaskError("masks", expected=f"{features.image_size} like the features' image", got=masks.size)
     weights = _cell_weights(masks, features)
     grid = features.data.reshape(features.dim, -1).T
     vectors = _unit(np.asarray(weights @ grid, np.float64))  # the 1/Σm of the mean cancels in the normalisation

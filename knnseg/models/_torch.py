@@ -39,7 +39,7 @@ def pick_device(name: str) -> torch.device:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # torch says both, by build
-        raise ConfigError(f"device: expected one that this torch can use, got {name!r}: {error}") from error
+        raise ConfigError("device", expected="one that this torch can use", got=f"{name!r}: {error}") from error
     return torch.device(name)
 
 
@@ -82,7 +82,10 @@ def weights(what: str, where: str) -> Iterator[None]:
     except Exception as error:  # hub clients raise their own and their HTTP library's exceptions
         first = textwrap.shorten((str(error).strip().splitlines() or [""])[0], 300, placeholder=" …").rstrip(". ")
         raise WeightsError(
-            f"{what}: expected readable weights, got {type(error).__name__}: {first}. Without network access, {where}."
+            what,
+            expected="readable weights",
+            got=f"{type(error).__name__}: {first}",
+            hint=f"Without network access, {where}.",
         ) from error
 
 
@@ -136,7 +139,7 @@ def existing(path: str, what: str) -> Path:
         WeightsError: it is not.
     """
     if not Path(path).is_file():
-        raise WeightsError(f"{what}: expected a file with weights, got no such file: {path}")
+        raise WeightsError(what, expected="a file with weights", got=f"no such file: {path}")
     return Path(path)
 
 
@@ -159,7 +162,7 @@ def read_state(path: str, what: str, where: str) -> dict[str, torch.Tensor]:
         content = load_file(file) if is_safe else torch.load(file, map_location="cpu", weights_only=True)
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise WeightsError(f'{path}: expected tensors by key, or such a dictionary under "model", got something else')
+        raise WeightsError(path, expected='tensors by key, or such a dictionary under "model"', got="something else")
     return dict(state)
 
 

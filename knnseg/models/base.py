@@ -14,7 +14,7 @@ from knnseg.data.vocabulary import Vocabulary
 from knnseg.errors import ConfigError
 from knnseg.method.pooling import pool
 from knnseg.stages.protocols import FeatureExtractor, features_of
-from knnseg.stages.text import TextEncoder, ensemble, word_embeddings
+from knnseg.stages.text import TextEncoder, WordTable
 
 __all__ = ["DenseClip", "NoBase"]
 
@@ -47,15 +47,12 @@ class DenseClip:
         self, features: FeatureExtractor, text: TextEncoder, scale: float, templates: Sequence[str] | str = "simple"
     ) -> None:
         if scale <= 0:
-            raise ConfigError(f"scale: expected a number above 0, got {scale}")
-        self._features, self._text, self._scale, self._templates = features, text, scale, ensemble(templates)
-        self._words: dict[str, np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
+            raise ConfigError("scale", expected="a number above 0", got=scale)
+        self._features, self._scale, self._words = features, scale, WordTable(text, templates)
 
     def predict(self, images: Sequence[Image], masks: Sequence[Masks], vocabulary: Vocabulary) -> list[ClassScores]:
         """softmax(scale · cosine) over the vocabulary, (N, C); a mask with no features has a row of zeros."""
-        groups = [vocabulary.words(name) for name in vocabulary]
-        words = self._embeddings([word for group in groups for word in group])
-        starts = np.cumsum([0, *(len(group) for group in groups[:-1])])
+        words, starts = self._words.of(vocabulary)
         features = features_of(images, self._features)
         return [
             ClassScores(self._scores(pool(grid, own).vectors, words, starts), vocabulary.names)
@@ -73,9 +70,3 @@ class DenseClip:
         scores /= scores.sum(axis=1, keepdims=True)
         scores[~pooled.any(axis=1)] = 0
         return scores.astype(np.float32)
-
-    def _embeddings(self, words: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        missing = [word for word in dict.fromkeys(words) if word not in self._words]
-        if missing:
-            self._words |= dict(zip(missing, word_embeddings(self._text, missing, self._templates), strict=True))
-        return np.stack([self._words[word] for word in words])

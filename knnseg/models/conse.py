@@ -30,7 +30,7 @@ from knnseg.errors import ConfigError
 from knnseg.method.pooling import pool
 from knnseg.models.efficientnet import EfficientNet, check_side, load_network
 from knnseg.models.minilm import MiniLM
-from knnseg.stages.text import TextEncoder, ensemble, word_embeddings
+from knnseg.stages.text import TextEncoder, WordTable
 
 __all__ = ["ConSE", "load_conse"]
 
@@ -81,16 +81,13 @@ class ConSE:
         nothing: Number = 0.3,
         templates: Sequence[str] = ("{}",),
     ) -> None:
-        self._network, self._text, self._side = network, text, check_side(long_side)
-        self._top, self._scale, self._nothing, self._templates = top, scale, nothing, ensemble(templates)
+        self._network, self._side, self._words = network, check_side(long_side), WordTable(text, templates)
+        self._top, self._scale, self._nothing = top, scale, nothing
         self._names = _names()
-        self._words: dict[str, NDArray[np.float32]] = {}
 
     def predict(self, images: Sequence[Image], masks: Sequence[Masks], vocabulary: Vocabulary) -> list[ClassScores]:
         """See above, (N, C); the nearest of the words for a class speaks for it."""
-        groups = [vocabulary.words(name) for name in vocabulary]
-        words = self._embeddings([word for group in groups for word in group])
-        starts = np.cumsum([0, *(len(group) for group in groups[:-1])])
+        words, starts = self._words.of(vocabulary)
         found = []
         for image, own in zip(images, masks, strict=True):
             cosines = np.maximum.reduceat(
@@ -116,12 +113,6 @@ class ConSE:
         logits = self._scale * np.pad(cosines.astype(np.float64), ((0, 0), (0, 1)), constant_values=self._nothing)
         scores = np.exp(logits - logits.max(axis=1, keepdims=True))
         return (scores / scores.sum(axis=1, keepdims=True))[:, :-1].astype(np.float32)
-
-    def _embeddings(self, words: Sequence[str]) -> NDArray[np.float32]:
-        missing = [word for word in dict.fromkeys(words) if word not in self._words]
-        if missing:
-            self._words |= dict(zip(missing, word_embeddings(self._text, missing, self._templates), strict=True))
-        return np.stack([self._words[word] for word in words])
 
 
 def load_conse(

@@ -90,17 +90,18 @@ def make_dense(visual: nn.Module, attention: str = "value", sigma: float = 5.0) 
         ConfigError: a tower without a vector for each place, or settings that do not exist.
     """
     if attention not in VARIANTS:
-        raise ConfigError(f"attention: expected one of {list(VARIANTS)}, got {attention!r}")
+        raise ConfigError("attention", expected=f"one of {list(VARIANTS)}", got=repr(attention))
     if sigma <= 0:
-        raise ConfigError(f"sigma: expected a number of tokens above 0, got {sigma}")
+        raise ConfigError("sigma", expected="a number of tokens above 0", got=sigma)
     if isinstance(visual, VisionTransformer) and visual.attn_pool is None:
         return DenseViT(visual, attention, sigma)
     if isinstance(visual, TimmModel) and hasattr(visual.trunk, "stages"):
         return DenseConvNeXt(visual)
     raise ConfigError(
-        "open_clip image tower: expected a VisionTransformer of open_clip without attention pooling, or a ConvNeXt, "
-        f"got {type(visual).__name__}{_pooling(visual)}. Attention pooling, as SigLIP and CoCa have it, puts only the "
-        "whole image into the space of the words"
+        "open_clip image tower",
+        expected="a VisionTransformer of open_clip without attention pooling, or a ConvNeXt",
+        got=f"{type(visual).__name__}{_pooling(visual)}",
+        hint="Attention pooling, as SigLIP and CoCa have it, puts only the whole image into the space of the words",
     )
 
 
@@ -115,7 +116,7 @@ class DenseViT:
     def __init__(self, visual: VisionTransformer, attention: str, sigma: float) -> None:
         last = visual.transformer.resblocks[-1]
         if not isinstance(last, ResidualAttentionBlock):
-            raise ConfigError(f"open_clip ViT: expected blocks of ResidualAttentionBlock, got {type(last).__name__}")
+            raise ConfigError("open_clip ViT", expected="blocks of ResidualAttentionBlock", got=type(last).__name__)
         self.visual, self.cell, self.dim = visual, int(visual.patch_size[0]), int(visual.output_dim)
         self._variant, self._sigma = VARIANTS[attention], sigma
         self.settings: dict[str, object] = {"attention": attention}
@@ -195,7 +196,7 @@ class DenseConvNeXt:
         modules = dict(visual.head.named_modules())
         last = modules.get("proj") or modules.get("mlp.fc2")
         if last is None:
-            raise ConfigError("open_clip ConvNeXt: expected a linear or mlp projection head")
+            raise ConfigError("open_clip ConvNeXt", expected="a linear or mlp projection head")
         self.dim = int(last.out_features)
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class DinoFeatures:
 
     def __init__(self, name: str, model: torch.nn.Module, *, short_side: int = 518, device: str = "auto") -> None:
         if short_side < 1:
-            raise ConfigError(f"short_side: expected a number of pixels above 0, got {short_side}")
+            raise ConfigError("short_side", expected="a number of pixels above 0", got=short_side)
         self._device = pick_device(device)
         self._model = model.eval().to(self._device)
         self._side, self._patch = short_side, int(model.patch_embed.patch_size[0])  # type: ignore[union-attr, index]
@@ -84,7 +84,7 @@ class DinoFeatures:
         """
         architecture = VARIANTS.get(model, model)
         if not timm.is_model(architecture):
-            raise ConfigError(f"DINOv2 model: expected one of {sorted(VARIANTS)} or a timm name, got {model!r}")
+            raise ConfigError("DINOv2 model", expected=f"one of {sorted(VARIANTS)} or a timm name", got=repr(model))
         published = next((short for short, name in VARIANTS.items() if name == architecture), model)
         file = existing(weights_file, model) if weights_file else find(published)
         overlay = {"file": str(file)} if file else None
@@ -155,4 +155,4 @@ def _check_complete(network: Any, file: Path) -> None:
     wrong += [f"unknown {key}" for key in sorted(found - network.state_dict().keys())]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise WeightsError(f"{file}: expected the weights of the model, got {'; '.join(wrong[:5])}{more}")
+        raise WeightsError(file, expected="the weights of the model", got=f"{'; '.join(wrong[:5])}{more}")

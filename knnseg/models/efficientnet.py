@@ -103,7 +103,7 @@ def load_network(model: str = "efficientnet-lite2", weights_file: str = "", devi
         WeightsError: weights absent, unreadable, damaged, or of another network.
     """
     if model not in VARIANTS:
-        raise ConfigError(f"EfficientNet model: expected one of {sorted(VARIANTS)}, got {model!r}")
+        raise ConfigError("EfficientNet model", expected=f"one of {sorted(VARIANTS)}", got=repr(model))
     if weights_file:
         path = existing(weights_file, model)
         content = path.read_bytes()
@@ -121,7 +121,7 @@ def check_side(long_side: int) -> int:
         ConfigError: it is too short.
     """
     if long_side < _STRIDE:
-        raise ConfigError(f"long_side: expected at least {_STRIDE} pixels, got {long_side}")
+        raise ConfigError("long_side", expected=f"at least {_STRIDE} pixels", got=long_side)
     return long_side
 
 
@@ -203,7 +203,7 @@ def _tensors(content: bytes, path: Path) -> list[Tensor]:
         problem = f"a {type(state).__name__}"
     except Exception as error:  # pickle's, zip's and torch's own errors
         problem = f"{type(error).__name__}"
-    raise WeightsError(f"{path}: expected a file of tensors, as torch.save writes a state_dict, got {problem}")
+    raise WeightsError(path, expected="a file of tensors, as torch.save writes a state_dict", got=problem)
 
 
 def _in_order(tensors: Sequence[Tensor], wanted: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -213,10 +213,12 @@ def _in_order(tensors: Sequence[Tensor], wanted: Mapping[str, Tensor], path: Pat
         WeightsError: another number of tensors, or one of another shape.
     """
     if len(tensors) != len(wanted):
-        raise WeightsError(f"{path}: expected {len(wanted)} tensors, got {len(tensors)}: those of another network")
+        raise WeightsError(path, expected=f"{len(wanted)} tensors", got=f"{len(tensors)}: those of another network")
     for tensor, (name, own) in zip(tensors, wanted.items(), strict=True):
         if tensor.shape != own.shape:
             raise WeightsError(
-                f"{path}: expected {tuple(own.shape)} for {name}, got {tuple(tensor.shape)}: weights of another network"
+                path,
+                expected=f"{tuple(own.shape)} for {name}",
+                got=f"{tuple(tensor.shape)}: weights of another network",
             )
     return dict(zip(wanted, tensors, strict=True))

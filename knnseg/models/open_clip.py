@@ -124,9 +124,9 @@ def read_config(path: str | PathLike[str], what: str) -> dict[str, Any]:
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{what}: expected a JSON file in open_clip's model-config format: {error}") from error
+        raise ConfigError(what, expected="a JSON file in open_clip's model-config format", got=str(error)) from error
     if not isinstance(config, dict):
-        raise ConfigError(f"{what}: expected a JSON object in open_clip's model-config format, got {config!r:.80}")
+        raise ConfigError(what, expected="a JSON object in open_clip's model-config format", got=f"{config!r:.80}")
     return config
 
 
@@ -145,23 +145,25 @@ def build(config: Mapping[str, Any], what: str, *, custom_text: bool = True) -> 
     own_text = given.pop("custom_text", False)
     if not isinstance(own_text, bool) or (own_text and not custom_text):
         raise ConfigError(
-            f"{what}: custom_text: expected {'true or false' if custom_text else 'false'}, got {own_text!r}"
+            f"{what}: custom_text", expected="true or false" if custom_text else "false", got=repr(own_text)
         )
     missing = [key for key in _NEEDED if not isinstance(given.get(key), dict if key.endswith("_cfg") else int)]
     if missing:
-        raise ConfigError(f"{what}: expected {', '.join(_NEEDED)}, got no usable {missing[0]} among {sorted(config)}")
+        raise ConfigError(what, expected=", ".join(_NEEDED), got=f"no usable {missing[0]} among {sorted(config)}")
     unclear = [key for key in _SWITCHES if not isinstance(given.get(key, False), bool)]
     if unclear:
-        raise ConfigError(f"{what}: {unclear[0]}: expected true or false, got {given[unclear[0]]!r}")
+        raise ConfigError(f"{what}: {unclear[0]}", expected="true or false", got=repr(given[unclear[0]]))
     unknown = sorted(given.keys() - {*_NEEDED, *_OPTIONAL})
     unknown += sorted(f"text_cfg.{key}" for key in _OTHER_TOKENIZERS if given["text_cfg"].get(key))
     if unknown:
-        raise ConfigError(f"{what}: expected keys of {[*_NEEDED, *_OPTIONAL]}, got {unknown}, which nothing here uses")
+        raise ConfigError(what, expected=f"keys of {[*_NEEDED, *_OPTIONAL]}", got=f"{unknown}, which nothing here uses")
     kind = open_clip.CustomTextCLIP if own_text else open_clip.CLIP
     try:
         clip = kind(**given)
     except Exception as error:  # of open_clip, timm and torch, by the value
-        raise ConfigError(f"{what}: expected values that open_clip takes: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            what, expected="values that open_clip takes", got=f"{type(error).__name__}: {error}"
+        ) from error
     return clip, open_clip.SimpleTokenizer(context_length=given["text_cfg"].get("context_length", 77))
 
 
@@ -169,18 +171,18 @@ def _channels(settings: Mapping[str, Any], key: str, default: tuple[float, ...],
     found = settings.get(key, default)
     is_number = [isinstance(value, int | float) and not isinstance(value, bool) for value in found]
     if len(is_number) != 3 or not all(is_number) or (key == "std" and min(found) <= 0):
-        raise ConfigError(f"{what}: preprocess_cfg.{key}: expected three numbers, for R, G and B, got {found!r}")
+        raise ConfigError(f"{what}: preprocess_cfg.{key}", expected="three numbers, for R, G and B", got=repr(found))
     return tuple(found)
 
 
 def _published(model: str, pretrained: str, device: torch.device) -> OpenClipModel:
     known = open_clip.list_models()
     if model not in known and not model.startswith(("hf-hub:", "local-dir:")):
-        raise ConfigError(f"open_clip model: expected a published name, hf-hub:…, or a .json file, got {model!r}")
+        raise ConfigError("open_clip model", expected="a published name, hf-hub:…, or a .json file", got=repr(model))
     if not pretrained and model in known:
+        tags = open_clip.list_pretrained_tags_by_model(model)
         raise ConfigError(
-            f"open_clip model {model}: expected `pretrained`, one of {open_clip.list_pretrained_tags_by_model(model)} "
-            "or the path of a checkpoint"
+            f"open_clip model {model}: pretrained", expected=f"one of {tags}, or the path of a checkpoint"
         )
     file = find(f"{model}/{pretrained}")
     what = f"open_clip model {model} {pretrained}".strip() + (f" from {file}" if file else "")
@@ -262,7 +264,7 @@ class OpenClipFeatures:
         stride: int = 0,
     ) -> None:
         if short_side < 1:
-            raise ConfigError(f"short_side: expected a number of pixels above 0, got {short_side}")
+            raise ConfigError("short_side", expected="a number of pixels above 0", got=short_side)
         self._model, self._side = model, short_side
         self._dense = make_dense(model.clip.visual, attention, sigma)
         self._window, self._stride = _windows(window, stride, self._dense.cell)
@@ -318,8 +320,9 @@ def _windows(window: int, stride: int, cell: int) -> tuple[int, int]:
     stride = stride or -(-window // (2 * cell)) * cell
     if window % cell or stride % cell or not 0 < stride <= window:
         raise ConfigError(
-            f"window and stride: expected multiples of the {cell} pixels of a cell, the stride at most the window, "
-            f"got {window} and {stride}"
+            "window and stride",
+            expected=f"multiples of the {cell} pixels of a cell, the stride at most the window",
+            got=f"{window} and {stride}",
         )
     return window, stride
 

@@ -58,7 +58,7 @@ class RegionProposer:
         long_side: Annotated[int, Field(ge=16, description="a whole number of at least 16")] = 320,
     ) -> None:
         if not len(scales) + len(superpixels):
-            raise ConfigError("regions: expected at least one of scales and superpixels, got neither")
+            raise ConfigError("regions", expected="at least one of scales and superpixels", got="neither")
         self._scales, self._superpixels, self._long_side = tuple(scales), tuple(superpixels), long_side
         self._sigma, self._min_area, self._compactness = sigma, min_area, compactness
 

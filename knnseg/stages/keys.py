@@ -57,11 +57,12 @@ class Whitened(DerivedFeatures):
         wanted = (source.dim,)
         if mean.shape != wanted or matrix.ndim != 2 or matrix.shape[:1] != wanted or not matrix.shape[1]:
             raise ShapeError(
-                f"whitening of {source.space.encoder!r}: expected a mean ({source.dim},) and "
-                f"a matrix ({source.dim}, D'), got {mean.shape} and {matrix.shape}"
+                f"whitening of {source.space.encoder!r}",
+                expected=f"a mean ({source.dim},) and a matrix ({source.dim}, D')",
+                got=f"{mean.shape} and {matrix.shape}",
             )
         if not (np.isfinite(mean).all() and np.isfinite(matrix).all()):
-            raise ShapeError(f"whitening of {source.space.encoder!r}: expected finite numbers")
+            raise ShapeError(f"whitening of {source.space.encoder!r}", expected="finite numbers")
         self._mean = np.ascontiguousarray(mean, np.float32)
         self._matrix = np.ascontiguousarray(matrix, np.float32)
         self._space = _derived(source, "whitened", self._mean, self._matrix)
@@ -80,7 +81,7 @@ class Whitened(DerivedFeatures):
             ConfigError: no images, a negative shrinkage, or features that never vary.
         """
         if not shrinkage >= 0:
-            raise ConfigError(f"whitening shrinkage: expected a number of at least 0, got {shrinkage!r}")
+            raise ConfigError("whitening shrinkage", expected="a number of at least 0", got=repr(shrinkage))
         count, total, products = 0.0, np.zeros(source.dim), np.zeros((source.dim, source.dim))
         for image in images:
             features = source.extract([Image.read(image)])[0]
@@ -89,7 +90,7 @@ class Whitened(DerivedFeatures):
             total += (weights * cells).sum(axis=0)
             products += cells.T @ (weights * cells)
         if not count:
-            raise ConfigError("whitening: expected images to fit to, got none")
+            raise ConfigError("whitening", expected="images to fit to", got="none")
         mean = total / count
         matrix = _whitening(products / count - np.outer(mean, mean), shrinkage)
         return cls(source, mean.astype(np.float32), matrix.astype(np.float32))
@@ -109,11 +110,13 @@ class Whitened(DerivedFeatures):
                 encoder, fingerprint = str(archive["encoder"]), str(archive["fingerprint"])
                 mean, matrix = archive["mean"], archive["matrix"]
         except Exception as error:  # zip, format and key errors, and whatever a damaged archive makes numpy raise
-            raise WeightsError(f"{path}: expected a whitening saved by knnseg: {error}") from error
+            raise WeightsError(path, expected="a whitening saved by knnseg", got=str(error)) from error
         if fingerprint != source.space.fingerprint:
             raise ConfigError(
-                f"{path}: expected a whitening fitted to {source.space.encoder!r} ({source.space.fingerprint}), "
-                f"got one fitted to {encoder!r} ({fingerprint}). Fit it again with Whitened.fit."
+                path,
+                expected=f"a whitening fitted to {source.space.encoder!r} ({source.space.fingerprint})",
+                got=f"one fitted to {encoder!r} ({fingerprint})",
+                hint="Fit it again with Whitened.fit.",
             )
         return cls(source, mean, matrix)
 
@@ -171,7 +174,7 @@ class WithContext(DerivedFeatures):
     def __init__(self, source: FeatureExtractor, weight: float) -> None:
         super().__init__(source)
         if not (weight > 0 and np.isfinite(weight)):
-            raise ConfigError(f"context weight: expected a number above 0, got {weight!r}")
+            raise ConfigError("context weight", expected="a number above 0", got=repr(weight))
         self._weight = float(weight)
         self._space = _derived(source, "context", np.array([weight], np.float64))
 
@@ -201,7 +204,8 @@ def _cells(features: Features) -> NDArray[np.float64]:
 
 def _without_context(features: Features, what: str) -> None:
     if features.context is not None:
-        raise ConfigError(f"cannot {what}: expected features without a context; WithContext comes last, and once")
+        hint = "WithContext comes last, and once."
+        raise ConfigError(f"cannot {what}", expected="features without a context", got="some with one", hint=hint)
 
 
 def _whitening(covariance: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:
@@ -213,7 +217,7 @@ def _whitening(covariance: NDArray[np.float64], shrinkage: float) -> NDArray[np.
     variance = np.diag(covariance)
     varies = np.flatnonzero(variance > _STILL * variance.max(initial=0))
     if not len(varies):
-        raise ConfigError("whitening: expected features that vary, got the same everywhere")
+        raise ConfigError("whitening", expected="features that vary", got="the same everywhere")
     scale = 1 / np.sqrt(variance[varies])
     values, vectors = np.linalg.eigh(covariance[np.ix_(varies, varies)] * np.outer(scale, scale))
     root = (vectors / np.sqrt(np.maximum(values, 0) + shrinkage + 1e-9)) @ vectors.T

@@ -161,7 +161,7 @@ def scores_of(
         rows = scores.probabilities
         if rows.size and not (rows.min() >= 0 and rows.sum(1).max() < 1 + _TOLERANCE):  # not true of NaN either
             raise StageError(
-                f"{method}: expected probabilities that sum to 1 at most, got {rows.min()} to {rows.sum(1).max()}"
+                method, expected="probabilities that sum to 1 at most", got=f"{rows.min()} to {rows.sum(1).max()}"
             )
     return given
 
@@ -179,7 +179,7 @@ def check_stage(name: str, stage: object, kind: type) -> None:
     missing = [member for member in vars(kind) if not member.startswith("_") and not hasattr(stage, member)]
     if missing:
         raise ConfigError(
-            f"{name}: expected a {kind.__name__}, got {type(stage).__name__} without {', '.join(missing)}"
+            name, expected=f"a {kind.__name__}", got=f"{type(stage).__name__} without {', '.join(missing)}"
         )
 
 
@@ -194,12 +194,10 @@ def _one_each(method: str, given: object, images: Sequence[Image], kind: type[T]
             if isinstance(given, list | tuple)
             else type(given).__name__
         )
-        raise StageError(
-            f"{method}: expected a list of {kind.__name__}, one for each of {len(images)} images, got {got}"
-        )
+        raise StageError(method, expected=f"a list of {kind.__name__}, one for each of {len(images)} images", got=got)
     return list(given)
 
 
 def _expect(method: str, what: str, expected: object, got: object) -> None:
     if expected != got:
-        raise StageError(f"{method}: expected {what} {expected}, got {got}")
+        raise StageError(method, expected=f"{what} {expected}", got=got)

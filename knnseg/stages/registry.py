@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -11,15 +10,14 @@ from functools import cache, partial
 from importlib.metadata import entry_points
 from typing import Any, get_args
 
-import pluggy
-
-from knnseg.checked import nearest
 from knnseg.config import Config, StageConfig
 from knnseg.errors import ConfigError, StageError, UnknownStageError
 from knnseg.stages import hookspecs
 from knnseg.stages.hookspecs import Factory, Kind, hookimpl
 from knnseg.stages.keys import Whitened, WithContext
 from knnseg.stages.protocols import FeatureExtractor
+from knnstore.errors import BrokenPluginError, did_you_mean
+from knnstore.hookspecs import call_hook
 
 __all__ = ["knnseg_register", "make", "make_extractor", "names", "prepare", "register", "with_checkpoint"]
 
@@ -42,6 +40,8 @@ _BUILTIN: dict[tuple[Kind, str], Factory] = {
     ("annotations", "coco"): "knnseg.datasets.formats.coco:CocoInstances",
     ("annotations", "coco_panoptic"): "knnseg.datasets.formats.coco:CocoPanopticFile",
     ("annotations", "cvat"): "knnseg.datasets.formats.cvat:Cvat",
+    ("annotations", "colours"): "knnseg.datasets.formats.colours:ColourMaps",
+    ("annotations", "fiftyone"): "knnseg.datasets.formats.fiftyone:FiftyOne",
     ("annotations", "label_studio"): "knnseg.datasets.formats.label_studio:LabelStudio",
     ("annotations", "labelme"): "knnseg.datasets.formats.labelme:Labelme",
     ("annotations", "voc"): "knnseg.datasets.formats.voc:VocBoxes",
@@ -56,60 +56,53 @@ def knnseg_register(register: hookspecs.RegisterStage) -> None:
         register(kind, name, factory)
 
 
-class _Registry:
-    def __init__(self) -> None:
-        self.factories: dict[tuple[Kind, str], Factory] = {}
-        self.broken: dict[str, str] = {}
+_factories: dict[tuple[Kind, str], Factory] = {}
+_broken: dict[str, str] = {}
+"""Entry points that failed to load, and why."""
 
-    def add(self, kind: Kind, name: str, factory: Factory) -> None:
-        if kind not in get_args(Kind):
-            raise StageError(f"register: expected a kind of {', '.join(get_args(Kind))}, got {kind!r}")
-        self.factories[kind, name] = factory
 
-    def load(self, plugin: object) -> None:
-        """Run one plugin's hook in a manager of its own, so that its mistakes stay its own."""
-        manager = pluggy.PluginManager(_GROUP)
-        manager.add_hookspecs(hookspecs)
-        manager.register(plugin)
-        manager.check_pending()
-        if not manager.hook.knnseg_register.get_hookimpls():
-            name = getattr(plugin, "__name__", type(plugin).__name__)
-            raise StageError(
-                f"plugin {name}: expected a function knnseg_register, marked with @knnseg.hookimpl, got none"
-            )
-        manager.hook.knnseg_register(register=self.add)
+def _add(kind: Kind, name: str, factory: Factory) -> None:
+    if kind not in get_args(Kind):
+        raise StageError("register", expected=f"a kind of {', '.join(get_args(Kind))}", got=repr(kind))
+    _factories[kind, name] = factory
 
 
 @cache
-def _registry() -> _Registry:
-    registry = _Registry()
+def _loaded() -> dict[tuple[Kind, str], Factory]:
+    """The stages of every distribution. What they are called is known only once their hooks have run."""
     for entry in entry_points(group=_GROUP):
         try:
-            registry.load(entry.load())
-        except Exception as error:  # any exception at all: the module is not ours
-            registry.broken[entry.name] = f"{type(error).__name__}: {error}"
-    return registry
+            call_hook(entry.load(), hookspecs, _add)
+        except (Exception, SystemExit) as error:  # any exception at all: the module is not ours
+            _broken[entry.name] = f"{type(error).__name__}: {error}"
+    return _factories
 
 
 def register(plugin: object) -> None:
     """Register a module or object that has a ``knnseg_register`` hook, without an entry point.
 
-    Of two stages of one kind and name, the one registered last counts. A hook that does not exist is a
-    ``pluggy.PluginValidationError``.
+    Of two stages of one kind and name, the one registered last counts.
+
+    Raises:
+        StageError: no such hook, one that does not exist or has other arguments, or another kind of stage.
     """
-    _registry().load(plugin)
+    _loaded()
+    try:
+        call_hook(plugin, hookspecs, _add)
+    except BrokenPluginError as error:
+        raise StageError.of(error) from error
 
 
 def names(kind: Kind) -> list[str]:
     """The stages registered for one place in the pipeline."""
-    return sorted(name for other, name in _registry().factories if other == kind)
+    return sorted(name for other, name in _loaded() if other == kind)
 
 
 def make(kind: Kind, config: StageConfig, **defaults: Any) -> Any:
     """Make a stage.
 
     Args:
-        kind: ``"features"``, ``"masks"``, ``"base"`` or ``"annotations"``.
+        kind: ``"features"``, ``"masks"``, ``"base"``, ``"annotations"`` or ``"named_images"``.
         config: its name and options.
         defaults: options to pass where the stage accepts them and the configuration does not set them.
 
@@ -130,7 +123,7 @@ def prepare(kind: Kind, config: StageConfig, **defaults: Any) -> Callable[[], An
         p.name for p in accepted.values() if p.default is p.empty and p.kind != p.VAR_KEYWORD and p.name not in options
     ]
     if missing:
-        raise ConfigError(f"configuration [{kind}] name = {config.name!r}: expected a value for {missing}")
+        raise ConfigError(f"configuration [{kind}] name = {config.name!r}", expected=f"a value for {missing}")
     return partial(call, **options)
 
 
@@ -144,8 +137,9 @@ def with_checkpoint(config: Config, path: str) -> Config:
     given = {kind: _given(kind, stage, path) for kind, stage in stages.items()}
     if all(given[kind] is stage for kind, stage in stages.items()):
         raise ConfigError(
-            f"checkpoint: expected a configuration with a stage that takes one, such as the preset fcclip, "
-            f"got {', '.join(f'{kind} {stage.name!r}' for kind, stage in stages.items())}"
+            "checkpoint",
+            expected="a configuration with a stage that takes one, such as the preset fcclip",
+            got=", ".join((f"{kind} {stage.name!r}" for kind, stage in stages.items())),
         )
     return replace(config, features=given["features"], masks=given["masks"], base=given["base"])
 
@@ -157,12 +151,11 @@ def _given(kind: Kind, config: StageConfig, checkpoint: str) -> StageConfig:
 
 
 def _factory(kind: Kind, config: StageConfig) -> Callable[..., Any]:
-    factory = _registry().factories.get((kind, config.name))
+    factory = _loaded().get((kind, config.name))
     if factory is None:
-        broken = "".join(f" Plugin {name!r} failed to load: {why}." for name, why in _registry().broken.items())
-        near = difflib.get_close_matches(config.name, names(kind), 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UnknownStageError(f"{kind} stage: expected one of {names(kind)}, got {config.name!r}.{hint}{broken}")
+        broken = [f"Plugin {name!r} failed to load: {why}." for name, why in _broken.items()]
+        hint = " ".join(filter(None, [did_you_mean(config.name, names(kind)), *broken]))
+        raise UnknownStageError(f"{kind} stage", expected=f"one of {names(kind)}", got=repr(config.name), hint=hint)
     return factory if callable(factory) else _imported(kind, config.name, factory)
 
 
@@ -172,9 +165,8 @@ def _imported(kind: Kind, name: str, factory: str) -> Callable[..., Any]:
     except (ModuleNotFoundError, AttributeError, ValueError) as error:
         if isinstance(error, ModuleNotFoundError) and not f"{factory.partition(':')[0]}.".startswith(f"{error.name}."):
             raise  # its module is there; what it needs is not
-        raise StageError(
-            f"{kind} stage {name!r}: expected {factory!r} to be a module and what it calls the stage, got: {error}"
-        ) from error
+        there = f"{factory!r} to be a module and what it calls the stage"
+        raise StageError(f"{kind} stage {name!r}", expected=there, got=str(error)) from error
     return call
 
 
@@ -195,6 +187,5 @@ def make_extractor(config: Config, *, device: str = "auto") -> FeatureExtractor:
 def _check_options(kind: str, config: StageConfig, accepted: Mapping[str, inspect.Parameter]) -> None:
     for option in config.options:
         if option not in accepted:
-            raise ConfigError(
-                f"configuration [{kind}] name = {config.name!r}: unknown option {option!r}. {nearest(option, accepted)}"
-            )
+            what = f"configuration [{kind}] name = {config.name!r}: unknown option {option!r}"
+            raise ConfigError(what, expected=f"one of {sorted(accepted)}", hint=did_you_mean(option, accepted))

@@ -8,9 +8,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from knnseg.data.vocabulary import Vocabulary
 from knnseg.errors import ConfigError
 
-__all__ = ["ENSEMBLES", "SIMPLE", "VILD", "TextEncoder", "ensemble", "fill", "word_embeddings"]
+__all__ = ["ENSEMBLES", "SIMPLE", "VILD", "TextEncoder", "WordTable", "ensemble", "fill", "word_embeddings"]
 
 SIMPLE = ("a photo of a {}.", "a photo of the {}.", "a picture of a {}.", "there is a {} in the scene.", "{}")
 """The default: five wordings of our own."""
@@ -58,7 +59,7 @@ def fill(templates: Sequence[str], name: str) -> list[str]:
     """
     wrong = [template for template in templates if template.count("{}") != 1]
     if wrong or not templates:
-        raise ConfigError(f"templates: expected one {{}} in each, got {wrong or 'no template'}")
+        raise ConfigError("templates", expected="one {} in each", got=wrong or "no template")
     return [template.replace("{}", name) for template in templates]
 
 
@@ -70,7 +71,9 @@ def ensemble(templates: Sequence[str] | str) -> tuple[str, ...]:
     """
     if isinstance(templates, str):
         if templates not in ENSEMBLES:
-            raise ConfigError(f"templates: expected one of {list(ENSEMBLES)} or a list of prompts, got {templates!r}")
+            raise ConfigError(
+                "templates", expected=f"one of {list(ENSEMBLES)} or a list of prompts", got=repr(templates)
+            )
         return ENSEMBLES[templates]()
     fill(templates, "")
     return tuple(templates)
@@ -94,3 +97,26 @@ def word_embeddings(
         rows.append(encoded.reshape(len(some), len(templates), -1).mean(axis=1, dtype=np.float64))
     mean = np.concatenate(rows)
     return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True), np.float32)
+
+
+class WordTable:
+    """The embeddings of words, each made once.
+
+    Args:
+        encoder: the text tower.
+        templates: the name of a prompt ensemble, see :data:`ENSEMBLES`, or prompts, each with one ``{}``.
+    """
+
+    def __init__(self, encoder: TextEncoder, templates: Sequence[str] | str) -> None:
+        self._encoder, self._templates = encoder, ensemble(templates)
+        self._known: dict[str, NDArray[np.float32]] = {}
+
+    def of(self, vocabulary: Vocabulary) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+        """All words of its classes, float32 (W, D), unit-norm rows; and where those of each class begin, (C,)."""
+        groups = [vocabulary.words(name) for name in vocabulary]
+        words = [word for group in groups for word in group]
+        missing = [word for word in dict.fromkeys(words) if word not in self._known]
+        if missing:
+            self._known |= dict(zip(missing, word_embeddings(self._encoder, missing, self._templates), strict=True))
+        starts = np.cumsum([0, *(len(group) for group in groups[:-1])])
+        return np.stack([self._known[word] for word in words]), starts

@@ -19,7 +19,7 @@ check should run with go into the URL; a second subclass with other options chec
 A gap is declared in ``expected_failures``, under the name of a check or of one of its cases. It is run all the same,
 as a strict xfail: should it pass one day, the test run fails until the entry is removed. Nothing is skipped silently.
 
-Answers are held against brute force in float64, with ties free among themselves and with the rounding allowed that
+Answers are compared with brute force in float64, with ties free among themselves and with the rounding allowed that
 float32 products can have. Where a backend declares itself approximate, at least ``capabilities.recall_floor`` of the
 true neighbours must be found. Exact backends in this process must also answer the same bits whatever else is stored.
 All random numbers come from fixed seeds, and Hypothesis runs derandomised, so that a run can be repeated.

@@ -49,7 +49,7 @@ class CopyReport:
         sent: how many were written.
         present: how many were there already, the same in every bit.
         conflicts: how many were there with other content; they were replaced (and count as sent), or kept.
-        others: records at the destination that are none of these; left alone.
+        others: further records at the destination, which stay as they are.
         checksum: of the records of the source, see :func:`content_checksum`.
         created: the collection did not exist before.
         dry_run: nothing was written, and nothing was verified.

@@ -69,7 +69,7 @@ def export_parquet(
         folder: where to write: one that does not exist, is empty, or holds an interrupted export, which is removed.
         where: only records for which this holds.
         batch_size: records in a row group; fewer where they would be more than 16 MiB.
-        part_bytes: begin another file after about so many bytes, before compression.
+        part_bytes: begin another file after about this many bytes, before compression.
         progress: show progress bars on standard error.
 
     Returns:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from knnseg import Vocabulary
+from knnseg import Masks, Vocabulary
 from knnseg.calibration.fitting import calibrate
 from knnseg.config import PaintingConfig
 from knnseg.data.reading import load_label_map
@@ -55,7 +55,7 @@ def test_every_export_has_it(make, strange, tmp_path):
     _, semantic, _, _ = result.save(tmp_path, "a")
     assert (load_label_map(semantic) == result.semantic + 1).all() and 4 in load_label_map(semantic)
     document = result.coco_panoptic("a.png")
-    assert document["categories"][-1] == {"id": 4, "name": "unknown", "isthing": 0}
+    assert document["categories"][-1] == {"id": 4, "name": "unknown", "isthing": 0, "unknown": 1}
     assert 4 in {entry["category_id"] for entry in result.rle()}
     assert "unknown" in result.to_supervision().data["class_name"]
     assert 3 in result.to_transformers_semantic().unique()
@@ -63,6 +63,22 @@ def test_every_export_has_it(make, strange, tmp_path):
     assert (swatch.reshape(-1, 3) == 128).all(1).any(), "grey in the legend"
     (segment,) = (s for s in result.segments_info if s.label == "unknown")
     assert make().explain(result, segment.id).final["unknown"] > 0.9
+
+
+@pytest.mark.parametrize("instances", [True, False])
+def test_what_no_mask_covers_is_unknown_too(make, scene, instances):
+    """Class-agnostic masks seldom cover an image; those that are good and known are labelled, and nothing else is."""
+    example = scene(50)
+    grass = example.semantic(["grass"]) == 0
+    masks = Masks.from_dense(grass[None], instances=instances)
+    result = make().predict(example.image, NAMES, masks=masks)
+    assert (result.semantic == np.where(grass, 1, 3)).all()
+    found = {s.label: (result.panoptic == s.id).sum() for s in result.segments_info}
+    assert found == {"grass": grass.sum(), "unknown": (~grass).sum()}
+    alone = make(threshold=1.0).predict(example.image, NAMES, masks=masks)
+    assert [(s.label, s.area) for s in alone.segments_info] == [("unknown", grass.size)]
+    plain = make(unknown=False).predict(example.image, NAMES, masks=masks)
+    assert set(np.unique(plain.semantic)) == {-1, 1}
 
 
 def test_by_default_it_is_no_class(make, strange):

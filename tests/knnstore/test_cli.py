@@ -258,7 +258,7 @@ def test_as_a_module() -> None:
         [sys.executable, "-m", "knnstore.cli", "info", "nosuch:///x"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: store backend 'nosuch'")
+    assert done.stderr.startswith("knnstore: store backend 'nosuch'")
     assert done.stdout == ""
 
 
@@ -326,7 +326,7 @@ def test_export_and_import(run: Any, scenes: str, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(run: Any, scenes: str) -> None:
     result = run("export", scenes, "/proc/knnstore")
     assert result.code == 1
-    assert result.err.startswith("error: ") and "/proc/knnstore" in result.err and "Traceback" not in result.err
+    assert result.err.startswith("knnstore: ") and "/proc/knnstore" in result.err and "Traceback" not in result.err
 
 
 def test_count(run: Any, scenes: str) -> None:
@@ -427,7 +427,7 @@ def test_version(command: str) -> None:
 
 # -- Ctrl-C at the worst moments ---------------------------------------------------------------------------------------
 
-RUN = "from knnstore.cli import run_app\nrun_app(app, 'error', lambda error: None)"
+RUN = "from knnstore.cli import run_app\nrun_app(app, 'knnstore', lambda error: None)"
 FLOOD = """
 import atexit, os, subprocess, time
 def flood():  # Ctrl-C again and again, until nobody is there

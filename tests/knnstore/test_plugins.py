@@ -115,7 +115,7 @@ def test_broken_plugins_break_nobody_else(site: Path) -> None:
     assert answers.pop("memory") == "opened MemoryStore", "another distribution cannot take a name of ours"
     said = {
         "raises": "broken at import", "exits": "SystemExit", "missing": "a_client_that_is_not_installed",
-        "syntax": "SyntaxError", "misspelt": "knnstore_regster", "unmarked": "got nothing", "arguments": "other",
+        "syntax": "SyntaxError", "misspelt": "knnstore_regster", "unmarked": "marked with @knnstore.hookimpl, got none", "arguments": "other",
         "nothing": "got nothing", "notabackend": "got ['str']", "othername": "to register 'othername'",
         "hookfails": "ZeroDivisionError", "twice": "squatter-two 1.2", "malformed": "malformed",
     }  # fmt: skip

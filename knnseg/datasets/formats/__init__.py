@@ -9,7 +9,6 @@ hook of :mod:`knnseg.stages.hookspecs`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import get_args
 from knnseg.config import StageConfig
 from knnseg.data.vocabulary import tidied
 from knnseg.datasets.folders import LabelledImages
+from knnseg.datasets.formats.detections import from_detections
 from knnseg.datasets.formats.shapes import (
     AnnotatedImage,
     Bitmap,
@@ -32,6 +32,7 @@ from knnseg.datasets.formats.shapes import (
 from knnseg.datasets.formats.source import Boxes, Format, Source
 from knnseg.errors import DatasetError
 from knnseg.stages.registry import make, names
+from knnstore.errors import did_you_mean
 
 __all__ = [
     "AnnotatedImage",
@@ -47,6 +48,7 @@ __all__ = [
     "ShapeFile",
     "Source",
     "annotation_formats",
+    "from_detections",
     "open_annotations",
 ]
 
@@ -63,6 +65,7 @@ def open_annotations(
     format: str = "",  # noqa: A002  # its name
     boxes: Boxes = "outline",
     stuff: Iterable[str] = (),
+    points: Boxes = "leave",
 ) -> LabelledImages:
     """Open a file or folder of annotations, of whatever format it is.
 
@@ -73,28 +76,30 @@ def open_annotations(
         boxes: ``"outline"`` makes of a box the likely outline of what it was drawn around, ``"leave"`` leaves it out.
         stuff: classes that are stuff, such as grass and sky; the others are countable things, unless a COCO file says
             otherwise.
+        points: ``"outline"`` makes of a point a guess at the object that it is on, ``"leave"`` leaves it out.
 
     Returns:
-        The labelled images. Points are left out; ``left_out`` of the result says so.
+        The labelled images; ``left_out`` of the result says what is left out, and ``outlined`` how much is guessed.
 
     Raises:
-        DatasetError: another word for ``boxes``, nothing is there, no format recognises it or several do, or it is not
-            as its tool writes it.
+        DatasetError: another word for ``boxes`` or ``points``, nothing is there, no format recognises it or several do,
+            or it is not as its tool writes it.
     """
-    if boxes not in get_args(Boxes):
-        raise DatasetError(f"boxes: expected one of {', '.join(get_args(Boxes))}, got {boxes!r}")
-    source = Source(Path(path), images, boxes, frozenset(map(tidied, stuff)))
+    for name, way in (("boxes", boxes), ("points", points)):
+        if way not in get_args(Boxes):
+            raise DatasetError(name, expected=f"one of {', '.join(get_args(Boxes))}", got=repr(way))
+    source = Source(Path(path), images, boxes, frozenset(map(tidied, stuff)), points)
     if not source.path.exists():
-        raise DatasetError(f"{path}: expected a file or folder of annotations, got no such file")
+        raise DatasetError(path, expected="a file or folder of annotations", got="no such file")
     known = {name: make("annotations", StageConfig(name)) for name in names("annotations")}
     if format and format not in known:
-        near = difflib.get_close_matches(format, known, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise DatasetError(f"annotations: expected a format of {', '.join(known)}, got {format!r}.{hint}")
+        expected, hint = f"a format of {', '.join(known)}", did_you_mean(format, known)
+        raise DatasetError("annotations", expected=expected, got=repr(format), hint=hint)
     fitting = [name for name, each in known.items() if each.recognises(source)] if not format else [format]
     if len(fitting) != 1:
-        listed = "\n".join(f"    {name}: {each.title}" for name, each in known.items())
-        got = f"what {' and '.join(fitting)} recognise; say which with `format`" if fitting else "none of these"
-        raise DatasetError(f"{path}: expected annotations of one format:\n{listed}\nbut got {got}.")
+        listed = "".join(f"\n    {name}: {each.title}" for name, each in known.items())
+        got = f"what {' and '.join(fitting)} recognise" if fitting else "none of these"
+        hint = f"{'Say which with `format`' if fitting else 'The formats are'}:{listed}"
+        raise DatasetError(path, expected="annotations of one format", got=got, hint=hint)
     opened: LabelledImages = known[fitting[0]].open(source)
     return opened

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from knnseg.datasets._json import Node, read_json
-from knnseg.datasets.folders import CocoPanoptic, LabelledImages, classes_of
+from knnseg.datasets.folders import CocoPanoptic, LabelledImages, classes_of, unknown_of
 from knnseg.datasets.formats.shapes import (
     AnnotatedImage,
     Box,
@@ -46,19 +46,23 @@ class CocoInstances:
         """Read the file."""
         path = source.only(".json") or source.path
         file = read_json(path) if source.json is None else source.json
-        classes, shapes = classes_of(file, things=True), defaultdict[str, list[Shape]](list)
+        # An outline is of one object, unless the file says that it is stuff.
+        classes = {number: (name, thing is not False) for number, (name, thing) in classes_of(file).items()}
+        shapes = defaultdict[str, list[Shape]](list)
+        unknown = unknown_of(file)
         entries = {entry["id"].identity(): entry for entry in file["images"].entries()}
         sizes = {number: _size(entry) for number, entry in entries.items()}
         for entry in file["annotations"].entries():
             number = entry["image_id"].identity()
             if number not in entries:
                 raise entry["image_id"].wrong("the id of an image of this file")
-            shapes[number] += _shapes(entry, sizes[number], classes)
+            if entry["category_id"].whole() not in unknown:
+                shapes[number] += _shapes(entry, sizes[number], classes)
         read = [
             AnnotatedImage(_file_name(entry), tuple(shapes[number]), sizes[number], number, f"{path}: {entry.place}")
             for number, entry in entries.items()
         ]
-        return ShapeFile(source, read, [name for name, _ in classes.values()])
+        return ShapeFile(source, read, dict(classes.values()))
 
 
 def _size(entry: Node) -> tuple[int, int] | None:
@@ -82,7 +86,7 @@ def _shapes(entry: Node, size: tuple[int, int] | None, classes: Mapping[int, tup
     if given.get("segmentation"):
         geometry = _outline(entry["segmentation"], size)
     elif given.get("bbox"):
-        x, y, w, h = _numbers(entry["bbox"], 4)
+        x, y, w, h = entry["bbox"].numbers(4)
         geometry = Box(x, y, x + w, y + h)
     else:
         return []
@@ -92,7 +96,7 @@ def _shapes(entry: Node, size: tuple[int, int] | None, classes: Mapping[int, tup
 
 def _outline(node: Node, size: tuple[int, int] | None) -> Geometry:
     if isinstance(node.value, list):
-        return Polygons(tuple(_numbers(ring) for ring in node.entries()))
+        return Polygons(tuple(ring.numbers() for ring in node.entries()))
     counts = node["counts"]
     made = node["size"].entries() if "size" in node.mapping() else []
     shape = (made[0].whole(1), made[1].whole(1)) if len(made) == 2 else size
@@ -101,17 +105,6 @@ def _outline(node: Node, size: tuple[int, int] | None) -> Geometry:
     if isinstance(counts.value, list):
         return RunLengths(shape, tuple(count.whole(0) for count in counts.entries()))
     return RunLengths(shape, counts.text())
-
-
-def _numbers(node: Node, count: int | None = None) -> tuple[float, ...]:
-    values: Any = node.value
-    if (
-        not isinstance(values, list)
-        or not all(type(v) in (int, float) for v in values)
-        or (count or len(values)) != len(values)
-    ):
-        raise node.wrong(f"a list of {count or ''} numbers".replace("  ", " "))
-    return tuple(map(float, values))
 
 
 class CocoPanopticFile:
@@ -127,5 +120,7 @@ class CocoPanopticFile:
         """Read the file."""
         path, images = source.only(".json") or source.path, source.images
         if images is None and not (path.parent / "images").is_dir():
-            raise DatasetError(f"{path}: COCO panoptic: expected the folder of the images, got none. Give it.")
+            raise DatasetError(
+                f"{path}: COCO panoptic", expected="the folder of the images", got="none", hint="Give it."
+            )
         return CocoPanoptic(images or path.parent / "images", path.with_suffix(""), path)

@@ -41,7 +41,7 @@ class Cvat:
         ]
         labels = [node.text or "" for file in files for node in read_xml(file).iterfind(".//labels/label/name")]
         occurring = {shape.label for image in read for shape in image.shapes}
-        classes = labels if occurring <= set(labels) else None
+        classes = dict.fromkeys(labels, True) if occurring <= set(labels) else None
         return ShapeFile(source, read, classes)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
@@ -22,11 +22,11 @@ from knnseg.data.annotations import LabelledImage, LabelledSegment
 from knnseg.data.arrays import IGNORE, ImageArray
 from knnseg.data.listing import IMAGES
 from knnseg.data.reading import load_annotated, load_image
-from knnseg.data.vocabulary import Vocabulary, tidied
+from knnseg.data.vocabulary import Vocabulary, tidied, tidy
 from knnseg.datasets.folders import LabelledImages
 from knnseg.datasets.formats.source import Source
 from knnseg.errors import DatasetError
-from knnseg.method.boxes import outline
+from knnseg.method.boxes import around, outline
 
 __all__ = [
     "AnnotatedImage",
@@ -38,6 +38,7 @@ __all__ = [
     "RunLengths",
     "Shape",
     "ShapeFile",
+    "drawn",
     "ellipse",
     "turned",
 ]
@@ -55,17 +56,21 @@ class Polygons:
     """The union of polygons, filled as COCO fills them.
 
     Args:
-        rings: of each its corners as x, y, x, y, …, in pixels; at least three corners.
+        rings: of each its corners as x, y, x, y, …, in pixels or as shares of the width and height; at least three
+            corners.
+        shares: they are shares.
     """
 
     rings: tuple[tuple[float, ...], ...]
+    shares: bool = False
 
     def draw(self, size: tuple[int, int]) -> NDArray[np.bool_]:
         """See :class:`Drawn`."""
         for ring in self.rings:
             if len(ring) < 6 or len(ring) % 2 or not np.isfinite(ring).all():
                 raise ValueError(f"expected polygons of at least three corners, got {str(ring)[:60]}")
-        codes = coco_mask.frPyObjects([list(ring) for ring in self.rings], *size)
+        scale = (size[1], size[0]) if self.shares else (1, 1)
+        codes = coco_mask.frPyObjects([[v * scale[i % 2] for i, v in enumerate(ring)] for ring in self.rings], *size)
         return coco_mask.decode(coco_mask.merge(codes)).astype(bool)
 
 
@@ -169,14 +174,14 @@ class Shape:
     Args:
         label: its class.
         geometry: where it is.
-        thing: a countable object.
+        thing: a countable object; None where nobody says, as in a map of classes.
         crowd: several objects that nobody parted: its pixels have a class and belong to no object.
         layer: shapes of a higher layer lie on top.
     """
 
     label: str
     geometry: Geometry
-    thing: bool = True
+    thing: bool | None = True
     crowd: bool = False
     layer: int = 0
 
@@ -207,38 +212,43 @@ class ShapeFile(LabelledImages):
     """Labelled images from shapes. Where shapes overlap, the smaller lies on top, and crowds lie below all objects.
 
     A box becomes the likely outline of what it was drawn around, see :func:`knnseg.method.boxes.outline`, unless the
-    source says to leave boxes; points are left out, and so are images in which nothing is left.
+    source says to leave boxes; points are left out unless it says otherwise, and so are images in which nothing is
+    left.
 
     Args:
         source: what was opened.
         images: what it says; what is wrong with one is raised when that image is read.
-        classes: all class names in the order of the file; None for those that occur, sorted.
+        classes: all class names in the order of the file, and whether one is a thing; None for those that occur,
+            sorted, as things.
 
     Raises:
         DatasetError: no shape at all that can be used.
     """
 
     def __init__(
-        self, source: Source, images: Iterable[AnnotatedImage | DatasetError], classes: Sequence[str] | None = None
+        self, source: Source, images: Iterable[AnnotatedImage | DatasetError], classes: Mapping[str, bool] | None = None
     ) -> None:
-        self._unusable = (Points,) if source.boxes == "outline" else (Points, Box)
+        ways = {Box: source.boxes, Points: source.points}
+        self._unusable = tuple(kind for kind, way in ways.items() if way == "leave")
         every = [one if isinstance(one, DatasetError) else _with_stuff(one, source.stuff) for one in images]
         shapes = [shape for one in every if not isinstance(one, DatasetError) for shape in one.shapes]
-        self.outlined = 0 if source.boxes == "leave" else sum(isinstance(shape.geometry, Box) for shape in shapes)
+        self.outlined = sum(isinstance(s.geometry, Box | Points) for s in shapes if self._usable(s))
         self._left_out = Counter((s.label, type(s.geometry).__name__) for s in shapes if not self._usable(s))
         self._images = [one for one in every if isinstance(one, DatasetError) or any(map(self._usable, one.shapes))]
         self._files, self._classes = image_files(source), classes
+        self._stuff = source.stuff | {tidy(name) for name, thing in (classes or {}).items() if not thing}
         if unknown := sorted(source.stuff - {shape.label for shape in shapes} - set(classes or ())):
-            raise DatasetError(f"{source.path}: stuff: expected classes of this file, got {unknown[0]!r}")
+            raise DatasetError(f"{source.path}: stuff", expected="classes of this file", got=repr(unknown[0]))
         wrong = next((one for one in self._images if isinstance(one, DatasetError)), None)
         if wrong is not None and all(isinstance(one, DatasetError) for one in self._images):
             raise wrong
         if not self._images:
             got = ", ".join(self.left_out[:3]) or f"{len(every)} images without shapes"
-            raise DatasetError(f"{source.path}: expected polygons, masks or boxes, got {got}")
+            raise DatasetError(source.path, expected="polygons, masks or boxes", got=got)
 
     def _usable(self, shape: Shape) -> bool:
-        return not isinstance(shape.geometry, self._unusable)
+        form = shape.geometry
+        return not isinstance(form, self._unusable) and not (isinstance(form, Points) and not form.points)
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -247,9 +257,9 @@ class ShapeFile(LabelledImages):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The classes; a class is of things where all of its shapes are."""
+        """The classes; a class is of things where all of its shapes are, and the file does not say otherwise."""
         shapes = [shape for one in self._images if not isinstance(one, DatasetError) for shape in one.shapes]
-        stuff = {shape.label for shape in shapes if not shape.thing}
+        stuff = {shape.label for shape in shapes if not shape.thing} | self._stuff
         names = sorted({shape.label for shape in shapes}) if self._classes is None else map(tidied, self._classes)
         found = tuple(dict.fromkeys(names))
         return Vocabulary(found, frozenset(found) - stuff)
@@ -267,17 +277,35 @@ class ShapeFile(LabelledImages):
         size = pixels.shape[:2]
         if entry.size not in (None, size):
             raise DatasetError(
-                f"{entry.place}: expected an image of {entry.size}, as it was labelled, got {size}: {source!s:.200}"
+                entry.place, expected=f"an image of {entry.size}, as it was labelled", got=f"{size}: {source!s:.200}"
             )
         shapes = [shape for shape in entry.shapes if self._usable(shape)]
-        segments, crowd, info = _painted(shapes, _masks(shapes, pixels, entry.place), size)
         uri = entry.place if isinstance(source, bytes) else Path(source).absolute().as_uri()
-        classes = _class_map(segments, crowd, shapes) if (crowd >= 0).any() else ()
-        return LabelledImage(pixels, segments, info, uri, entry.image_id, *classes)
+        return drawn(pixels, shapes, entry.place, uri, entry.image_id)
+
+
+def drawn(pixels: ImageArray, shapes: Sequence[Shape], place: str, uri: str = "", image_id: str = "") -> LabelledImage:
+    """An image with its shapes.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        shapes: in order.
+        place: where they come from, for errors.
+        uri: of the image.
+        image_id: of the image.
+
+    Raises:
+        DatasetError: a shape that does not fit the image.
+    """
+    segments, crowd, info = _painted(shapes, _masks(shapes, pixels, place), (pixels.shape[0], pixels.shape[1]))
+    classes = _class_map(segments, crowd, shapes) if (crowd >= 0).any() else ()
+    return LabelledImage(pixels, segments, info, uri, image_id, *classes)
 
 
 def _with_stuff(image: AnnotatedImage, stuff: frozenset[str]) -> AnnotatedImage:
-    return replace(image, shapes=tuple(replace(s, thing=s.thing and s.label not in stuff) for s in image.shapes))
+    return replace(
+        image, shapes=tuple(replace(s, thing=s.thing if s.label not in stuff else False) for s in image.shapes)
+    )
 
 
 _MANY = {"Box": "boxes", "Points": "points"}
@@ -287,11 +315,19 @@ def _masks(shapes: Sequence[Shape], pixels: ImageArray, place: str) -> list[NDAr
     masks, size = [], (pixels.shape[0], pixels.shape[1])
     for number, shape in enumerate(shapes):
         try:
-            drawn = shape.geometry
-            masks.append(outline(pixels, drawn.within(size)) if isinstance(drawn, Box) else drawn.draw(size))  # type: ignore[union-attr]  # points are left out
+            masks.append(_mask(shape.geometry, pixels, size))
         except ValueError as error:
             raise DatasetError(f"{place}: shape {number} ({shape.label!r}): {error}") from error
     return masks
+
+
+def _mask(form: Geometry, pixels: ImageArray, size: tuple[int, int]) -> NDArray[np.bool_]:
+    if isinstance(form, Box):
+        return outline(pixels, form.within(size))
+    if isinstance(form, Points):
+        found: NDArray[np.bool_] = np.logical_or.reduce([around(pixels, point) for point in form.points])
+        return found
+    return form.draw(size)
 
 
 def _painted(
@@ -352,7 +388,7 @@ class Files:
             where = " or ".join(map(str, self._folders))
             got = "no such file" if not found else f"several: {found[0]}, {found[1]}"
             raise DatasetError(
-                f"{place}: expected its image {given!r} below {where}, got {got}. Give the folder of the images."
+                place, expected=f"its image {given!r} below {where}", got=got, hint="Give the folder of the images."
             )
         return found[0]
 
@@ -368,7 +404,7 @@ def image_files(source: Source) -> Files:
     """
     if source.images is not None:
         if not Path(source.images).is_dir():
-            raise DatasetError(f"images: expected a folder, got {source.images}")
+            raise DatasetError("images", expected="a folder", got=source.images)
         return Files([Path(source.images)])
     beside = source.path if source.path.is_dir() else source.path.parent
     return Files([beside, beside / "images"])

@@ -29,12 +29,14 @@ class Source:
         images: folder of the images; None where nobody said.
         boxes: what becomes of boxes: ``"outline"`` the likely object inside, ``"leave"`` leaves them out.
         stuff: classes that are stuff, whatever the file says.
+        points: what becomes of points: ``"outline"`` a guess at the object around, ``"leave"`` leaves them out.
     """
 
     path: Path
     images: str | PathLike[str] | None = None
     boxes: Boxes = "outline"
     stuff: frozenset[str] = frozenset()
+    points: Boxes = "leave"
 
     def files(self, ending: str) -> list[Path]:
         """The files with an ending, in order: those of the folder, or the file itself."""
@@ -116,10 +118,10 @@ def read_xml(path: Path) -> ET.Element:
     try:
         return ET.parse(path).getroot()  # noqa: S314  # expat refuses entities that grow since 2.4.1
     except (ET.ParseError, OSError, UnicodeDecodeError, ValueError) as error:
-        raise DatasetError(f"{path}: expected an XML file: {error}") from error
+        raise DatasetError(path, expected="an XML file", got=str(error)) from error
 
 
 def wrong(place: str, expected: str, got: Any) -> DatasetError:
     """The error for a value at a place of a file."""
     text = repr(got)
-    return DatasetError(f"{place}: expected {expected}, got {text if len(text) <= 80 else f'{text[:77]}…'}")
+    return DatasetError(place, expected=expected, got=text if len(text) <= 80 else f"{text[:77]}…")

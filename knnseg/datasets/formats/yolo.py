@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from knnseg.data.listing import IMAGES
 from knnseg.datasets.folders import LabelledImages
@@ -18,17 +15,6 @@ from knnseg.datasets.formats.source import Source, tried, wrong
 from knnseg.errors import DatasetError
 
 __all__ = ["Yolo"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Ring:
-    """A polygon whose corners x, y, x, y, … are shares of the image's width and height."""
-
-    corners: tuple[float, ...]
-
-    def draw(self, size: tuple[int, int]) -> NDArray[np.bool_]:
-        """See :class:`knnseg.datasets.formats.Drawn`."""
-        return Polygons((tuple(v * size[1 - i % 2] for i, v in enumerate(self.corners)),)).draw(size)
 
 
 class Yolo:
@@ -51,7 +37,7 @@ class Yolo:
         )
         beside = source.images is None
         read = [tried(lambda t: _image(t, names, beside=beside), text) for text in texts if text.stat().st_size]
-        return ShapeFile(source, read, list(names.values()))
+        return ShapeFile(source, read, dict.fromkeys(names.values(), True))
 
 
 _CLASSES = "classes.txt"
@@ -67,14 +53,14 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: expected a text file: {error}") from error
+        raise DatasetError(path, expected="a text file", got=str(error)) from error
 
 
 def _yaml(path: Path) -> Mapping[str, Any]:
     try:
         read = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DatasetError(f"{path}: expected a YAML file: {error}") from error
+        raise DatasetError(path, expected="a YAML file", got=str(error)) from error
     return read if isinstance(read, dict) else {}
 
 
@@ -104,7 +90,7 @@ def _shape(line: str, place: str, names: Mapping[int, str]) -> Shape:
         raise wrong(place, "numbers: a class and x y of each corner", line) from None
     if number not in names:
         raise wrong(place, f"a class of {sorted(names)[:8]}", number)
-    geometry: Geometry = _Ring(tuple(values))
+    geometry: Geometry = Polygons((tuple(values),), shares=True)
     if len(values) == 4:
         x, y, w, h = values
         geometry = Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2, shares=True)

@@ -36,10 +36,10 @@ def build_clip(name: str) -> tuple[Any, Any]:
     what = f"FC-CLIP clip {Path(name).name}"
     settings = read_config(name, what) if name.endswith(".json") else open_clip.get_model_config(name)
     if settings is None:
-        raise ConfigError(f"FC-CLIP clip: expected a ConvNeXt that open_clip knows, or a .json file, got {name!r}")
+        raise ConfigError("FC-CLIP clip", expected="a ConvNeXt that open_clip knows, or a .json file", got=repr(name))
     clip, tokenizer = build(settings, what, custom_text=False)
     if not isinstance(clip.visual, TimmModel) or not hasattr(clip.visual.trunk, "stages"):
-        raise ConfigError(f"FC-CLIP clip: expected a ConvNeXt, got {type(clip.visual).__name__} of {name!r}")
+        raise ConfigError("FC-CLIP clip", expected="a ConvNeXt", got=f"{type(clip.visual).__name__} of {name!r}")
     return clip, tokenizer
 
 

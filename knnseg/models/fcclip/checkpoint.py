@@ -106,8 +106,9 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise WeightsError(
-            "FC-CLIP checkpoint: expected the published layout at the configured sizes, got "
-            f"{'; '.join(problems[:5])}{more}"
+            "FC-CLIP checkpoint",
+            expected="the published layout at the configured sizes",
+            got=f"{'; '.join(problems[:5])}{more}",
         )
     model.load_state_dict(own)
     return LoadReport(len(own), ignored)

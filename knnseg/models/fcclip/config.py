@@ -50,9 +50,9 @@ class FcClipConfig:
         alpha: weight of CLIP's own opinion for classes seen in training.
         beta: the same for unseen classes.
         valid_masks_only: ask CLIP only about masks that cover a cell of its grid; so for the published ResNets.
-        short_side: images are resized so that their shorter side has so many pixels.
-        long_side: but their longer side no more than so many.
-        multiple: batches are padded to a multiple of so many pixels.
+        short_side: pixels of the shorter side of a resized image,
+        long_side: unless its longer side would have more than this.
+        multiple: sides of batches are padded to a multiple of this.
         mean: of the channels R, G and B, 0 to 255.
         std: their standard deviation.
         object_threshold: panoptic: masks with no class of a higher probability are left out.
@@ -89,11 +89,11 @@ class FcClipConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ConfigError(
-                f"FC-CLIP configuration.heads: expected a divisor of the width {self.width}, got {self.heads}"
+                "FC-CLIP configuration.heads", expected=f"a divisor of the width {self.width}", got=self.heads
             )
         if self.short_side > self.long_side:
             raise ConfigError(
-                f"FC-CLIP configuration.long_side: expected at least short_side {self.short_side}, got {self.long_side}"
+                "FC-CLIP configuration.long_side", expected=f"at least short_side {self.short_side}", got=self.long_side
             )
 
     @property
@@ -120,7 +120,7 @@ class FcClipConfig:
         try:
             data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: expected a TOML file: {error}") from error
+            raise ConfigError(path, expected="a TOML file", got=str(error)) from error
         if str(data.get("clip", "")).endswith(".json"):
             data["clip"] = str(Path(path).parent / data["clip"])
         return cls.from_dict(data)

@@ -13,7 +13,7 @@ from torch import Tensor
 from knnseg.data.features import Features
 from knnseg.data.image import Image
 from knnseg.models._torch import fingerprint
-from knnseg.models.fcclip.outputs import Batch
+from knnseg.models.fcclip.outputs import PixelBatch
 from knnseg.models.fcclip.stage import FcClipSession, features_of, load_session
 from knnstore import EmbeddingSpace
 
@@ -74,6 +74,6 @@ class FcClipFeatures:
         return [self._extract(batch, dense) for batch, dense in self._session.encode(images)]
 
     @torch.inference_mode()
-    def _extract(self, batch: Batch, dense: Tensor) -> Features:
+    def _extract(self, batch: PixelBatch, dense: Tensor) -> Features:
         cells = self._session.model.backbone.project(dense.flatten(2).transpose(1, 2))
         return features_of(batch, cells.transpose(1, 2).reshape(1, -1, *dense.shape[2:]))

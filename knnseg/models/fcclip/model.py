@@ -22,7 +22,7 @@ from knnseg.models.fcclip.classification import classify
 from knnseg.models.fcclip.config import FcClipConfig
 from knnseg.models.fcclip.decoder import MaskDecoder
 from knnseg.models.fcclip.inference import Instances, Panoptic, crop_resize, instances, panoptic, semantic
-from knnseg.models.fcclip.outputs import Batch, Proposals, Pyramid, Scores
+from knnseg.models.fcclip.outputs import PixelBatch, Proposals, Pyramid, Scores
 from knnseg.models.fcclip.pixel_decoder import PixelDecoder
 from knnseg.models.fcclip.pooling import pool_masks, resize
 from knnseg.models.fcclip.preprocessing import prepare
@@ -73,7 +73,7 @@ class FCCLIP(nn.Module):
     def __init__(self, config: FcClipConfig, precision: str = "float32") -> None:
         super().__init__()
         if precision not in PRECISIONS:
-            raise ConfigError(f"precision: expected one of {sorted(PRECISIONS)}, got {precision!r}")
+            raise ConfigError("precision", expected=f"one of {sorted(PRECISIONS)}", got=repr(precision))
         self.config, self.precision, self._dtype = config, precision, PRECISIONS[precision]
         self.backbone = Backbone(config.open_clip_name)
         self.pixel_decoder = PixelDecoder(self.backbone.channels, config)
@@ -141,7 +141,7 @@ class FCCLIP(nn.Module):
 
     @torch.inference_mode()
     def classifier(self, classes: Sequence[str], trained: Iterable[str] = ()) -> TextClassifier:
-        """Encode class names, each with its synonyms parted by commas.
+        """Encode class names, each with its synonyms separated by commas.
 
         Args:
             classes: C of them.
@@ -162,7 +162,7 @@ class FCCLIP(nn.Module):
         proposals = self(batch.pixels)
         return self.predictions(batch, proposals, self.classify(proposals, classifier))
 
-    def predictions(self, batch: Batch, proposals: Proposals, scores: Scores) -> list[Prediction]:
+    def predictions(self, batch: PixelBatch, proposals: Proposals, scores: Scores) -> list[Prediction]:
         """The masks at the size of each original image, beside their scores."""
         padded = (int(batch.pixels.shape[2]), int(batch.pixels.shape[3]))
         return [

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["Batch", "Level", "PixelFeatures", "Proposals", "Pyramid", "Scores"]
+__all__ = ["Level", "PixelBatch", "PixelFeatures", "Proposals", "Pyramid", "Scores"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class PixelBatch:
     """Images ready for the network.
 
     Args:

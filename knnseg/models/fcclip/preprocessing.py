@@ -11,7 +11,7 @@ from torch import Tensor
 
 from knnseg.data.arrays import ImageArray
 from knnseg.models.fcclip.config import FcClipConfig
-from knnseg.models.fcclip.outputs import Batch
+from knnseg.models.fcclip.outputs import PixelBatch
 
 __all__ = ["pad", "prepare", "shortest_edge"]
 
@@ -29,7 +29,7 @@ def shortest_edge(size: tuple[int, int], short_side: int, long_side: int) -> tup
     return max(1, int(height + 0.5)), max(1, int(width + 0.5))
 
 
-def prepare(images: Sequence[ImageArray], config: FcClipConfig, device: torch.device) -> Batch:
+def prepare(images: Sequence[ImageArray], config: FcClipConfig, device: torch.device) -> PixelBatch:
     """Resize and normalise uint8 (H, W, 3) images and put them into one batch."""
     originals = tuple((int(image.shape[0]), int(image.shape[1])) for image in images)
     sizes = [shortest_edge(size, config.short_side, config.long_side) for size in originals]
@@ -38,7 +38,7 @@ def prepare(images: Sequence[ImageArray], config: FcClipConfig, device: torch.de
     return pad(tensors, config, originals)
 
 
-def pad(images: Sequence[Tensor], config: FcClipConfig, originals: Sequence[tuple[int, int]]) -> Batch:
+def pad(images: Sequence[Tensor], config: FcClipConfig, originals: Sequence[tuple[int, int]]) -> PixelBatch:
     """Normalise uint8 (3, H, W) images that have their size already, and pad them at the bottom and on the right.
 
     Args:
@@ -53,7 +53,7 @@ def pad(images: Sequence[Tensor], config: FcClipConfig, originals: Sequence[tupl
     pixels = torch.zeros((len(images), 3, height, width), device=device)
     for slot, image, (tall, wide) in zip(pixels, images, sizes, strict=True):
         slot[:, :tall, :wide] = (image - mean) / std
-    return Batch(pixels, sizes, tuple(originals))
+    return PixelBatch(pixels, sizes, tuple(originals))
 
 
 def _resized(image: ImageArray, size: tuple[int, int]) -> ImageArray:

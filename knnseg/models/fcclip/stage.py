@@ -26,7 +26,7 @@ from knnseg.models.fcclip.branches import BRANCHES, EnsembleScores
 from knnseg.models.fcclip.config import FcClipConfig
 from knnseg.models.fcclip.inference import crop_resize
 from knnseg.models.fcclip.model import FCCLIP
-from knnseg.models.fcclip.outputs import Batch, Proposals, Pyramid, Scores
+from knnseg.models.fcclip.outputs import PixelBatch, Proposals, Pyramid, Scores
 from knnseg.models.fcclip.pooling import class_logits, resize
 from knnseg.models.fcclip.preprocessing import prepare
 from knnseg.models.fcclip.text import TextClassifier
@@ -43,7 +43,7 @@ _CHUNK = 16
 class _Seen:
     """What has been made of one image so far."""
 
-    batch: Batch
+    batch: PixelBatch
     dense: Tensor
     pyramid: Pyramid | None
     proposals: Proposals | None = None
@@ -73,12 +73,12 @@ class FcClipSession:
         self._mark = uuid4().hex  # and no reference, since results are kept, and pickled, without the model
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image]) -> list[tuple[Batch, Tensor]]:
+    def encode(self, images: Sequence[Image]) -> list[tuple[PixelBatch, Tensor]]:
         """Of each image a batch of its own and CLIP's dense features."""
         return [(seen.batch, seen.dense) for seen in self._see(images)]
 
     @torch.inference_mode()
-    def look(self, image: Image) -> tuple[Batch, Proposals]:
+    def look(self, image: Image) -> tuple[PixelBatch, Proposals]:
         """The batch of this one image and its proposals, from the features of :meth:`encode`."""
         (seen,) = self._see([image])
         return seen.batch, self._proposals(seen)
@@ -129,7 +129,7 @@ def load_session(checkpoint: str, sizes: str, precision: str, device: str) -> Fc
             "give its path as `--checkpoint` on the command line, or as `checkpoint` in the sections of a TOML file "
             "whose stages are fcclip",
         )
-        raise WeightsError(f"FC-CLIP: expected a checkpoint, got none. To have one, {advice}.")
+        raise WeightsError("FC-CLIP", expected="a checkpoint", got="none", hint=f"To have one, {advice}.")
     return _session(str(found), sizes, precision, device)
 
 
@@ -149,7 +149,7 @@ class FcClipProposer:
 
     def __init__(self, session: FcClipSession, *, min_coverage: float = 0.05) -> None:
         if not 0 < min_coverage <= 0.5:
-            raise ConfigError(f"min_coverage: expected above 0 and at most 0.5, got {min_coverage}")
+            raise ConfigError("min_coverage", expected="above 0 and at most 0.5", got=min_coverage)
         self._session, self._least = session, min_coverage
 
     @classmethod
@@ -246,14 +246,14 @@ def ensemble_of(scores: Scores, classes: tuple[str, ...]) -> EnsembleScores:
     )  # fmt: skip
 
 
-def features_of(batch: Batch, dense: Tensor) -> Features:
+def features_of(batch: PixelBatch, dense: Tensor) -> Features:
     """Dense features (1, D, h, w) of the first image; their grid spans the padding too."""
     padded, size, original = batch.pixels.shape[2:], batch.sizes[0], batch.originals[0]
     extent = (padded[0] * original[0] / size[0], padded[1] * original[1] / size[1])
     return Features(to_numpy(dense[0]), original, extent)
 
 
-def _soft_masks(batch: Batch, logits: Tensor, least: float, origin: str) -> QueryMasks:
+def _soft_masks(batch: PixelBatch, logits: Tensor, least: float, origin: str) -> QueryMasks:
     """Mask probabilities at the size of the first image, or within ``MASK_SIDE``, from (Q, h, w) logits."""
     padded = (int(batch.pixels.shape[2]), int(batch.pixels.shape[3]))
     original = batch.originals[0]

@@ -51,7 +51,7 @@ def synonyms(name: str) -> list[str]:
     """
     parts = name.replace(", ", ",").split(",")
     if not all(part.strip() for part in parts):
-        raise VocabularyError(f"class names: expected synonyms parted by commas, got {name!r}")
+        raise VocabularyError("class names", expected="synonyms separated by commas", got=repr(name))
     return parts
 
 
@@ -76,7 +76,7 @@ def build_classifier(
         VocabularyError: no class, or an empty name.
     """
     if not classes:
-        raise VocabularyError("class names: expected at least one, got none")
+        raise VocabularyError("class names", expected="at least one", got="none")
     groups = [synonyms(name) for name in classes]
     texts = [text for group in groups for name in group for text in fill(VILD, name)]
     rows = torch.cat([encode(texts[i : i + prompts]) for i in range(0, len(texts), prompts)])

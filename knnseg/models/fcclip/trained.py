@@ -35,7 +35,7 @@ COCO = tuple(name for text in (_THINGS, _STUFF) for name in " ".join(text.split(
 
 
 def read_classes(path: str | PathLike[str]) -> tuple[str, ...]:
-    """Class names from a text file: one class in a line, synonyms parted by commas.
+    """Class names from a text file: one class a line, synonyms separated by commas.
 
     A number and a colon before the names, as in OpenSeg's files, are left out, and so are numbers without a class,
     which those call ``invalid_class_id``.
@@ -46,12 +46,12 @@ def read_classes(path: str | PathLike[str]) -> tuple[str, ...]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"trained: expected a text file with class names: {error}") from error
+        raise ConfigError("trained", expected="a text file with class names", got=str(error)) from error
     parts = [line.partition(":") for line in lines]
     found = [after if before.strip().isdigit() and colon else before + colon + after for before, colon, after in parts]
     names = tuple(name.strip() for name in found if name.strip() and name.strip() != "invalid_class_id")
     if not names:
-        raise ConfigError(f"trained: expected one class in a line, got none in {path}")
+        raise ConfigError("trained", expected="one class in a line", got=f"none in {path}")
     for name in names:
         synonyms(name)
     return names

@@ -78,6 +78,7 @@ _STACKED = (
 _IGNORED = re.compile(r"criterion\.|backbone\.layers\.\d+\.blocks\.\d+\.attn\.relative_position_index$")
 """Keys that inference does not need: the training loss, and an index that follows from the window's size."""
 _POINTS, _LEVELS = 4, 3
+_LAYOUT = "in detectron2's layout"
 """Sampling points and feature levels of the pixel decoder's attention, fixed in the original."""
 _COMPILED = renaming(_RULES)
 
@@ -113,13 +114,11 @@ def _convert(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     unknown = [key for key in parted if to_hub(key) is None]
     if unknown:
         hint = (
-            " This is CropFormer, which decodes several views of an image together; take a Mask2Former checkpoint of "
+            "This is CropFormer, which decodes several views of an image together; take a Mask2Former checkpoint of "
             "EntitySeg instead." if any(".make_3d." in key for key in unknown) else ""
         )  # fmt: skip
-        raise WeightsError(
-            f"{source}: expected a Mask2Former with a Swin backbone in detectron2's layout, got the keys "
-            f"{', '.join(unknown[:5])}{f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''}.{hint}"
-        )
+        got = f"the keys {', '.join(unknown[:5])}" + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        raise WeightsError(source, expected=f"a Mask2Former with a Swin backbone {_LAYOUT}", got=got, hint=hint)
     converted: dict[str, Tensor] = {}
     for key, value in parted.items():
         _check_once([target := str(to_hub(key))], converted, key, source)
@@ -130,7 +129,7 @@ def _convert(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
 def _check_once(targets: Iterable[str], taken: Container[str], key: str, source: str) -> None:
     """Of two keys for one weight, an old name and a new one say, either could be meant."""
     if any(target in taken for target in targets):
-        raise WeightsError(f"{source}: expected each weight once, got {key} for one that another key has given")
+        raise WeightsError(source, expected="each weight once", got=f"{key} for one that another key has given")
 
 
 def architecture(state: Mapping[str, Tensor]) -> Any:
@@ -195,8 +194,6 @@ def load(path: str, model: str = "") -> tuple[Any, Any]:
         try:
             config = architecture(state)
         except KeyError as error:
-            raise WeightsError(
-                f"{path}: expected a Mask2Former in detectron2's layout, but {error} is missing"
-            ) from error
+            raise WeightsError(f"{path}: {error} is missing", expected=f"a Mask2Former {_LAYOUT}") from error
         processor = library().Mask2FormerImageProcessor(size_divisor=0)  # we pad, as the original does
     return build("Mask2FormerForUniversalSegmentation", config, converted, Path(path).name), processor

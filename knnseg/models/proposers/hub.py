@@ -47,10 +47,8 @@ def library() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "transformers":
             raise
-        raise ConfigError(
-            "mask proposers: expected the package transformers, which is not installed. "
-            "Install it with: pip install 'knnseg[transformers]'"
-        ) from error
+        hint = "Install it with: pip install 'knnseg[transformers]'"
+        raise ConfigError("mask proposers", expected="the package transformers", got="none", hint=hint) from error
 
 
 def load(stage: str, model: str, kind: str) -> tuple[Any, Any]:
@@ -98,7 +96,7 @@ def build(kind: str, config: Any, state: Mapping[str, Any], source: str) -> Any:
         )
     _check_complete(source, report)
     if report["unexpected_keys"]:
-        raise WeightsError(f"{source}: expected weights of {kind} only, got {_some(report['unexpected_keys'])} too")
+        raise WeightsError(source, expected=f"weights of {kind} only", got=f"{_some(report['unexpected_keys'])} too")
     return network.eval()
 
 
@@ -113,16 +111,16 @@ def prepared(processor: Any, image: Any, size: tuple[int, int], **options: Any) 
         return processor(images=own, return_tensors="pt", **options)
     except (ValueError, RuntimeError) as error:
         raise ImageError(
-            f"image of {size[1]}×{size[0]}: expected one that {type(processor).__name__} takes, such as one of a more "
-            f"usual ratio of its sides: {str(error).splitlines()[0][:200]}. Cut it into parts."
-        ) from error
+            f"image of {size[1]}×{size[0]}", hint="Cut it into parts.", got=str(error).splitlines()[0][:200],
+            expected=f"one that {type(processor).__name__} takes, such as one of a more usual ratio of its sides",
+        ) from error  # fmt: skip
 
 
 def _folder(model: str, files: Sequence[str]) -> Path:
     if model and Path(model).is_dir():
         return Path(model)
     if not _ID.fullmatch(model):
-        raise WeightsError(f"model: expected a folder that exists or an id of the hub (owner/name), got {model!r}")
+        raise WeightsError("model", expected="a folder that exists or an id of the hub (owner/name)", got=repr(model))
     with _readable(model), from_hub():
         return Path(huggingface_hub.snapshot_download(model, allow_patterns=list(files)))
 
@@ -139,19 +137,21 @@ def _check_type(stage: str, model: str, folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(kind, str):
-        raise WeightsError(f"{model}: expected a config.json with the model_type of transformers, got none")
+        raise WeightsError(model, expected="a config.json with the model_type of transformers", got="none")
     if _STAGES.get(kind) != stage:
         expected = " or ".join(key for key, value in _STAGES.items() if value == stage)
         hint = f'; that is for name = "{_STAGES[kind]}"' if kind in _STAGES else ""
-        raise ConfigError(f"masks stage {stage}: expected a checkpoint of type {expected}, got {kind} in {model}{hint}")
+        raise ConfigError(
+            f"masks stage {stage}", expected=f"a checkpoint of type {expected}", got=f"{kind} in {model}{hint}"
+        )
 
 
 def _check_complete(model: str, report: Mapping[str, Any]) -> None:
     missing = [key for key in report["missing_keys"] if not _UNUSED.match(key)]
     if missing:
-        raise WeightsError(f"{model}: expected every weight of the network, but {_some(missing)} missing")
+        raise WeightsError(f"{model}: {_some(missing)} missing", expected="every weight of the network")
     if report["mismatched_keys"]:
-        raise WeightsError(f"{model}: expected weights of the configured sizes, got {_some(report['mismatched_keys'])}")
+        raise WeightsError(model, expected="weights of the configured sizes", got=_some(report["mismatched_keys"]))
 
 
 def _some(keys: Sequence[Any]) -> str:

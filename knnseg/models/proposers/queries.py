@@ -199,10 +199,9 @@ def load_mask2former(
     elif model:
         network, processor = load("mask2former", model, _KIND)
     else:
-        raise ConfigError(
-            "masks stage mask2former: expected `model`, a folder or an id of the hub such as "
-            "facebook/mask2former-swin-tiny-coco-panoptic, or `checkpoint`, a file in detectron2's layout; got neither"
-        )
+        model_ = "`model`, a folder or an id of the hub such as facebook/mask2former-swin-tiny-coco-panoptic"
+        expected = f"{model_}, or `checkpoint`, a file in detectron2's layout"
+        raise ConfigError("masks stage mask2former", expected=expected, got="neither")
     return QueryProposer(
         network, processor, min_score=min_score, max_masks=max_masks, min_coverage=min_coverage, device=device
     )

@@ -1,6 +1,5 @@
 """Opening, options, awkward text, damaged files: what is particular to this backend."""
 
-import fcntl
 import os
 import re
 import sqlite3
@@ -11,6 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from filelock import lock_descriptor
 
 import knnstore
 from knnstore import F
@@ -342,7 +342,7 @@ def test_what_an_interrupted_writer_of_the_index_left_is_removed(tmp_path):
     for path in (old, used):
         os.utime(path, (1, 1))
     with used.open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        assert lock_descriptor(file.fileno(), blocking=False)
         knnstore.open_store(url, read_only=True).close()
         assert old.exists()
         knnstore.open_store(url).close()

@@ -6,8 +6,8 @@ import sys
 import threading
 import time
 
-import portalocker
 import pytest
+from filelock import FileLock
 
 import knnstore
 from knnstore import StoreSpec
@@ -115,7 +115,7 @@ def test_waiting_for_one_folder_holds_up_no_other(tmp_path):
         except StoreBusyError as error:
             ended.append(error)
 
-    with portalocker.Lock(tmp_path / "locked" / "qdrant-edge.lock", "a"):
+    with FileLock(tmp_path / "locked" / "qdrant-edge.lock"):
         thread = threading.Thread(target=wait)
         thread.start()
         time.sleep(0.2)
@@ -133,15 +133,15 @@ def test_the_lock_of_a_removed_folder_is_no_lock(tmp_path):
     """Whoever waited while the lock file was removed must not believe that it has what the next one gets."""
     from knnstore_qdrant.folder import Layout, _locked
 
-    layout = Layout(tmp_path, "edge")
+    layout = Layout(tmp_path)
     first = _locked(layout, 1)
     got = []
     waiting = threading.Thread(target=lambda: got.append(_locked(layout, 10)))
     waiting.start()
     time.sleep(0.3)
     layout.lock.unlink()
-    first.release()
+    first.close()
     waiting.join()
     with pytest.raises(StoreBusyError):
         _locked(layout, 0.2)
-    got[0].release()
+    got[0].close()

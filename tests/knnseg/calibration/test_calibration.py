@@ -90,6 +90,28 @@ def test_features_without_sense_leave_it_to_the_base(files, make_segmenter, colo
     assert found.best.accuracy > 0.95 and found.best.fusion.weight < 0.5
 
 
+def test_a_choice_that_other_images_do_not_confirm_changes_nothing(database, files, make_segmenter):
+    """Labels without sense: something is best on any masks, and worse than the start on others."""
+    for i, example in enumerate(files):
+        database.add(shuffled(replace(example, info=tuple(replace(s, thing=False) for s in example.info)), i))
+    segmenter = make_segmenter(database, NoBase())
+    vague = replace(segmenter.config.retrieval, k=16, temperature=0.5)  # hard to beat where nothing can be known
+    segmenter.config = replace(segmenter.config, retrieval=vague)
+    found = on_examples(segmenter)
+    assert found.gain <= found.spread and found.spread > 0
+    assert found.best == found.before
+
+
+def test_the_gain_is_that_of_images_which_did_not_choose(database, files, make_segmenter):
+    """Nothing is chosen from where there is one image, and a gain that all images share has next to no spread."""
+    database.add(files)
+    wrong = make_segmenter(database, Knows(right=False), weight=0.0)
+    sure = on_examples(wrong)
+    assert sure.gain == pytest.approx(sure.before.loss - sure.best.loss, rel=0.2) and sure.spread < sure.gain / 5
+    one = on_examples(wrong, most=1)
+    assert (one.gain, one.spread) == (0, 0) and one.best == one.before
+
+
 @pytest.mark.filterwarnings("ignore:concept .* say that it is a thing")  # as shuffled
 def test_what_is_reported_is_what_the_pipeline_would_say(database, files, make_segmenter):
     """The fitted numbers, applied by the pipeline to one image at a time with its own examples left out."""

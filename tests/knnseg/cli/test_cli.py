@@ -52,15 +52,14 @@ def test_segment_in_a_second_process(folder, store, tmp_path):
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)
     assert result["classes"] == ["kettle", "grass", "lava"]
-    assert all(
-        (tmp_path / f"0.{kind}").exists() for kind in ("overlay.png", "semantic.png", "panoptic.png", "panoptic.json")
-    )
+    assert all((tmp_path / kind / "0.png").exists() for kind in ("overlay", "semantic", "panoptic"))
+    assert set(result["files"]) == {"semantic", "panoptic"} and all(Path(f).exists() for f in result["files"].values())
     assert result["images"][0]["segments"]
 
 
 def test_segment_prints_a_table(folder, store, tmp_path, run):
     output = run("segment", folder / "images" / "0.png", "--store", store, "--out", tmp_path).stdout
-    assert "segments" in output and "kettle" in output and "overlay.png" in output
+    assert "segments" in output and "kettle" in output and "overlay/0.png" in output and "panoptic.json" in output
 
 
 def test_segment_names_classes_without_examples(folder, store, tmp_path, run):
@@ -74,7 +73,12 @@ def test_images_of_one_name_do_not_overwrite_each_other(folder, tmp_path, run):
     twin = tmp_path / "other" / "0.png"
     twin.write_bytes((folder / "images" / "1.png").read_bytes())
     run("segment", folder / "images" / "0.png", twin, "-c", "grass,sand", "-o", tmp_path / "out", "--json")
-    assert {"0.overlay.png", "0-2.overlay.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert {path.name for path in (tmp_path / "out" / "overlay").iterdir()} == {"0.png", "0-2.png"}
+
+
+def test_a_misspelt_format_is_said_first(folder, tmp_path, run):
+    done = run("segment", folder / "images" / "0.png", "-c", "grass", "-o", tmp_path, "-f", "yolo,panotpic", code=2)
+    assert "Did you mean 'panoptic'?" in done.stderr and not list(tmp_path.iterdir())
 
 
 def test_segment_without_a_store_uses_the_base(folder, tmp_path, run):
@@ -150,7 +154,7 @@ def test_concepts(folder, tmp_path, run):
     one = ["--mask", folder / "kettle.png", "--label", "kettle", "--thing"]
     assert "examples added: 1," in run("add", folder / "images" / "0.png", "-s", url, *one).stdout
     assert json.loads(run("concepts", "list", "-s", url, "--json").stdout) == [
-        {"label": "kettle", "count": 1, "thing": True, "things": 1}
+        {"label": "kettle", "count": 1, "things": 1, "aliases": [], "thing": True}
     ]
     assert "'pot'" in run("concepts", "rename", "kettle", "pot", "-s", url).stdout
     assert json.loads(run("concepts", "merge", "pot", "--into", "vessel", "-s", url, "--json").stdout) == {"merged": 1}
@@ -176,7 +180,7 @@ def test_one_default_for_things_and_what_is_mixed_is_said(folder, tmp_path, run)
     one = ["--mask", folder / "kettle.png", "--label", "pot", "-s", url]
     run("add", folder / "images" / "0.png", *one)
     listed = lambda: json.loads(run("concepts", "list", "-s", url, "--json").stdout)
-    assert listed() == [{"label": "pot", "count": 1, "thing": False, "things": 0}]
+    assert listed() == [{"label": "pot", "count": 1, "things": 0, "aliases": [], "thing": False}]
     said = run("add", folder / "images" / "1.png", *one, "--thing").stderr
     assert "'pot': 1 of 2 examples say that it is a thing" in said and "concepts kind" in said
     assert "of 2, 1 say thing" in run("concepts", "list", "-s", url).stdout
@@ -200,6 +204,11 @@ def test_a_name_with_a_comma(folder, tmp_path, run):
     cut = run("segment", image, "-s", url, "-c", "pot, pan,grass", "-o", tmp_path / "out")  # not as a whole
     assert "no examples, so from the base alone: 'pot', 'pan', 'grass'" in cut.stderr
     assert classes("-c", f"@{tmp_path / 'names.txt'}", "-c", "pan") == ["grass", "bowl, dish", "Käse", "pan"]
+    run("concepts", "rename", "pot, pan", "vessel", "-s", url)
+    said = run("segment", image, "-s", url, "-c", "pot, pan", "-c", "grass,vessel", "-o", tmp_path / "out", "--json")
+    assert (
+        json.loads(said.stdout)["classes"] == ["vessel", "grass"] and "'pot, pan' is called 'vessel' now" in said.stderr
+    )
     run("segment", image, "-c", f"@{tmp_path / 'none.txt'}", code=2)
     run("segment", image, "-c", "a\nb", code=2)
 

@@ -47,6 +47,17 @@ def test_images_of_paths_and_folders(tmp_path):
         (tmp_path / name).touch()
     found = images_of([tmp_path / "a.jpg", tmp_path / "b", tmp_path / "b" / "1.jpg", tmp_path / "missing.png"])
     assert [str(path.relative_to(tmp_path)) for path in found] == ["a.jpg", "b/1.jpg", "b/2.PNG", "missing.png"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match=r"empty: expected a folder with images, got none of \.jpg"):
-        images_of([tmp_path / "empty"])
+    (tmp_path / "empty").mkdir()  # is left to whoever reads it
+    assert images_of([tmp_path / "empty", f"{tmp_path}/*.tif"]) == [tmp_path / "empty", tmp_path / "*.tif"]
+
+
+def test_images_of_patterns(tmp_path):
+    (tmp_path / "b" / "c.png").mkdir(parents=True)
+    for name in ("b/2.PNG", "b/1.jpg", "b/.1.jpg", "b/notes.txt", "b/c.png/3.png", "a.jpg", "[x].jpg"):
+        (tmp_path / name).touch()
+
+    def found(pattern):
+        return [path.relative_to(tmp_path).as_posix() for path in images_of([f"{tmp_path}/{pattern}"])]
+
+    assert found("b/*") == ["b/1.jpg", "b/2.PNG"] and found("b/[2-9].*") == ["b/2.PNG"]
+    assert found("**/*.png") == ["b/c.png/3.png"] and found("[x].jpg") == ["[x].jpg"]

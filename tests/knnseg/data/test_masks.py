@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from knnseg import Image, Masks
+from knnseg import Image, LabelledImage, LabelledSegment, Masks
 from knnseg.config import StageConfig
 from knnseg.data.masks import add_remainder, resolve_overlaps
-from knnseg.errors import ConfigError
+from knnseg.errors import ConfigError, MaskError, ShapeError
 from knnseg.models.regions import RegionProposer
 from knnseg.stages import registry as stages
 
@@ -136,3 +136,21 @@ def test_the_remainder_is_what_no_mask_covers():
     alone = add_remainder(masks.select([]))
     assert drawn(alone) == ["### ###"] and alone.scores.tolist() == [1.0]
     assert add_remainder(stack("#", instances=True).select([])).instances
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.uint16, np.int64, np.uint64])
+def test_masks_and_maps_of_any_whole_numbers(dtype):
+    drawn = np.zeros((2, 4, 5), dtype)
+    drawn[0, 1:3, 1:3] = drawn[1, 0] = 1
+    expected = Masks.from_dense(drawn.astype(bool)).dense()
+    assert np.array_equal(Masks.from_dense(drawn).dense(), expected)
+    image = np.zeros((4, 5, 3), np.uint8)
+    example = LabelledImage(image, drawn[0], (LabelledSegment(1, "kettle"),))
+    assert example.segments.dtype == np.int32 and np.array_equal(example.segments > 0, expected[0])
+    if dtype is np.uint8:
+        assert np.array_equal(Masks.from_dense(drawn * 255).dense(), expected)
+        with pytest.raises(MaskError, match=r"expected 0 and one other number, got \[1, 2\]"):
+            Masks.from_dense(np.concatenate([drawn, drawn * 2]))
+    if dtype is np.uint64:
+        with pytest.raises(ShapeError, match="fit int32"):
+            LabelledImage(image, drawn[0] << 40, ())

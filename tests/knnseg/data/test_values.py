@@ -70,7 +70,8 @@ def test_a_partition_is_one_mask_for_each_value_in_order():
 
 
 @pytest.mark.parametrize(
-    "array", [np.ones((3, 4), bool), np.ones((1, 3, 4), int), np.full((1, 2, 2), 1.5), np.full((1, 2, 2), np.nan)]
+    "array",
+    [np.ones((3, 4), bool), np.arange(12).reshape(1, 3, 4), np.full((1, 2, 2), 1.5), np.full((1, 2, 2), np.nan)],
 )
 def test_masks_that_are_none(array):
     with pytest.raises(MaskError, match="expected"):

@@ -9,7 +9,7 @@ import pytest
 import knnstore
 from knnseg import ConceptDatabase, Image
 from knnseg.data.features import Embeddings
-from knnseg.database import naming
+from knnseg.database import changes
 from knnseg.database.originals import Originals
 from knnseg.database.reembedding import reembed
 from knnstore import OpenRequest
@@ -89,7 +89,7 @@ def late():
 @pytest.fixture
 def opened(extractor, monkeypatch):
     """Two who have the same database open for long."""
-    monkeypatch.setattr(naming, "_SETTLING", 0)
+    monkeypatch.setattr(changes, "_SETTLING", 0)
     url = f"late:///{next(places)}"
     with ConceptDatabase.open(url, extractor) as one, ConceptDatabase.open(url, extractor) as other:
         assert one.concepts() == other.concepts() == ()

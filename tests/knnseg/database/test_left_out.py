@@ -180,7 +180,7 @@ def test_eval(folder, given, tmp_path):
 
 def test_segment(folder, tmp_path):
     images = [folder / "images" / f"{i}.png" for i in (0, 1, 2, 9)]
-    (tmp_path / "2.overlay.png").mkdir()  # so the results of the third image cannot be written
+    (tmp_path / "overlay" / "2.png").mkdir(parents=True)  # so the results of the third image cannot be written
     arguments = ["segment", *images, "-c", "grass,sand", "-o", tmp_path]
     done = run(*arguments, "--json")
     result = json.loads(done.stdout)

@@ -182,7 +182,7 @@ def test_add_a_split_from_the_command_line(ade, run):
         "--json",
     ]
     added = json.loads(run(*command).stdout)
-    assert added == {"images": 2, "added": 8, "present": 0, "skipped": 0, "failed": []}
+    assert added == {"images": 2, "added": 8, "present": 0, "skipped": 0, "failed": [], "deleted": 0, "ids": []}
     listed = json.loads(run("concepts", "list", "-s", f"faiss://{ade}/store", "--json").stdout)
     assert {c["label"]: c["count"] for c in listed} == {"wall": 2, "sky": 2, "person": 4}
 

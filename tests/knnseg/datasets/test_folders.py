@@ -34,7 +34,7 @@ def test_pairs(pairs):
     dataset = opened(pairs, ignore=[255])
     assert len(dataset) == 3
     example = dataset[1]
-    assert [(s.label, s.thing) for s in example.info] == [("sky", False), ("ball", True), ("sand", False)]
+    assert [(s.label, s.thing) for s in example.info] == [("sky", None), ("ball", True), ("sand", None)]
     semantic = example.semantic(["sky", "ball", "sand"])
     assert (semantic[:, 0] == -1).all() and semantic[0, 1] == 0 and semantic[3, 1] == 1 and semantic[5, 1] == 2
     assert example.uri.startswith("file://") and example.image_id == "1"

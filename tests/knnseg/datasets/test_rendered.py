@@ -147,7 +147,7 @@ def test_a_scene_without_things_is_only_stuff() -> None:
         ({"count": -1}, "count of at least 0, got -1"),
         ({"count": 1, "seed": -2}, "seed of at least 0, got -2"),
         ({"count": 1, "size": (16, 64)}, r"at least 32 pixels each, got \(16, 64\)"),
-        ({"count": 1, "concepts": "unseen"}, "one of seen, held_back, all; got 'unseen'"),
+        ({"count": 1, "concepts": "unseen"}, "one of seen, held_back, all, got 'unseen'"),
         ({"count": 1, "things": (3, 1)}, r"\(fewest, most\), got \(3, 1\)"),
         ({"count": 1, "including": ["teapot"]}, "got 'teapot'"),
         ({"count": 1, "including": "kettle"}, "got the string 'kettle'"),

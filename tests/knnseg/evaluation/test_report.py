@@ -65,9 +65,9 @@ def test_share_of_classes_at_zero():
     segments = np.array([[1, 2, 3, 0]], np.int32)
     info = tuple(LabelledSegment(i, n) for i, n in ((1, "sky"), (2, "grass"), (3, "ball")))
     example = LabelledImage(image, segments, info)
-    from knnseg.evaluation import ImageCounts, Scores
+    from knnseg.evaluation import ImageCounts, Quality
 
-    scores = Scores(VOCABULARY)
+    scores = Quality(VOCABULARY)
     counts = scores.measure(example, np.array([[0, 0, 3, 1]], np.int32), (np.zeros((1, 4), np.int32), ()), ())
     result = Report.of(VOCABULARY, [ImageCounts("", counts, counts)]).to_dict()["final"]
     assert result["zero_iou"] == pytest.approx(2 / 3) and result["miou"] == pytest.approx(0.5 / 3)
@@ -82,7 +82,7 @@ def test_a_class_map_is_a_crowd_or_void_where_there_is_no_segment(crowds):
     """
     from knnseg.data.masks import Masks
     from knnseg.data.scores import ClassScores
-    from knnseg.evaluation import ImageCounts, Scores
+    from knnseg.evaluation import ImageCounts, Quality
     from knnseg.method.instances import mask_instances
     from knnseg.method.painting import Segment
 
@@ -102,7 +102,7 @@ def test_a_class_map_is_a_crowd_or_void_where_there_is_no_segment(crowds):
         instances = mask_instances(masks, ClassScores(rows, NAMES), VOCABULARY)
         found = (Segment(1, "ball", True, 1, 2, (0, 0, 2, 1)), Segment(2, label, True, 1, 3, (2, 0, 5, 1)))
         panoptic = np.array([[1, 1, 2, 2, 2, 0]], np.int32)
-        scores = Scores(VOCABULARY)
+        scores = Quality(VOCABULARY)
         counts = scores.measure(example, np.array([[2, 2, c, c, c, -1]], np.int32), (panoptic, found), instances)
         result[label] = Report.of(VOCABULARY, [ImageCounts("", counts, counts)]).to_dict()["final"]
     assert result["kettle"]["miou"] == 1 and result["unicorn"]["miou"] == 0.5

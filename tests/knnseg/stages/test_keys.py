@@ -197,7 +197,7 @@ def test_the_source_is_computed_once(extractor, scene):
 
 def test_keys_from_the_configuration(tmp_path, colour_features, scene, monkeypatch):
     source = colour_features()
-    monkeypatch.setitem(stages._registry().factories, ("features", "colour"), colour_features)
+    monkeypatch.setitem(stages._loaded(), ("features", "colour"), colour_features)
     whitened = Whitened.fit(source, [scene(i).image for i in range(4)])
     whitened.save(tmp_path / "w.npz")
     config = Config(StageConfig("colour"), StageConfig("regions"), keys=KeysConfig(str(tmp_path / "w.npz"), 0.5))

@@ -135,6 +135,6 @@ def test_a_plugin_that_registers_wrongly_is_refused():
 def test_a_factory_that_is_not_there_names_itself_and_no_package_to_install(where):
     knnseg.register(Registers("masks", "gone", where))
     with pytest.raises(
-        StageError, match=f"masks stage 'gone': expected '{where}' to be a module and what it calls the stage, got: "
+        StageError, match=f"masks stage 'gone': expected '{where}' to be a module and what it calls the stage, got "
     ):
         make("masks", StageConfig("gone"))

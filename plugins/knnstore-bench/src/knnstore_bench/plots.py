@@ -68,10 +68,10 @@ def make_plots(rows: Sequence[Row], k: int, queries: int, raw_bytes: int) -> lis
     made = [
         _plot("Recall against latency, one query at a time", "Up and to the left is better.", rows,
               lambda row: row.single and row.recall is not None,
-              lambda axes, some: _scatter(axes, some, k, lambda row: row.single, "ms a query (median)"), 4.2),
+              lambda axes, some: _scatter(axes, some, k, lambda row: row.single), 4.2),
         _plot(f"Recall against latency, {queries} queries at once", "Up and to the left is better.", rows,
               lambda row: row.batch and row.recall is not None,
-              lambda axes, some: _scatter(axes, some, k, lambda row: row.batch, "ms a query (median)"), 4.2),
+              lambda axes, some: _scatter(axes, some, k, lambda row: row.batch), 4.2),
         _plot("Latency of one query", _SPREAD_NOTE, rows, lambda row: row.single,
               lambda axes, some: _ranges(axes, some, lambda row: row.single)),
         _plot("Latency of one query with the filter", _SPREAD_NOTE, rows, lambda row: row.filtered,
@@ -130,7 +130,7 @@ def _colours(rows: Sequence[Row]) -> list[str]:
 # -- recall against latency --------------------------------------------------------------------------------------------
 
 
-def _scatter(axes: Axes, rows: list[Row], k: int, timing: Callable[[Row], Spread | None], unit: str) -> None:
+def _scatter(axes: Axes, rows: list[Row], k: int, timing: Callable[[Row], Spread | None]) -> None:
     points = [(1e3 * spread.median, row.recall) for row in rows if (spread := timing(row)) and row.recall is not None]
     times, recalls = [time for time, _ in points], [recall for _, recall in points]
     axes.scatter(times, recalls, s=48, color=_colours(rows), zorder=3)
@@ -139,7 +139,7 @@ def _scatter(axes: Axes, rows: list[Row], k: int, timing: Callable[[Row], Spread
     low = min(recalls)
     margin = max(0.12 * (1 - low), 0.005)
     axes.set_ylim(low - margin, 1 + 1.2 * margin)
-    axes.set_xlabel(unit)
+    axes.set_xlabel("ms a query (median)")
     axes.set_ylabel(f"recall@{k}")
     axes.grid(visible=True)
     place_labels(axes, points, [row.label for row in rows], _LINE)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
+from filelock import lock_descriptor
 
 from knnstore.folders import sync
 from knnstore_faiss.ann import AnnIndex
@@ -25,11 +26,6 @@ from knnstore_faiss.database import Commit
 from knnstore_faiss.factory import Effort
 from knnstore_faiss.library import load_faiss
 from knnstore_faiss.schema import INDEX_FILE
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]  # looked at before it is used
 
 __all__ = ["CacheKey", "Identity", "identity", "load", "remove", "remove_leftovers", "save"]
 
@@ -144,9 +140,9 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _lock(file: BinaryIO) -> None:
-    """Lock for as long as the file is open, or raise where another has it. Windows removes no file that is open."""
-    if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """Lock for as long as the file is open, or raise where another has it."""
+    if not lock_descriptor(file.fileno(), blocking=False):
+        raise BlockingIOError(f"{file.name} is being written")
 
 
 def load(folder: Path, key: CacheKey) -> tuple[AnnIndex, Commit] | str | None:

@@ -4,7 +4,7 @@ A filter that goes with the vectors (the classes asked for lie in some clusters,
 is near some of the queries, and an index that is walked under it then looks in the wrong place and does not know. So
 the index is asked for the nearest of everything, more of them the less the filter leaves; where enough of them are
 allowed, those are the answer, as good as without a filter. The other queries are searched exactly among what
-matches; and so are all of them where that is no dearer.
+matches; and so are all of them where that costs no more.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ class Options:
         """The options of ``url``.
 
         Raises:
-            InvalidURLError: an unknown option, a value that is none, or options that exclude each other.
+            InvalidURLError: an unknown option, a bad value, or options that exclude each other.
         """
         options = read_options(cls, url)
         wrong = options._contradiction(url)

@@ -109,7 +109,7 @@ def _compete(hits: Hits, queries: NDArray[np.float32], records: Records, metric:
 
 
 def _with_fields(reader: Reader, hits: Hits, fields: list[str]) -> Hits:
-    """The same hits with their fields; one that is deleted in between is none."""
+    """The same hits with their fields; one that is deleted in between is left out."""
     wanted = list(dict.fromkeys(value for value in hits.ids.ravel() if value))
     full = Hits.empty(len(hits.ids), hits.ids.shape[1], reader.spec, fields)
     if not wanted:
@@ -164,7 +164,7 @@ def _named(reader: Reader, fields: list[str]) -> list[str]:
 
 
 def _search_one(reader: Reader, row: int, request: Any, hits: Hits) -> None:
-    """The hits of one query first, then their fields; a hit that is deleted in between is none."""
+    """The hits of one query first, then their fields; a hit that is deleted in between is left out."""
     bare = milvus_pb2.SearchRequest()
     bare.CopyFrom(request)
     bare.output_fields[:] = _named(reader, [])

@@ -12,7 +12,7 @@ from knnstore.filters import Scalar
 from knnstore_qdrant.filters import Dialect
 from knnstore_qdrant.points import Point, ScoredPoint
 
-__all__ = ["Change", "Detail", "Engine", "Offset", "recall_floor"]
+__all__ = ["Change", "Detail", "Offset", "QdrantEngine", "recall_floor"]
 
 Offset: TypeAlias = Any
 """Where a scroll goes on: an id as the engine spells it, None at the end."""
@@ -29,7 +29,7 @@ def recall_floor(exact: bool, quantization: object) -> float:
     return 1.0 if exact else _FLOORS[quantization]
 
 
-class Engine(Protocol):
+class QdrantEngine(Protocol):
     """One collection. Every method may raise what the engine raises; filters are those of ``dialect``, or None."""
 
     dialect: Dialect

@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
-import portalocker
+from filelock import lock_descriptor
 
 from knnstore.abc import OpenRequest
 from knnstore.errors import (
@@ -56,16 +56,14 @@ class Layout:
 
     Args:
         folder: of the URL.
-        kind: ``edge``.
     """
 
     folder: Path
-    kind: str
 
     @property
     def home(self) -> Path:
         """What makes the folder a collection."""
-        return self.folder / f"qdrant-{self.kind}"
+        return self.folder / "qdrant-edge"
 
     @property
     def unfinished(self) -> Path:
@@ -75,7 +73,7 @@ class Layout:
     @property
     def lock(self) -> Path:
         """The file that is locked."""
-        return self.folder / f"qdrant-{self.kind}.lock"
+        return self.folder / "qdrant-edge.lock"
 
     @property
     def revision(self) -> Path:
@@ -149,14 +147,14 @@ class Held:
         spec: what it holds.
         created: how it was made.
         engine: the engine's own object.
-        lock: held.
+        lock: locked for as long as it is open.
     """
 
     layout: Layout
     spec: StoreSpec
     created: dict[str, object]
     engine: Any
-    lock: portalocker.Lock
+    lock: BinaryIO
     pid: int = field(default_factory=os.getpid)
     mark: str = ""
     users: int = 0
@@ -224,7 +222,7 @@ class Held:
             StoreClosedError: as for :meth:`used`.
         """
         with self.used():
-            there = _still_at(self.layout.lock, self.lock.fh)
+            there = _still_at(self.layout.lock, self.lock)
         if not there:
             raise StoreNotFoundError(
                 f"{self.layout.folder} was removed while it was open",
@@ -270,7 +268,7 @@ class Held:
                 self.engine.close()
                 self._keep_mark()
             finally:
-                self.lock.release()
+                self.lock.close()
 
 
 _gate = threading.Lock()
@@ -306,7 +304,7 @@ def acquire(
         StoreBusyError: another process has it open.
         SpecMismatchError: another spec, other creation options, or a folder of Qdrant's that is not ours.
     """
-    layout = Layout(folder_of(request.url), request.url.variant)
+    layout = Layout(folder_of(request.url))
     door = _door(layout.home)
     if not door.acquire(timeout=timeout):
         raise StoreBusyError(f"{layout.folder} is being opened or closed by another thread", hint=_WAIT)
@@ -351,7 +349,7 @@ def _open(
             engine = layout.make(request.spec, created, build)
         held = Held(layout, *layout.read(), engine, lock)
     except BaseException:
-        lock.release()
+        lock.close()
         raise
     _held[layout.home] = held
     return held
@@ -371,23 +369,20 @@ def _in_use(error: Exception) -> bool:
     return "WouldBlock" in str(error) or "already accessed" in str(error)
 
 
-def _locked(layout: Layout, timeout: float) -> portalocker.Lock:
+def _locked(layout: Layout, timeout: float) -> BinaryIO:
     end = time.monotonic() + timeout
     while True:
-        lock = portalocker.Lock(
-            layout.lock, "a", timeout=max(end - time.monotonic(), 0), check_interval=0.05,
-            flags=portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING,
-        )  # fmt: skip
-        try:
-            file = lock.acquire()
-        except portalocker.exceptions.LockException as error:
-            raise StoreBusyError(f"{layout.folder} is open in another process", hint=_WAIT) from error
-        if _still_at(layout.lock, file):
-            return lock
-        lock.release()  # removed with its collection while we waited: the next one will lock another file
+        file = layout.lock.open("ab")
+        # One that was removed with its collection while we waited guards nothing: the next one will lock another file.
+        if lock_descriptor(file.fileno(), blocking=False) and _still_at(layout.lock, file):
+            return file
+        file.close()
+        if time.monotonic() > end:
+            raise StoreBusyError(f"{layout.folder} is open in another process", hint=_WAIT)
+        time.sleep(0.05)
 
 
-def _still_at(path: Path, file: Any) -> bool:
+def _still_at(path: Path, file: BinaryIO) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
@@ -411,7 +406,7 @@ def remove(layout: Layout, timeout: float, empty: Callable[[Path], bool]) -> boo
         layout.clear()
         layout.lock.unlink(missing_ok=True)
     finally:
-        lock.release()
+        lock.close()
     if not any(layout.folder.iterdir()):
         layout.folder.rmdir()
     return True

@@ -73,7 +73,7 @@ def collections_at(url: StoreURL) -> list[StoreURL]:
         from knnstore_qdrant.server import collections_on_server
 
         return collections_on_server(url, options)
-    return collections_in(url, lambda path: is_collection(Layout(path, url.variant)))
+    return collections_in(url, lambda path: is_collection(Layout(path)))
 
 
 def remove(url: StoreURL, *, full: bool) -> bool:
@@ -83,7 +83,7 @@ def remove(url: StoreURL, *, full: bool) -> bool:
         from knnstore_qdrant.server import remove_on_server
 
         return remove_on_server(url, options, full=full)
-    layout = Layout(folder_of(url), url.variant)
+    layout = Layout(folder_of(url))
     if not is_collection(layout):
         return False
     return remove_folder(layout, options.timeout, (lambda _: True) if full else _edge().empty_shard)

@@ -104,7 +104,7 @@ def read(url: StoreURL) -> EdgeOptions:
     """The options of ``url``, of the class that its variant has.
 
     Raises:
-        InvalidURLError: an unknown variant or option, a value that is none, options that exclude each other.
+        InvalidURLError: an unknown variant or option, a bad value, options that exclude each other.
     """
     if url.variant not in _KINDS:
         raise InvalidURLError(f"{url}", expected="qdrant:// or qdrant+edge://", got=url.variant)

@@ -156,7 +156,7 @@ _REMOVE = (
 
 
 def _foreign(points: Sequence[Any], name: str, kind: type) -> StoreCorruptError:
-    """What to say of the first point whose payload is none of ours."""
+    """What to say of the first point whose payload is not one of ours."""
     point = next((p for p in points if not isinstance((p.payload or {}).get(name), kind)), points[0])
     return StoreCorruptError(
         f"point {point.id} was not written by knnstore, or was changed behind its back",

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from knnstore.filters import Filter
 from knnstore.remote import row_slices
 from knnstore.types import Hits, StoreSpec
-from knnstore_qdrant.engine import Engine
+from knnstore_qdrant.engine import QdrantEngine
 from knnstore_qdrant.errors import refused_by_limits
 from knnstore_qdrant.filters import Compiler
 from knnstore_qdrant.floats import key
@@ -56,7 +56,7 @@ class Searcher:
         max_bytes: most bytes of one request.
     """
 
-    def __init__(self, engine: Engine, compiler: Compiler, spec: StoreSpec, max_bytes: int) -> None:
+    def __init__(self, engine: QdrantEngine, compiler: Compiler, spec: StoreSpec, max_bytes: int) -> None:
         self._engine, self._compiler, self._spec, self._bytes = engine, compiler, spec, max_bytes
 
     def search(self, queries: NDArray[np.float32], k: int, where: Filter | None, fields: list[str]) -> Hits:

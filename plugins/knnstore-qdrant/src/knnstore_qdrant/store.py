@@ -13,7 +13,7 @@ from knnstore.errors import ConflictError, KnnStoreError
 from knnstore.filters import Filter, Scalar
 from knnstore.remote import row_slices, upload
 from knnstore.types import Batch, Capabilities, Column, Conflict, Hits, Records, StoreSpec, StoreStats
-from knnstore_qdrant.engine import Engine
+from knnstore_qdrant.engine import QdrantEngine
 from knnstore_qdrant.errors import fewer, map_error, refused_by_limits
 from knnstore_qdrant.filters import Compiler
 from knnstore_qdrant.floats import floats, key
@@ -39,7 +39,7 @@ class QdrantStore(EmbeddingStore):
         options: of the URL.
     """
 
-    def __init__(self, request: OpenRequest, spec: StoreSpec, engine: Engine, options: EdgeOptions) -> None:
+    def __init__(self, request: OpenRequest, spec: StoreSpec, engine: QdrantEngine, options: EdgeOptions) -> None:
         super().__init__(request.url, spec, read_only=request.read_only)
         self._engine, self._options = engine, options
         self._compiler = Compiler(engine.dialect, spec.fields)

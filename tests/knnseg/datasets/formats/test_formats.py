@@ -13,9 +13,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from knnseg.cli.sources import examples
-from knnseg.datasets import annotation_formats, open_annotations
-from knnseg.datasets.formats.label_studio import decode_brush
-from knnseg.errors import DatasetError
+from knnseg.datasets import annotation_formats, from_detections, open_annotations
+from knnseg.errors import DatasetError, MaskError, VocabularyError
+from knnseg.method.brush import decode_brush
 
 H, W = 12, 20
 BLOCK = np.zeros((H, W), bool)
@@ -83,7 +83,8 @@ def coco_compressed(folder):
 
 def lvis(folder):
     made = [{"id": 1, "image_id": 7, "category_id": 3, "segmentation": [FLAT]}]
-    path = coco(folder, made, coco_url="http://images.cocodataset.org/images/photo.png")
+    more = {"neg_category_ids": [5], "not_exhaustive_category_ids": []}
+    path = coco(folder, made, coco_url="http://images.cocodataset.org/images/photo.png", **more)
     content = json.loads(path.read_text())
     del content["images"][0]["file_name"]
     return write(folder, path.name, content)
@@ -306,6 +307,118 @@ def test_what_label_studio_exports(folder, tmp_path):
     assert (outlines[0].segments == 1).any() and not (outlines[0].segments == 1)[~SQUARE].any()
 
 
+def test_the_short_export_of_label_studio_says_the_same(folder):
+    """As its converter, label-studio-sdk 2.1, makes it of the other."""
+    Image.open(folder / "images" / "photo.png").save(folder / "images" / "7f999165-photo.png")
+    whole, short = (open_annotations(FILES / f"label_studio{kind}.json", folder / "images") for kind in ("", "_min"))
+    assert (short.left_out, short.outlined, short[0].image_id) == (whole.left_out, 1, "1")
+    regions = [{(s.label, (e.segments == s.id).tobytes()) for s in e.info} for e in (whole[0], short[0])]
+    assert regions[0] == regions[1]
+    twice = json.loads((FILES / "label_studio_min.json").read_text())
+    older = twice[0] | {"updated_at": "2025", "poly": [{**twice[0]["poly"][0], "polygonlabels": ["cup"]}]}
+    read = open_annotations(write(folder, "min.json", [*twice, older]), folder / "images")
+    assert len(read) == 1 and read.vocabulary.names == whole.vocabulary.names
+
+
+def test_what_fiftyone_exports(tmp_path):
+    """Files that FiftyOne 1.22.0 exported as FiftyOneDataset: detections with predictions beside them, and others."""
+    dataset = open_annotations(FILES / "fiftyone")
+    (example,) = dataset
+    assert [s.label for s in example.info] == ["kettle", "cup"] and dataset.outlined == 1
+    kettle = SQUARE.copy()
+    kettle[2, 4] = False
+    assert np.array_equal(example.segments == 1, kettle) and example.uri.endswith("fiftyone/data/photo.png")
+    (example,) = open_annotations(FILES / "fiftyone_segmentation" / "samples.json")
+    classes = example.semantic(["kettle", "tea, green"])
+    assert (
+        np.array_equal(classes == 0, SQUARE) and (classes[8:] == 1).all() and {s.thing for s in example.info} == {None}
+    )
+    lines = open_annotations(FILES / "fiftyone_polylines")
+    assert lines.left_out == ("1 points of 'crack'",) and (lines[0].segments[8:] == 1).all()
+    shutil.copytree(FILES / "fiftyone", tmp_path / "own")
+    text = (tmp_path / "own" / "samples.json").read_text()
+    (tmp_path / "own" / "samples.json").write_text(text.replace('"ground_truth"', '"drawn"'))
+    with pytest.raises(
+        DatasetError, match=r"samples\.json: expected labels in the field 'ground_truth', .*drawn, predictions"
+    ):
+        open_annotations(tmp_path / "own")
+    (tmp_path / "own" / "samples.json").write_text(text.replace('"base64": "', '"base64": "AAAA'))
+    with pytest.raises(
+        DatasetError, match=r"samples\[0\]\.ground_truth\.detections\[0\]\.mask.*expected an array of NumPy"
+    ):
+        open_annotations(tmp_path / "own")
+
+
+TABLE = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nkettle:128,0,0::\ntea, green: hot:0,128,0::\n"
+
+
+def colours(folder, table=TABLE, palette=False):
+    """As CVAT exports "Segmentation mask 1.1": two kettles side by side on tea."""
+    for name in ("SegmentationClass", "SegmentationObject"):
+        (folder / name).mkdir(exist_ok=True)
+    pixels = np.zeros((H, W, 3), np.uint8)
+    pixels[8:] = (0, 128, 0)
+    pixels[SQUARE] = (128, 0, 0)
+    objects = pixels.copy()
+    objects[2:8, 4:9] = (0, 0, 128)
+    for name, array in (("SegmentationClass", pixels), ("SegmentationObject", objects)):
+        picture = Image.fromarray(array)
+        (picture.quantize(8) if palette else picture).save(folder / name / "photo.png")
+    return write(folder, "labelmap.txt", table)
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_maps_in_colours(folder, palette):
+    path = colours(folder, palette=palette)
+    for source in (path, folder):
+        (example,) = open_annotations(source)
+        assert [(s.label, s.thing) for s in example.info if s.label == "kettle"] == [("kettle", True)] * 2
+        assert np.array_equal(example.semantic(["kettle"]) == 0, SQUARE)
+        assert (example.semantic(["tea, green: hot"])[8:] == 0).all() and (example.segments[:2] == 0).all()
+        assert len(np.unique(example.segments[SQUARE])) == 2
+    assert open_annotations(path, stuff=["kettle"]).vocabulary.things == {"tea, green: hot"}
+    shutil.rmtree(folder / "SegmentationObject")
+    dataset = open_annotations(path, folder / "images")
+    assert not dataset.vocabulary.things and [s.thing for s in dataset[0].info] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        (
+            TABLE.replace("0,128,0", "0,129,0"),
+            r"photo\.png: expected colours of .*labelmap\.txt, got \(0, 128, 0\) at \(0, 8\)",
+        ),
+        (TABLE.replace("0,128,0", "0,256,0"), r"labelmap\.txt:4: expected NAME:R,G,B with numbers up to 255, got 'tea"),
+        (TABLE.replace("0,128,0", "128,0,0"), r"labelmap\.txt:4: expected a colour that no other class has; 'kettle'"),
+        ("background:0,0,0::", r"labelmap\.txt: expected a colour of at least one class"),
+        ("kettle", r"labelmap\.txt:1: expected NAME:R,G,B"),
+    ],
+)
+def test_tables_of_colours_that_are_wrong(folder, table, expected):
+    with pytest.raises(DatasetError, match=expected):
+        open_annotations(colours(folder, table))[0]
+
+
+def test_detections_of_supervision_are_a_labelled_image(folder):
+    supervision = pytest.importorskip("supervision")
+    photo = folder / "images" / "photo.png"
+    boxes = np.array([[4, 2, 14, 8], [0, 9, 20, 12]], np.float32)
+    masks = np.stack([SQUARE, np.arange(H)[:, None] * np.ones(W, int) > 8])
+    found = supervision.Detections(xyxy=boxes, mask=masks, class_id=np.array([1, 0]))
+    example = from_detections(photo, found, ["tea", "kettle"], stuff=["tea"])
+    assert [(s.label, s.thing) for s in example.info] == [("kettle", True), ("tea", False)]
+    assert np.array_equal(example.segments == 1, SQUARE) and example.uri == photo.as_uri()
+    with pytest.raises(VocabularyError, match=r"class_id \[1, 0\] and 1 names"):
+        from_detections(photo, found, ["tea"])
+    named = supervision.Detections(xyxy=boxes, data={"class_name": np.array(["cup", "tea"])})
+    assert (example := from_detections(photo, named)).info[0].label == "cup" and (example.segments == 2).any()
+    with pytest.raises(DatasetError, match="boxes: expected outline for detections without masks, got 'leave'"):
+        from_detections(photo, named, boxes="leave")
+    with pytest.raises(MaskError, match=r"masks of \(12, 20\) like the image, got \(6, 20\)"):
+        from_detections(photo, supervision.Detections(xyxy=boxes, mask=masks[:, :6], class_id=np.array([0, 0])), ["a"])
+
+
 def test_ellipses_and_boxes_that_are_turned(folder):
     """A box is turned around its first corner: this one lies flat, and its corner is at the lower left of the square."""
     box = {
@@ -405,7 +518,7 @@ def test_boxes_and_points_beside_polygons_are_said(folder, capsys):
     path = labelme(folder, labelme_shape("polygon", CORNERS), box, point)
     assert examples(None, None, None, "", annotations=path).left_out == ("1 points of 'cup'",)
     said = capsys.readouterr().err
-    assert "outlines were guessed from colours in 1 boxes; --leave-boxes uses none" in said
+    assert "outlines were guessed from colours in 1 boxes or around points; --leave-boxes uses no boxes" in said
     assert "1 kinds of shapes have no outline: 1 points of 'cup'" in said
     assert examples(None, None, None, "", annotations=path, leave_boxes=True).left_out == (
         "1 boxes of 'cup'",
@@ -414,10 +527,25 @@ def test_boxes_and_points_beside_polygons_are_said(folder, capsys):
     assert "guessed" not in capsys.readouterr().err
 
 
+def test_a_point_becomes_a_guess_at_the_object_around_it(folder):
+    pixels = np.full((H, W, 3), 90, np.uint8)
+    pixels[3:8, 6:12] = (200, 30, 30)
+    Image.fromarray(pixels).save(folder / "images" / "photo.png")
+    path = labelme(folder, labelme_shape("point", [[9, 5]]))
+    dataset = open_annotations(path, points="outline")
+    found, true = dataset[0].segments != 0, pixels[..., 1] == 30
+    assert dataset.outlined == 1 and not dataset.left_out and (found & true).sum() / (found | true).sum() > 0.6
+    with pytest.raises(DatasetError, match="points: expected one of outline, leave, got 'sam'"):
+        open_annotations(path, points="sam")
+    outside = open_annotations(labelme(folder, labelme_shape("point", [[90, 5]])), points="outline")
+    with pytest.raises(DatasetError, match=r"shape 0 \('kettle'\): expected a point inside of 12×20 pixels"):
+        outside[0]
+
+
 BAD = [
     ("a.json", "{", r"a\.json: expected a JSON file"),
-    ("a.json", "{}", r"expected annotations of one format:(.|\n)*coco: COCO(.|\n)*but got none of these"),
-    ("a.txt", "x", r"but got none of these"),
+    ("a.json", "{}", r"expected annotations of one format, got none of these\. (.|\n)*coco: COCO"),
+    ("a.txt", "x", r"got none of these"),
     ("a.xml", "<annotations>", r"a\.xml: expected an XML file"),
     ("a.xml", CVAT.format('<polygon label="kettle" points="1,2;x,4"/>'), r"image 0: polygon\.points: expected pairs of numbers x,y"),
     ("a.xml", CVAT.format('<polygon points="1,2;3,4;5,6"/>'), r"a\.xml: image 0: polygon: expected the attribute 'label'"),
@@ -505,5 +633,15 @@ def test_classes_that_are_stuff(folder):
 
 
 def test_the_formats_are_listed():
-    assert set(annotation_formats()) >= {"coco", "coco_panoptic", "cvat", "label_studio", "labelme", "voc", "yolo"}
+    assert set(annotation_formats()) >= {
+        "coco",
+        "coco_panoptic",
+        "colours",
+        "cvat",
+        "fiftyone",
+        "label_studio",
+        "labelme",
+        "voc",
+        "yolo",
+    }
     assert all(": a" in title or "," in title or ":" in title for title in annotation_formats().values())

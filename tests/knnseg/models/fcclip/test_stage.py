@@ -208,7 +208,7 @@ def test_segmenting_from_the_command_line(files, run, capsys):
     assert run(*arguments, "--device", "cpu", "-c", "person, bear, sky, grass", "-o", f"{files}/out", "--json") == 0
     result = json.loads(capsys.readouterr().out)
     assert result["classes"] == ["person", "bear", "sky", "grass"] and result["images"][0]["segments"]
-    assert np.asarray(Image.open(files / "out/photo.semantic.png")).shape == (70, 90)
+    assert np.asarray(Image.open(files / "out/semantic/photo.png")).shape == (70, 90)
 
 
 def test_one_checkpoint_for_keys_masks_and_base_from_the_command_line(files, run, capsys, tmp_path):
@@ -229,7 +229,7 @@ def test_one_checkpoint_for_keys_masks_and_base_from_the_command_line(files, run
     assert run("concepts", "list", *store, *common) == 0
     assert json.loads(capsys.readouterr().out) == [{"label": "kettle", "count": 1, "thing": False, "things": 0}]
     assert run(*segment, f"{tmp_path}/with", *store) == 0
-    before, after = (np.asarray(Image.open(tmp_path / f"{name}/photo.semantic.png")) for name in ("without", "with"))
+    before, after = (np.asarray(Image.open(tmp_path / f"{name}/semantic/photo.png")) for name in ("without", "with"))
     assert (before != after).any() and json.loads(capsys.readouterr().out)["images"][0]["segments"]
 
 

@@ -89,4 +89,4 @@ def test_from_a_file_through_the_command_line(folders, scenes, store, tmp_path, 
     said = capfd.readouterr()
     assert ended.value.code == 0 and json.loads(said.out)["classes"] == CLASSES
     assert said.err.startswith("knnseg: no examples, so from the base alone: ") and said.err.count("\n") == 1
-    assert np.asarray(Image.open(tmp_path / "out/photo.semantic.png")).shape == (90, 112)
+    assert np.asarray(Image.open(tmp_path / "out/semantic/photo.png")).shape == (90, 112)

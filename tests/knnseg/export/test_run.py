@@ -1,6 +1,7 @@
 """What `knnseg segment` writes, as others read it: our own reader, pycocotools, and what panopticapi asks for."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from knnseg.cli.commands import app
 from knnseg.data.reading import load_label_map
-from knnseg.datasets import CocoPanoptic, RenderedScenes
+from knnseg.datasets import ImageLabelPairs, RenderedScenes, open_annotations
 
 
 @pytest.fixture(scope="module")
@@ -24,36 +25,44 @@ def run(tmp_path_factory):
     (root / "bad.png").write_bytes(b"no picture")
     given = [images[0], root / "bad.png", images[1], images[0], images[2]]
     arguments = ["segment", *given, "-c", "grass,sand,water,wooden floor,ball", "-o", root / "out", "--json"]
+    arguments += ["-f", "overlay,semantic", "-f", "panoptic,instances", "-f", "yolo"]
     done = CliRunner().invoke(app, [str(a) for a in arguments])
     assert done.exit_code == 3, done.output
     return root, images, json.loads(done.stdout)
 
 
-def test_our_reader_takes_the_run_and_each_image(run):
+def test_our_readers_take_the_run(run):
+    """Each by the one door, with the folder of the photographs."""
     root, images, result = run
-    whole = CocoPanoptic(root, root / "out", result["coco"])
-    assert whole.files[0] == ["a/photo.png", "b/photo.png", "c.png"] and len({e.image_id for e in whole}) == 3
-    for example, path, shown in zip(whole, images, result["images"], strict=True):
-        assert example.uri == path.as_uri() and shown["image"] == str(path)
-        assert np.array_equal(example.semantic(result["classes"]), load_label_map(shown["files"][1]) - 1)
-        alone = CocoPanoptic(root, root / "out", shown["files"][3])
-        assert len(alone) == 1 and np.array_equal(alone[0].segments, example.segments)
+    maps = [load_label_map(shown["files"]["semantic"]) - 1 for shown in result["images"]]
+    pairs = ImageLabelPairs(root, root / "out" / "semantic", root / "out" / "semantic.json", stems=["c"])
+    assert np.array_equal(pairs[0].semantic(result["classes"]), maps[2])
+    for name in ("panoptic", "instances"):
+        whole = open_annotations(result["files"][name], root)
+        assert [one.uri for one in whole] == [path.as_uri() for path in images]
+        assert len({one.image_id for one in whole}) == 3 and whole.vocabulary.names == tuple(result["classes"])
+        for example, semantic in zip(whole, maps, strict=True):
+            assert np.array_equal(example.semantic(result["classes"]), semantic)
+    beside = root / "out" / "yolo" / "images"
+    beside.mkdir()
+    for name, path in zip(("photo", "photo-2", "c"), images, strict=True):
+        (beside / f"{name}.png").write_bytes(path.read_bytes())
+    found = {Path(example.uri).stem: example for example in open_annotations(root / "out" / "yolo")}
+    for shown, semantic in zip(result["images"], maps, strict=True):
+        example = found[Path(shown["files"]["yolo"]).stem]
+        assert np.array_equal(example.semantic(result["classes"]), semantic)
 
 
 def test_pycocotools_takes_it_with_the_segments_as_results(run):
     root, images, result = run
-    truth, data = COCO(), json.loads((root / "out" / "panoptic.json").read_text())
-    truth.dataset = {
-        "images": data["images"],
-        "categories": data["categories"],
-    }  # what else there is it takes for boxes
-    truth.createIndex()
-    entries = [segment for shown in result["images"] for segment in shown["segments"]]
-    loaded = truth.loadRes(entries)
-    assert len(truth.imgs) == len(images) and len(loaded.anns) == len(entries) > 3
+    file = root / "out" / "instances.json"
+    truth = COCO(file)
+    loaded = truth.loadRes(json.loads(file.read_text())["annotations"])
+    assert len(truth.imgs) == len(images) and len(loaded.anns) == len(truth.anns) > 3
+    assert sum(len(shown["segments"]) for shown in result["images"]) == len(truth.anns)
     for shown in result["images"]:
-        classes = load_label_map(shown["files"][1]) - 1
-        for annotation in loaded.imgToAnns[shown["image_id"]]:
+        classes = load_label_map(shown["files"]["semantic"]) - 1
+        for annotation in (*truth.imgToAnns[shown["image_id"]], *loaded.imgToAnns[shown["image_id"]]):
             mask = loaded.annToMask(annotation).astype(bool)
             assert mask.any() and (classes[mask] == annotation["category_id"] - 1).all()
 
@@ -67,7 +76,7 @@ def test_it_is_as_panopticapi_asks(run):
     assert [annotation["image_id"] for annotation in data["annotations"]] == list(images)
     for annotation in data["annotations"]:
         image = images[annotation["image_id"]]
-        rgb = np.asarray(Image.open(root / "out" / annotation["file_name"]), np.uint32)
+        rgb = np.asarray(Image.open(root / "out" / "panoptic" / annotation["file_name"]), np.uint32)
         numbers, areas = np.unique(rgb @ np.array([1, 256, 65536], np.uint32), return_counts=True)
         assert rgb.shape[:2] == (image["height"], image["width"]) and (root / image["file_name"]).is_file()
         listed = {s["id"]: s["area"] for s in annotation["segments_info"]}

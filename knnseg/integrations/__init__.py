@@ -1,0 +1,1 @@
+"""Results in labelling tools, one module a tool; what a tool needs is imported in its module alone."""
