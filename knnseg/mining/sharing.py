@@ -22,7 +22,7 @@ __all__ = ["Belief", "beliefs", "sampled"]
 SAMPLE = 64
 """Masks of an image that others are compared with."""
 NEIGHBOURS, PART = 30, 150
-"""Neighbours that are asked: at least 30, and one in 150 of the sampled masks, since more images show more of a name."""
+"""Neighbours that are asked: one in 150 of the sampled masks, since more images show more of a name; at least 30."""
 TEMPERATURE = 0.05
 ROUNDS = 10
 _POWER, _RARE, _BALANCE = 2.0, 0.5, 0.1
