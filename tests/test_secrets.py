@@ -83,11 +83,22 @@ CASES = {
     "knnseg concepts kind": "kettle --thing -s {url}",
     "knnseg concepts rename": "kettle pot -s {url}",
     "knnseg concepts merge": "pot --into kettle -s {url}",
+    "knnseg concepts sheet": "kettle -s {url} --out {out}/sheet.png",
+    "knnseg concepts history": "-s {url}",
+    "knnseg concepts undo": "1 -s {url}",
+    "knnseg concepts purge": "-y -s {url}",
+    "knnseg examples list": "-s {url}",
+    "knnseg examples show": "0 -s {url} --out {out}/shown.png",
+    "knnseg examples relabel": "nobody --to pot -s {url}",
+    "knnseg examples delete": "nobody -y -s {url}",
+    "knnseg discover": "{there}/images -s {url} -p tiny --out {out}/discovered",
+    "knnseg harvest": "--images {there}/named.csv -s {url} -p tiny --out {out}/harvested",
     "knnseg concepts reembed": "-s {url} --preset {there}/other.toml",
     "knnseg concepts remove": "kettle -y -s {url}",
     "knnseg datasets": "",
     "knnseg models": "",
     "knnseg studio": "-s {url} --preset tiny --images {there}/images --port 0",  # serves until it is interrupted
+    "knnseg label-studio": "-s {url} -p tiny --port 0",  # likewise
     "knnseg demo": "",  # its store is a folder of its own
     "knnstore delete": "{url}3 --id nobody -y",
     "knnstore drop": "{url}3 -y",
@@ -111,6 +122,7 @@ def there(tmp_path_factory):
         Image.fromarray((scene.semantic(list(scenes.classes)) + 1).astype(np.uint8)).save(root / "labels" / f"{i}.png")
     classes = [{"id": i, "name": n, "isthing": n == "kettle"} for i, n in enumerate(scenes.classes, 1)]
     (root / "classes.json").write_text(json.dumps(classes))
+    (root / "named.csv").write_text("image,name\n" + "".join(f"images/{i}.png,kettle\n" for i in range(3)))
     (root / "other.toml").write_text('preset = "tiny"\n[keys]\ncontext = 0.5\n')
     return root
 
@@ -220,7 +232,7 @@ def test_what_goes_well(said, bridge, there, tmp_path):
         if name == "knnstore import":
             shutil.move(tmp_path / "exported", there / "exported")
         for flag in ("", " --json"):
-            if name in ("knnseg demo", "knnseg studio") or (flag and name == "knnstore export"):
+            if name in ("knnseg demo", "knnseg studio", "knnseg label-studio") or (flag and name == "knnstore export"):
                 continue
             code, text = said(name, with_suffixes(CASES[name], url) + flag)
             assert_hidden(text)
@@ -230,7 +242,9 @@ def test_what_goes_well(said, bridge, there, tmp_path):
     refused = {
         name for name, code in done.items() if code
     }  # called otherwise by then, several spaces, none right there
-    assert all(name.startswith(("knnseg concepts", "knnstore delete", "knnstore drop")) for name in refused), refused
+    assert all(
+        name.startswith(("knnseg concepts", "knnseg examples", "knnstore delete", "knnstore drop")) for name in refused
+    ), refused
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ __all__ = ["calibrate"]
 
 def calibrate(
     store: Store,
-    preset: Preset = "tiny",
+    preset: Preset = "photo",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="TOML configuration to write.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder to look in for images that have moved.")] = None,
     on: Annotated[str, typer.Option(help="Ask about proposals, or about the examples themselves.")] = "proposals",

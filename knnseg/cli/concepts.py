@@ -295,7 +295,7 @@ def purge(
 @concepts_app.command()
 def reembed(
     store: Store,
-    preset: Preset = "tiny",
+    preset: Preset = "photo",
     source: Annotated[str, typer.Option(help="The embedding space to read, where the store has several.")] = "",
     into: Annotated[str | None, typer.Option(help="URL of the store to write; the same one by default.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder to look in for images that have moved.")] = None,

@@ -26,7 +26,7 @@ def explain(
     images: Annotated[
         Path | None, typer.Option(help="Folder to look in for photographs of examples that have moved.")
     ] = None,
-    preset: Preset = "tiny",
+    preset: Preset = "photo",
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     as_json: AsJson = False,

@@ -55,9 +55,10 @@ Store = Annotated[str, typer.Option("--store", "-s", help="URL of the concept da
 Preset = Annotated[
     str,
     typer.Option(
-        "--preset", "-p", help="A preset (`photo`, `tiny`, `base`, `fcclip`) or the path of a TOML configuration."
+        "--preset", "-p", envvar="KNNSEG_PRESET",
+        help="A preset (`photo`, `photo-words`, `tiny`, `base`, `fcclip`) or the path of a TOML configuration.",
     ),
-]
+]  # fmt: skip
 Device = Annotated[str, typer.Option(help="Where models run: auto, cpu, cuda, cuda:1.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Weights for the stages that take a checkpoint.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -68,7 +68,7 @@ def segment(
     classes: Classes = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("segmented"),
     format: Formats = None,  # noqa: A002  # its name
-    preset: Preset = "tiny",
+    preset: Preset = "photo",
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     on_store_error: Annotated[str, typer.Option(help="When the store is down: raise, or base.")] = "raise",
