@@ -61,7 +61,8 @@ def run_demo(out: Path, *, scenes: int = 32, examples: int = 6, progress: bool =
     scene = out / "scene.png"
     Image.fromarray(test[0].image).save(scene)
     names = ", ".join(sorted({segment.label for segment in test[0].info}))
-    command = ["knnseg", "segment", str(scene), "--preset", "tiny", "--store", result["store"], "--classes", names, "--out", str(out)]
+    command = ["knnseg", "segment", str(scene), "--preset", "tiny", "--store", result["store"], "--classes", names]
+    command += ["--out", str(out)]
     return result | {"try_next": shlex.join(command)}
 
 
