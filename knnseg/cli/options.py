@@ -43,6 +43,7 @@ __all__ = [
     "Strict",
     "Version",
     "finish",
+    "known_names",
     "names_of",
     "open_segmenter",
     "print_json",
@@ -121,6 +122,16 @@ def names_of(given: list[str] | None, known: Iterable[str] = ()) -> list[str] | 
     """
     whole = frozenset(known)
     return None if given is None else [name for text in given for name in _names(text, whole)]
+
+
+def known_names(segmenter: Segmenter) -> list[str]:
+    """What a value of ``--classes`` may mean as a whole: the names that concepts have, and those that they had."""
+    if segmenter.database is None:
+        return []
+    try:
+        return [name for concept in segmenter.database.concepts() for name in (concept.label, *concept.aliases)]
+    except (StoreConnectionError, StoreTimeoutError):  # the segmenter knows what to do
+        return []
 
 
 def _names(text: str, whole: frozenset[str]) -> list[str]:
