@@ -31,7 +31,6 @@ from knnstore.errors import (
 if TYPE_CHECKING:
     from knnseg.data.vocabulary import Vocabulary
     from knnseg.database.adding import AddReport
-    from knnseg.database.concepts import ConceptDatabase
     from knnseg.segmenter import Segmenter
 
 __all__ = [
@@ -234,13 +233,6 @@ def open_segmenter(
         config = with_checkpoint(config, str(checkpoint))
     with Segmenter.from_config(config, store, device=device, create=create, on_store_error=on_store_error) as segmenter:
         yield segmenter
-
-
-def say_mixed(database: ConceptDatabase) -> None:
-    """Name the concepts whose examples do not agree on what they are."""
-    for concept in database.concepts():
-        if concept.mixed:
-            print(f"knnseg: {concept.disagreement}", file=sys.stderr)
 
 
 def say_unknown(segmenter: Segmenter, vocabulary: Vocabulary) -> None:
