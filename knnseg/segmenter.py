@@ -22,6 +22,7 @@ from knnseg.data.reading import ImageLike
 from knnseg.data.scores import ClassScores, Neighbours, check_branch
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.database.concepts import Concept, ConceptDatabase
+from knnseg.database.naming import taken_as
 from knnseg.errors import ConfigError, ImageError, KnnSegWarning, MaskError, VocabularyError, skipping, those_that_can
 from knnseg.later import Later, ahead, batched, each
 from knnseg.method.fusion import fuse
@@ -184,7 +185,9 @@ class Segmenter:
             images: an :class:`~knnseg.data.image.Image`, a path, bytes, a PIL image or uint8 (H, W, 3); or a list or
                 another iterable of them. In place of a path may stand that of a folder, or a pattern such as
                 ``photos/*.jpg``, for all images there; alone, it gives a list.
-            classes: the vocabulary, names or a :class:`Vocabulary`; None takes every concept of the database.
+            classes: the vocabulary, names or a :class:`Vocabulary`; None takes every concept of the database. A name
+                that a concept had before is taken as the one that it has now, with a warning; a :class:`Vocabulary`
+                is taken as it is.
             masks: bool (N, H, W) or :class:`Masks` to classify instead of the proposer's; for several images, a list of
                 them. An array is taken as whole instances.
             exclude_image: leave out database entries of the image with this content hash.
@@ -260,7 +263,7 @@ class Segmenter:
             yield from (one for one in those_that_can(segmented, images, name, kept, strict=strict) if one is not None)
 
     def vocabulary(self, classes: Vocabulary | Iterable[str] | None = None) -> Vocabulary:
-        """The active vocabulary; what the database knows of things and stuff is filled in for plain names."""
+        """The active vocabulary; what the database knows is filled in for plain names: things, and names of now."""
         return self._active(classes)[0]
 
     def _active(self, classes: Vocabulary | Iterable[str] | None) -> tuple[Vocabulary, str]:
@@ -272,18 +275,22 @@ class Segmenter:
             hint = f"The database cannot be asked for its own: {trouble}"
             raise VocabularyError("classes", expected="some", got="none", hint=hint)
         if isinstance(classes, Vocabulary):
-            vocabulary, mixed = classes, []
+            vocabulary, said = classes, list[str]()
         else:
-            names = tuple(known) if classes is None else Vocabulary.of(classes).names
+            given = Vocabulary.of(known if classes is None else classes).names
+            former = {} if trouble else {alias: c.label for c in known.values() for alias in c.aliases}
+            now = {name: name if name in known else former.get(name, name) for name in given}
+            names = tuple(dict.fromkeys(now.values()))
             vocabulary = Vocabulary(names, frozenset(name for name in names if name in known and known[name].thing))
-            mixed = [known[name] for name in names if name in known and known[name].mixed]
-        self._warn(vocabulary, known, mixed, trouble)
+            said = [taken_as(name, now[name]) for name in given if now[name] != name]
+            said += [known[name].disagreement for name in names if name in known and known[name].mixed]
+        self._warn(vocabulary, known, said, trouble)
         return vocabulary, trouble
 
-    def _warn(self, vocabulary: Vocabulary, known: dict[str, Concept], mixed: list[Concept], trouble: str) -> None:
+    def _warn(self, vocabulary: Vocabulary, known: dict[str, Concept], said: list[str], trouble: str) -> None:
         """Say what the caller may not know of the classes; Python shows a message once."""
-        for concept in mixed:
-            warnings.warn(concept.disagreement, KnnSegWarning, stacklevel=4)
+        for text in said:
+            warnings.warn(text, KnnSegWarning, stacklevel=4)
         unknown = [name for name in vocabulary if name not in known]
         if unknown and not trouble and isinstance(self.base, NoBase):
             listed = ", ".join(map(repr, unknown[:10])) + (" …" if len(unknown) > 10 else "")

@@ -32,7 +32,6 @@ from knnseg.cli.options import (
     open_segmenter,
     print_json,
     printed_warnings,
-    say_mixed,
     show_added,
 )
 from knnseg.cli.segmenting import segment
@@ -149,7 +148,6 @@ def add(
         else:
             add_all = partial(segmenter.database.add, progress=sys.stderr.isatty())
             report = add_all(labelled, classes=names, min_area=min_area, writer=writer, strict=strict)
-        say_mixed(segmenter.database)
     show_added(report, as_json)
 
 

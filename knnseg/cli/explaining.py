@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from knnseg.cli.options import AsJson, Checkpoint, Device, Preset, names_of, open_segmenter, print_json
+from knnseg.cli.options import AsJson, Checkpoint, Device, Preset, known_names, names_of, open_segmenter, print_json
 
 __all__ = ["explain"]
 
@@ -40,8 +40,7 @@ def explain(
     if store is None and classes is None:
         raise typer.BadParameter("give --classes, or --store to take its concepts")
     with open_segmenter(preset, checkpoint, store, device, create=False) as segmenter:
-        known = () if segmenter.database is None else [c.label for c in segmenter.database.concepts()]
-        result = segmenter.predict(image, segmenter.vocabulary(names_of(classes, known)))
+        result = segmenter.predict(image, names_of(classes, known_names(segmenter)))
         count = write_sheet(segmenter, result, out, images=images)
     if as_json:
         print_json({"image": str(image), "file": str(out), "segments": count})

@@ -31,7 +31,6 @@ from knnstore.errors import (
 if TYPE_CHECKING:
     from knnseg.data.vocabulary import Vocabulary
     from knnseg.database.adding import AddReport
-    from knnseg.database.concepts import ConceptDatabase
     from knnseg.segmenter import Segmenter
 
 __all__ = [
@@ -43,6 +42,7 @@ __all__ = [
     "Strict",
     "Version",
     "finish",
+    "known_names",
     "names_of",
     "open_segmenter",
     "print_json",
@@ -121,6 +121,16 @@ def names_of(given: list[str] | None, known: Iterable[str] = ()) -> list[str] | 
     """
     whole = frozenset(known)
     return None if given is None else [name for text in given for name in _names(text, whole)]
+
+
+def known_names(segmenter: Segmenter) -> list[str]:
+    """What a value of ``--classes`` may mean as a whole: the names that concepts have, and those that they had."""
+    if segmenter.database is None:
+        return []
+    try:
+        return [name for concept in segmenter.database.concepts() for name in (concept.label, *concept.aliases)]
+    except (StoreConnectionError, StoreTimeoutError):  # the segmenter knows what to do
+        return []
 
 
 def _names(text: str, whole: frozenset[str]) -> list[str]:
@@ -223,13 +233,6 @@ def open_segmenter(
         config = with_checkpoint(config, str(checkpoint))
     with Segmenter.from_config(config, store, device=device, create=create, on_store_error=on_store_error) as segmenter:
         yield segmenter
-
-
-def say_mixed(database: ConceptDatabase) -> None:
-    """Name the concepts whose examples do not agree on what they are."""
-    for concept in database.concepts():
-        if concept.mixed:
-            print(f"knnseg: {concept.disagreement}", file=sys.stderr)
 
 
 def say_unknown(segmenter: Segmenter, vocabulary: Vocabulary) -> None:

@@ -6,7 +6,6 @@ import difflib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +20,7 @@ from knnseg.cli.options import (
     Preset,
     Strict,
     finish,
+    known_names,
     names_of,
     open_segmenter,
     print_json,
@@ -29,7 +29,6 @@ from knnseg.cli.options import (
 from knnseg.data.listing import images_of
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.errors import skipping
-from knnstore.errors import StoreConnectionError, StoreTimeoutError
 
 if TYPE_CHECKING:
     from knnseg.export import Export, Written
@@ -92,7 +91,7 @@ def segment(
     down: Literal["raise", "base"] = "base" if on_store_error == "base" else "raise"
     export = Export(out, _formats(format), images=_common(listed))
     with open_segmenter(preset, checkpoint, store, device, create=False, on_store_error=down) as segmenter, export:
-        vocabulary = segmenter.vocabulary(names and _chosen(classes, segmenter))
+        vocabulary = segmenter.vocabulary(names and names_of(classes, known_names(segmenter)))
         say_unknown(segmenter, vocabulary)
         done, shown = _shown(_written(segmenter, listed, vocabulary, export, failed, strict), as_json)
     files = {name: str(file) for name, file in export.files.items()}
@@ -101,21 +100,6 @@ def segment(
     else:
         print("".join(f"{name}: {file}\n" for name, file in files.items()), end="")
     finish(failed, done)
-
-
-def _chosen(classes: list[str] | None, segmenter: Segmenter) -> list[str]:
-    """The names of the option; a value may be one that the database knows as a whole, now or from before."""
-    called: dict[str, str] = {}
-    if segmenter.database is not None:
-        with suppress(StoreConnectionError, StoreTimeoutError):  # if it is down, the segmenter knows what to do
-            concepts = segmenter.database.concepts()
-            called = {alias: concept.label for concept in concepts for alias in concept.aliases}
-            called |= {concept.label: concept.label for concept in concepts}
-    names = names_of(classes, called) or []
-    for name in names:
-        if called.get(name, name) != name:
-            print(f"knnseg: {name!r} is called {called[name]!r} now, and taken as that", file=sys.stderr)
-    return list(dict.fromkeys(called.get(name, name) for name in names))
 
 
 def _written(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -16,7 +17,7 @@ from knnseg.data.image import Image
 from knnseg.data.masks import Masks
 from knnseg.data.reading import ImageLike
 from knnseg.data.vocabulary import Vocabulary, tidied
-from knnseg.database.inventory import Concept
+from knnseg.database.inventory import Concept, Inventory
 from knnseg.database.naming import Names, is_deleted
 from knnseg.database.schema import (
     FIELDS,
@@ -27,13 +28,13 @@ from knnseg.database.schema import (
     segment_masks,
     stored_contents,
 )
-from knnseg.errors import DatasetError, MaskError, those_that_can
+from knnseg.errors import DatasetError, KnnSegWarning, MaskError, those_that_can
 from knnseg.later import each
 from knnseg.method.pooling import pool
 from knnseg.stages.protocols import FeatureExtractor, features_of
 from knnstore import EmbeddingStore, F
 
-__all__ = ["AddReport", "segments", "write"]
+__all__ = ["AddReport", "segments", "warn_mixed", "write"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,21 @@ def things_of(concepts: Iterable[Concept]) -> dict[str, bool]:
     listed = list(concepts)
     before = {alias: concept.thing for concept in listed for alias in concept.aliases}
     return before | {concept.label: concept.thing for concept in listed}
+
+
+def warn_mixed(now: Inventory, keys: Iterable[str], said: set[str]) -> None:
+    """Warn of concepts that were added to and whose examples do not agree on what they are.
+
+    Args:
+        now: what is there since.
+        keys: of the examples that were to be added.
+        said: the concepts that were warned of, each of which is enough once; gets those of now.
+    """
+    names = now.names_of(keys) - said
+    for concept in now.concepts:
+        if concept.mixed and concept.label in names:
+            said.add(concept.label)
+            warnings.warn(concept.disagreement, KnnSegWarning, stacklevel=3)
 
 
 def of_arrays(

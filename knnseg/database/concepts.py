@@ -25,7 +25,7 @@ from knnseg.data.image import Image
 from knnseg.data.reading import ImageLike
 from knnseg.data.scores import Neighbours
 from knnseg.data.vocabulary import Vocabulary, tidy
-from knnseg.database.adding import AddReport, of_arrays, segments, write
+from knnseg.database.adding import AddReport, of_arrays, segments, warn_mixed, write
 from knnseg.database.changes import Changes
 from knnseg.database.correcting import Correction, Corrections
 from knnseg.database.examples import Examples, full_ids, listed, wanted
@@ -65,6 +65,7 @@ class ConceptDatabase:
         self._changes = Changes(place_of_changes(store), read_only=store.read_only)
         self._looking = Looking(store, self._changes)
         self._corrections = Corrections(store, self._changes, self._looking)
+        self._mixed: set[str] = set()
 
     @classmethod
     def open(
@@ -175,7 +176,8 @@ class ConceptDatabase:
             progress: show a progress bar on standard error.
 
         Returns:
-            What was done. Where images were left out, there is a :class:`~knnseg.errors.KnnSegWarning` too.
+            What was done. Where images were left out, there is a :class:`~knnseg.errors.KnnSegWarning` too, and where
+            the examples of a concept do not agree whether it is a thing, once for each.
         """
         if batch < 1:
             raise ConfigError("add", expected="a batch of at least 1 image", got=batch)
@@ -184,7 +186,7 @@ class ConceptDatabase:
         images = [examples] if isinstance(examples, LabelledImage) else examples
         wanted = None if classes is None else frozenset(map(tidy, classes))
         total = len(images) if isinstance(images, Sized) else None
-        report, failed = AddReport(), list[str]()
+        report, failed, keys = AddReport(), list[str](), set[str]()
 
         def done() -> str:
             return (
@@ -198,8 +200,10 @@ class ConceptDatabase:
             for group in ahead(batched(read, batch)):
                 prepared, counted = segments(group, wanted, min_area, self.keys_for, self.concepts)
                 report += counted + self._write(prepared, keep_masks=keep_masks, writer=writer, strict=strict)
+                keys.update(*(one.labels for one in prepared))
                 bar.update(len(group))
                 bar.set_postfix(added=report.added, present=report.present)
+            warn_mixed(self._looking.now(), keys, self._mixed)
         report = replace(report, failed=(*failed, *report.failed))
         warn_left_out("add", report.failed)
         return report
@@ -233,6 +237,8 @@ class ConceptDatabase:
         prepared = of_arrays(image, masks, labels, things, uri, self.concepts, self.keys_for)
         self._corrections.restore(dict(zip(prepared.ids, prepared.labels, strict=True)))
         written = self._write([prepared], keep_masks=True, writer=writer, strict=True)
+        if things is not None and written.added:  # otherwise they are what the others are
+            warn_mixed(self._looking.now(), prepared.labels, self._mixed)
         return replace(written, images=1, ids=tuple(prepared.ids))
 
     def _write(self, prepared: list[ImageExamples], *, keep_masks: bool, writer: str, strict: bool) -> AddReport:

@@ -28,6 +28,7 @@ from knnseg.database.naming import (
     purged,
     removal,
     settled,
+    taken_as,
 )
 from knnseg.database.schema import CONTENT, Content, contents, stored_contents
 from knnseg.database.spaces import each_space
@@ -110,8 +111,7 @@ class Corrections:
         """What the concept that was called ``name`` is called now; said where that is something else."""
         now = self._changes.names().current(name)
         if now != name:
-            said = f"{name!r} is called {now!r} now, and taken as that"
-            warnings.warn(said, KnnSegWarning, stacklevel=4)
+            warnings.warn(taken_as(name, now), KnnSegWarning, stacklevel=4)
         return now
 
     def keys_for(self, names: Iterable[str]) -> dict[str, str]:

@@ -33,6 +33,7 @@ __all__ = [
     "purged",
     "removal",
     "settled",
+    "taken_as",
     "tidied_up",
     "undoing",
 ]
@@ -52,6 +53,11 @@ _PARTS = ("called", "kinds", "aliases")
 def is_deleted(key: str) -> bool:
     """Whether this is a key of single examples that are deleted: it has no name, so nobody sees them."""
     return _DELETED.fullmatch(key) is not None
+
+
+def taken_as(before: str, now: str) -> str:
+    """For messages: a name from before was given, and the one of now is meant."""
+    return f"{before!r} is called {now!r} now, and taken as that"
 
 
 def naming(keys: Iterable[str], name: str) -> Change:

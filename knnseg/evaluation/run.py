@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import replace
 
 from tqdm import tqdm
 
 from knnseg.data.annotations import LabelledImage
-from knnseg.data.vocabulary import Vocabulary
+from knnseg.data.vocabulary import Vocabulary, tidy
 from knnseg.database.schema import readable
 from knnseg.errors import ConfigError, DatasetError, skipping, warn_left_out
 from knnseg.evaluation.counts import Counts, ImageCounts, Quality
@@ -39,7 +40,8 @@ def evaluate(
     Args:
         segmenter: with a database or without.
         examples: labelled images; pixels of other classes than ``classes`` do not count.
-        classes: the vocabulary.
+        classes: the vocabulary. Of plain names, one that a concept had before is taken as the one of now, in the labels
+            too.
         limit: take only the first images, this many.
         journal: keeps what was counted; images that are in it already are not segmented again. It is the caller's to
             enter and leave, and to make with the settings that the numbers depend on, see
@@ -54,6 +56,8 @@ def evaluate(
     if limit is not None and limit < 1:
         raise ConfigError("limit", expected="at least 1 image", got=limit)
     vocabulary = segmenter.vocabulary(classes)
+    former = [] if isinstance(classes, Vocabulary) else [name for name in map(tidy, classes) if name not in vocabulary]
+    now = {name: segmenter.vocabulary([name]).names[0] for name in former}
     done = {counts.place: counts for counts in journal or () if limit is None or counts.place < limit}
     scores, failed = Quality(vocabulary), list[str]()
     remaining = readable(examples, failed, strict=strict, done=frozenset(done), limit=limit)
@@ -61,7 +65,7 @@ def evaluate(
     with tqdm(total=total, initial=len(done), unit="image", desc="evaluating", disable=not progress) as bar:
         for place, example in remaining:
             with skipping(failed, example.uri, strict=strict):
-                counts = done[place] = _count(segmenter, example, scores, vocabulary, place)
+                counts = done[place] = _count(segmenter, _called(example, now), scores, vocabulary, place)
                 if journal is not None:
                     journal.append(counts)
             bar.update()
@@ -74,6 +78,12 @@ def evaluate(
 def base_painting(result: Segmentation, segmenter: Segmenter) -> Painting:
     """The maps of the base alone."""
     return paint(result.image, result.masks, result.evidence.base, result.vocabulary, segmenter.config.painting)
+
+
+def _called(example: LabelledImage, now: Mapping[str, str]) -> LabelledImage:
+    """The example with other names for some classes."""
+    info = tuple(replace(segment, label=now.get(segment.label, segment.label)) for segment in example.info)
+    return replace(example, info=info, class_names=tuple(now.get(name, name) for name in example.class_names))
 
 
 def _total(examples: Iterable[LabelledImage], limit: int | None) -> int | None:

@@ -305,6 +305,24 @@ def test_the_most_similar_word_speaks_for_its_class(extractor, scene):
     assert (logits[:, 2] > logits[:, 1]).any()
 
 
+def test_a_name_from_before_is_taken_as_the_one_of_now(taught, segmenter, scene):
+    image, now = scene(50).image, ("marble", "sky", "grass")
+    expected = segmenter.predict(image, NAMES)
+    taught.rename("ball", "marble")
+    with pytest.warns(KnnSegWarning, match="'ball' is called 'marble' now, and taken as that") as said:
+        result = segmenter.predict(image, ["ball", "sky", "marble", "grass"])
+    assert [one.filename for one in said] == [__file__]
+    assert result.vocabulary == Vocabulary(now, frozenset({"marble"}))
+    as_before = np.array(NAMES)[[NAMES.index({"marble": "ball"}.get(name, name)) for name in now]]
+    assert np.array_equal(as_before[result.semantic], np.array(NAMES)[expected.semantic])
+    with pytest.warns(KnnSegWarning, match="'ball' is called"):
+        assert [one.vocabulary.names for one in segmenter.stream([image], ["ball", *now[1:]])] == [now]
+    with pytest.raises(VocabularyError, match="more than once"):
+        segmenter.vocabulary(["ball", "ball"])
+    with pytest.warns(KnnSegWarning, match="1 of 3 are known to nobody"):
+        assert segmenter.vocabulary(Vocabulary(NAMES)).names == NAMES, "taken as it is"
+
+
 # -- a store that is down ---------------------------------------------------------------------------------------------
 
 
@@ -339,6 +357,7 @@ def test_a_store_that_is_down_is_remembered_for_its_classes(extractor, tmp_path,
 
     with ConceptDatabase.open(f"memory://{tmp_path}", extractor) as database:
         database.add(scene(1))
+        database.rename("ball", "marble")
         parts = make_segmenter()
         degrading = partial(
             Segmenter, extractor, parts.proposer, parts.base, config=parts.config, on_store_error="base"
@@ -348,6 +367,7 @@ def test_a_store_that_is_down_is_remembered_for_its_classes(extractor, tmp_path,
         monkeypatch.setattr(database.store, "_revision", down)
         after = segmenter.predict(scene(50).image)
         assert after.degraded and tuple(after.vocabulary) == tuple(before.vocabulary)
+        assert segmenter.vocabulary(["ball"]).names == ("ball",)
         with pytest.raises(VocabularyError, match=r"expected some, .*db\.example"):
             late.predict(scene(50).image)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,16 @@ from knnseg.errors import DatasetError
 __all__ = ["ColourMaps"]
 
 _TABLE = "labelmap.txt"
+_READY = ("cityscapes",)
+"""Tables that need not be written: the name alone stands for ``tables/NAME.labelmap.txt``."""
 _NOTHING = frozenset({"background", "void", "unlabeled", "unlabelled", "ignore"})
 """Names of colours that say that a pixel has no class."""
 
 
 class ColourMaps:
     """What CVAT exports as "Segmentation mask": ``labelmap.txt``, and maps in ``SegmentationClass`` and
-    ``SegmentationObject``; and any other folder of maps in colours, once such a table is written.
+    ``SegmentationObject``; and any other folder of maps in colours, once such a table is written, or in its place the
+    name of a ready one as its only line: ``cityscapes``.
     """
 
     title = "maps in colours, as CVAT's segmentation masks: labelmap.txt, or the folder that has it"
@@ -48,6 +52,12 @@ def _colours(table: Path) -> dict[int, str]:
         lines = table.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(table, expected="a text file", got=str(error)) from error
+    expected = "NAME:R,G,B with numbers up to 255"
+    if len(written := [line.strip() for line in lines if line.strip() and not line.startswith("#")]) == 1:
+        expected += f", or alone the name of a ready table, {' or '.join(_READY)}"
+        if written[0] in _READY:
+            ready = files("knnseg.datasets").joinpath("tables", f"{written[0]}.labelmap.txt")
+            lines = ready.read_text(encoding="utf-8").splitlines()
     found: dict[int, str] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
@@ -57,7 +67,7 @@ def _colours(table: Path) -> dict[int, str]:
         at = next((i for i in range(1, len(fields)) if len(fields[i].split(",")) == 3), 0)
         values = [v.strip() for v in fields[at].split(",")]
         if not at or not all(v.isdecimal() and int(v) < 256 for v in values):
-            raise wrong(f"{table}:{number}", "NAME:R,G,B with numbers up to 255", line)
+            raise wrong(f"{table}:{number}", expected, line)
         r, g, b = map(int, values)
         name = tidied(":".join(fields[:at]))
         if (code := r + 256 * g + 65536 * b) in found:

@@ -465,14 +465,14 @@ def test_labels_of_older_databases_are_found_as_they_are_spelt(database, scene):
     (records,) = database.store.scan(with_vectors=True)
     records.fields["label"][:] = " Ka\u0308se "
     database.store.upsert(records.ids.tolist(), records.vectors, records.fields)
-    database.add_masks(scene(2).image, masks, ["Käse"], things=[])
+    database.add_masks(scene(2).image, masks, ["Käse"], things=["Käse"])
     assert set(database.store.count_by("label")) == {" Ka\u0308se ", "Käse"}
-    assert database.concepts() == (Concept("Käse", 2, 1),)
+    assert database.concepts() == (Concept("Käse", 2, 2),)
     pooled = pool(database.extractor.extract([Image(scene(1).image)])[0], Masks.from_dense(masks))
     found = database.neighbours(pooled, 5, Vocabulary(("Käse",)))
     assert found.found.sum() == 2 and set(found.labels[found.found]) == {"Käse"}
     assert database.rename("Käse", "cheese") == 2
-    assert database.concepts() == (Concept("cheese", 2, 1),)
+    assert database.concepts() == (Concept("cheese", 2, 2),)
 
 
 def test_a_masked_array_is_refused_where_it_leaves_pixels_out(database, scene):
@@ -519,7 +519,24 @@ def test_what_no_annotation_says_is_as_the_database_knows_it_in_a_stream_too(dat
     with pytest.warns(KnnSegWarning, match="is called 'vessel' now"):
         database.add([example(3, None)])
     assert database.concepts() == (Concept("vessel", 3, 3),)
-    with pytest.warns(KnnSegWarning, match="is called 'vessel' now"):
+    with pytest.warns(KnnSegWarning) as said:
         database.add([example(4, False)])
+    texts = [str(one.message) for one in said]
+    assert len(texts) == 2 and "is called 'vessel' now" in texts[0] and said[1].filename == __file__
+    assert texts[1].startswith("concept 'vessel': 3 of 4 examples say that it is a thing, the others stuff")
     assert database.concepts()[0].mixed and not database.concepts()[0].disagreement.startswith("concept 'pot'")
     assert LabelledSegment(1, "sky").thing is None
+
+
+def test_a_concept_that_becomes_mixed_is_said_once(database, scene):
+    mask = np.ones((1, 48, 64), bool)
+    database.add(scene(0))
+    database.add_masks(scene(1).image, mask, ["pot"], things=["pot"])
+    with pytest.warns(KnnSegWarning, match="'pot': 1 of 2 examples say that it is a thing") as said:
+        database.add_masks(scene(2).image, mask, ["pot"], things=[])
+    assert [one.filename for one in said] == [__file__]
+    database.add_masks(scene(3).image, mask, ["pot"], things=[])
+    database.add(scene(1))  # other concepts
+    database.add_masks(scene(4).image, mask, ["pan"], things=["pan"])
+    database.set_kind("pan", thing=False)
+    database.add_masks(scene(5).image, mask, ["pan"], things=["pan"])

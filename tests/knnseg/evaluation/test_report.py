@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from knnseg import LabelledImage, LabelledSegment, Vocabulary
-from knnseg.errors import ConfigError
+from knnseg.errors import ConfigError, KnnSegWarning
 from knnseg.evaluation import Report, evaluate
 from knnseg.evaluation.average_precision import AveragePrecision
 from knnseg.evaluation.metrics import ConfusionMatrix, PanopticQuality
@@ -52,6 +52,17 @@ def test_every_figure_is_that_of_the_predictions(small):
     assert (result["images"], result["classes"], result["occurring"], result["degraded"]) == (4, 5, 4, 0)
     assert result["base"]["miou"] < final["miou"]
     assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_labels_of_a_name_from_before_are_of_the_concept(small):
+    segmenter, scenes = small
+    before = evaluate(segmenter, scenes, NAMES).to_dict()
+    segmenter.database.rename("ball", "marble")
+    with pytest.warns(KnnSegWarning, match="'ball' is called 'marble' now"):
+        after = evaluate(segmenter, scenes, NAMES).to_dict()
+    assert after["labels"] == {{"ball": "marble"}.get(name, name): of for name, of in before["labels"].items()}
+    iou = after["final"]["per_class"]["marble"]["iou"]
+    assert iou == pytest.approx(before["final"]["per_class"]["ball"]["iou"], abs=0.01)  # the base reads another word
 
 
 def test_the_base_is_what_a_segmenter_without_a_database_predicts(small, make_segmenter):

@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from knnseg.cli.sources import examples
 from knnseg.datasets import annotation_formats, from_detections, open_annotations
+from knnseg.datasets._classes import benchmark_classes
 from knnseg.errors import DatasetError, MaskError, VocabularyError
 from knnseg.method.brush import decode_brush
 
@@ -392,12 +393,25 @@ def test_maps_in_colours(folder, palette):
         (TABLE.replace("0,128,0", "0,256,0"), r"labelmap\.txt:4: expected NAME:R,G,B with numbers up to 255, got 'tea"),
         (TABLE.replace("0,128,0", "128,0,0"), r"labelmap\.txt:4: expected a colour that no other class has; 'kettle'"),
         ("background:0,0,0::", r"labelmap\.txt: expected a colour of at least one class"),
-        ("kettle", r"labelmap\.txt:1: expected NAME:R,G,B"),
+        ("kettle", r"labelmap\.txt:1: expected NAME:R,G,B.*, or alone the name of a ready table, cityscapes, got"),
+        ("cityscapes\nkettle:1,2,3", r"labelmap\.txt:1: expected NAME:R,G,B with numbers up to 255, got 'cityscapes'"),
     ],
 )
 def test_tables_of_colours_that_are_wrong(folder, table, expected):
     with pytest.raises(DatasetError, match=expected):
         open_annotations(colours(folder, table))[0]
+
+
+def test_the_colours_of_cityscapes_are_known_by_name(folder):
+    path = colours(folder, "# as published\ncityscapes\n")
+    pixels = np.zeros((H, W, 3), np.uint8)
+    pixels[8:], pixels[SQUARE], pixels[0] = (128, 64, 128), (0, 0, 142), (111, 74, 0)
+    Image.fromarray(pixels).save(folder / "SegmentationClass" / "photo.png")
+    shutil.rmtree(folder / "SegmentationObject")
+    labelled = open_annotations(path, folder / "images")
+    assert labelled.vocabulary.names == benchmark_classes("cityscapes").vocabulary.names
+    (example,) = labelled
+    assert np.array_equal(example.semantic(["car"]) == 0, SQUARE) and {s.label for s in example.info} == {"car", "road"}
 
 
 def test_detections_of_supervision_are_a_labelled_image(folder):
