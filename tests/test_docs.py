@@ -182,7 +182,7 @@ def sections():
             for key, p in inspect.signature(call).parameters.items()
             if key != "device"  # chosen when the pipeline is made, on the command line or by an argument
         }
-        if options:
+        if options and hasattr(config.Config, kind):  # others are no part of a configuration
             expected[f'[{kind}] name = "{name}"'] = options
     return expected
 

@@ -45,6 +45,7 @@ from knnseg.cli.sources import (
     Images,
     LeaveBoxes,
     Names,
+    OutlinesBy,
     Pairs,
     Root,
     Split,
@@ -110,6 +111,7 @@ def add(
     images: Images = None,
     leave_boxes: LeaveBoxes = False,
     guess_points: GuessPoints = False,
+    outlines_by: OutlinesBy = None,
     stuff_classes: StuffClasses = None,
     pairs: Pairs = None,
     class_file: ClassFile = None,
@@ -138,16 +140,15 @@ def add(
     knnseg add -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --split training
     """
     one = {} if image is None else _one(image, mask, label)
-    more = (dataset, root, split, None, annotations, images, leave_boxes, stuff_classes, guess_points)
-    labelled = None if one else examples(pairs, class_file, coco_panoptic, ignore, *more)
-    names = None if labelled is None else _known(names_of(classes, labelled.vocabulary), labelled)
+    more = (dataset, root, split, annotations, images, leave_boxes, stuff_classes, guess_points, outlines_by, device)
+    found, names = (None, None) if one else _named(classes, examples(pairs, class_file, coco_panoptic, ignore, *more))
     with open_segmenter(preset, checkpoint, store, device, create=True) as segmenter:
         assert segmenter.database is not None  # a store was given
-        if labelled is None:
+        if found is None:
             report = segmenter.database.add_masks(**one, things=_things(label, thing), writer=writer)
         else:
             add_all = partial(segmenter.database.add, progress=sys.stderr.isatty())
-            report = add_all(labelled, classes=names, min_area=min_area, writer=writer, strict=strict)
+            report = add_all(found, classes=names, min_area=min_area, writer=writer, strict=strict)
     show_added(report, as_json)
 
 
@@ -155,8 +156,9 @@ def _things(label: str | None, thing: bool | None) -> list[str] | None:
     return None if thing is None else [label or ""] if thing else []
 
 
-def _known(names: list[str] | None, labelled: LabelledImages) -> list[str] | None:
-    """The names, all of which the data set has: of another, nothing would ever be added, without a word."""
+def _named(classes: list[str] | None, labelled: LabelledImages) -> tuple[LabelledImages, list[str] | None]:
+    """The data set and the chosen of its classes: of another, nothing would ever be added, without a word."""
+    names = names_of(classes, labelled.vocabulary)
     known, there = labelled.vocabulary.names, frozenset(labelled.vocabulary.names)
     unknown = [name for name in names or () if name not in there]
     if unknown:
@@ -164,7 +166,7 @@ def _known(names: list[str] | None, labelled: LabelledImages) -> list[str] | Non
         raise VocabularyError(
             "classes", expected=f"some of the {len(known)} of the data set, such as {near}", got=repr(unknown[0])
         )
-    return names
+    return labelled, names
 
 
 def _one(image: Path, mask: Path | None, label: str | None) -> dict[str, Any]:
@@ -214,8 +216,8 @@ def evaluate_command(
     knnseg eval -s faiss:///tmp/db --dataset ade20k --root ADEChallengeData2016 --out report
     """
     # To measure against outlines that were guessed would say little.
-    more = (dataset, root, split, words, annotations, images, annotations is not None)
-    labelled = examples(pairs, class_file, coco_panoptic, ignore, *more)
+    more = (dataset, root, split, annotations, images, annotations is not None)
+    labelled = examples(pairs, class_file, coco_panoptic, ignore, *more, names=words)
     active = _chosen(classes, labelled)
     source = source_of(
         dataset=dataset, root=root, split=split_of(dataset, split), names=words,

@@ -19,6 +19,7 @@ from knnstore.url import without_urls
 if TYPE_CHECKING:
     from knnseg.datasets import LabelledImages
     from knnseg.datasets.formats import Boxes
+    from knnseg.stages.protocols import Prompted
 
 __all__ = [
     "Annotations",
@@ -30,6 +31,7 @@ __all__ = [
     "Images",
     "LeaveBoxes",
     "Names",
+    "OutlinesBy",
     "Pairs",
     "Root",
     "Split",
@@ -76,6 +78,15 @@ GuessPoints = Annotated[
     bool,
     typer.Option("--guess-points", help="For --annotations: guess at the object around a point, instead of no points."),
 ]
+OutlinesBy = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        "--outlines-by",
+        metavar="NAME MODEL",
+        help="For --annotations: make masks of boxes, and with --guess-points of points, by a network instead of from "
+        "colours: `sam` or `sam2`, and a folder of its weights or an id of the hub.",
+    ),
+]
 StuffClasses = Annotated[
     list[str] | None,
     typer.Option(help="For --annotations: classes that are stuff, as grass and sky; names as for --classes."),
@@ -101,35 +112,36 @@ def examples(
     dataset: str | None = None,
     root: Path | None = None,
     split: str = "",
-    names: Path | None = None,
     annotations: Path | None = None,
     images: Path | None = None,
     leave_boxes: bool = False,
     stuff: list[str] | None = None,
     guess_points: bool = False,
+    outlines_by: tuple[str, str] | None = None,
+    device: str = "auto",
+    names: Path | None = None,
 ) -> LabelledImages:
     """The labelled images that the options speak of.
 
     Raises:
         typer.BadParameter: options missing, or of more than one source.
     """
-    from knnseg.datasets import CocoPanoptic, open_annotations, open_dataset
+    from knnseg.datasets import CocoPanoptic, open_dataset
 
     if sum(given is not None for given in (annotations, pairs, coco, dataset)) != 1:
         raise typer.BadParameter(
             "give one of --annotations, --pairs with --class-file, --coco-panoptic, and --dataset with --root (add "
             "also takes one IMAGE)"
         )
-    if annotations is None and (images is not None or leave_boxes or stuff or guess_points):
-        raise typer.BadParameter("--images, --leave-boxes, --guess-points and --stuff-classes need --annotations")
+    if annotations is None and (images or leave_boxes or stuff or guess_points or outlines_by):
+        needing = "--images, --leave-boxes, --guess-points, --outlines-by and --stuff-classes"
+        raise typer.BadParameter(f"{needing} need --annotations")
     if annotations is not None:
-        boxes: Boxes = "leave" if leave_boxes else "outline"
-        points: Boxes = "outline" if guess_points else "leave"
-        labelled = open_annotations(annotations, images, boxes=boxes, stuff=names_of(stuff) or (), points=points)
-        if labelled.outlined:
-            said = f"outlines were guessed from colours in {labelled.outlined} boxes or around points"
-            print(f"knnseg: {said}; --leave-boxes uses no boxes", file=sys.stderr)
-        return _saying(labelled, "kinds of shapes have no outline")
+        if outlines_by and leave_boxes and not guess_points:
+            raise typer.BadParameter("--outlines-by has nothing to do with --leave-boxes and without --guess-points")
+        way: Boxes = _prompted(*outlines_by, device) if outlines_by else "outline"
+        ways: tuple[Boxes, Boxes] = ("leave" if leave_boxes else way, way if guess_points else "leave")
+        return _annotated(annotations, images, *ways, stuff, outlines_by[0] if outlines_by else "")
     if dataset is None and (root or split or names):
         raise typer.BadParameter("--root, --split and --names need --dataset")
     if dataset is not None:
@@ -137,6 +149,28 @@ def examples(
             raise typer.BadParameter("--dataset needs --root")
         return open_dataset(dataset, root, split, names=names)
     return CocoPanoptic(*coco) if coco is not None else _pairs(pairs, class_file, ignore)
+
+
+def _prompted(name: str, model: str, device: str) -> Prompted:
+    """What makes masks of boxes and points, by its registered name."""
+    from knnseg.config import StageConfig
+    from knnseg.stages.registry import make
+
+    made: Prompted = make("prompted", StageConfig(name, {"model": model}), device=device)
+    return made
+
+
+def _annotated(
+    path: Path, images: Path | None, boxes: Boxes, points: Boxes, stuff: list[str] | None, by: str
+) -> LabelledImages:
+    from knnseg.datasets import open_annotations
+
+    labelled = open_annotations(path, images, boxes=boxes, stuff=names_of(stuff) or (), points=points)
+    if labelled.outlined:
+        how = f"made by {by}" if by else "guessed from colours"
+        said = f"outlines were {how} in {labelled.outlined} boxes or around points"
+        print(f"knnseg: {said}; --leave-boxes uses no boxes", file=sys.stderr)
+    return _saying(labelled, "kinds of shapes have no outline")
 
 
 def _pairs(pairs: tuple[Path, Path] | None, class_file: Path | None, ignore: str) -> LabelledImages:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -11,7 +13,7 @@ from skimage.measure import label as connected_components
 
 from knnseg.data.arrays import ImageArray
 
-__all__ = ["around", "outline"]
+__all__ = ["ByColours", "around", "check_point", "edges", "outline"]
 
 _SIDE = 96
 """Pixels of the longer side of the copy that colours are counted on; 160 and 256 are no better on two sets."""
@@ -30,6 +32,18 @@ _REACH = 0.7
 """Side of the square around a point in which its object is looked for, as a share of the image's shorter side."""
 
 
+class ByColours:
+    """Outlines from colours alone. Implements ``Prompted`` of :mod:`knnseg.stages.protocols`."""
+
+    def masks(
+        self, image: ImageArray, boxes: Sequence[NDArray[np.float64]] = (), points: Sequence[NDArray[np.float64]] = ()
+    ) -> NDArray[np.bool_]:
+        """See there; of several points it is what is around any of them."""
+        found = [outline(image, (box[0], box[1], box[2], box[3])) for box in boxes]
+        found += [np.logical_or.reduce([around(image, (x, y)) for x, y in group]) for group in points]
+        return np.array(found, bool).reshape(-1, *image.shape[:2])
+
+
 def around(image: ImageArray, point: tuple[float, float]) -> NDArray[np.bool_]:
     """A guess at the object that a point (x, y) is on: what :func:`outline` finds in a square around it.
 
@@ -38,10 +52,8 @@ def around(image: ImageArray, point: tuple[float, float]) -> NDArray[np.bool_]:
     Raises:
         ValueError: the point is not in the image.
     """
-    (height, width), (x, y) = image.shape[:2], point
-    if not (0 <= x <= width and 0 <= y <= height):
-        raise ValueError(f"expected a point inside of {height}×{width} pixels, got {point}")
-    half = _REACH * min(height, width) / 2
+    check_point(point, (image.shape[0], image.shape[1]))
+    (x, y), half = point, _REACH * min(image.shape[:2]) / 2
     return outline(image, (x - half, y - half, x + half, y + half))
 
 
@@ -63,10 +75,7 @@ def outline(image: ImageArray, box: tuple[float, float, float, float]) -> NDArra
         ValueError: the box has no pixel of the image.
     """
     height, width = image.shape[:2]
-    left, right = (int(np.clip(round(x), 0, width)) for x in (box[0], box[2]))
-    top, bottom = (int(np.clip(round(y), 0, height)) for y in (box[1], box[3]))
-    if right <= left or bottom <= top:
-        raise ValueError(f"expected a box inside of {height}×{width} pixels, got {box}")
+    left, top, right, bottom = edges(box, (height, width))
     pad = max(4, round(_AROUND * max(right - left, bottom - top)))
     y0, x0 = max(top - pad, 0), max(left - pad, 0)
     part = image[y0 : bottom + pad, x0 : right + pad]
@@ -76,6 +85,25 @@ def outline(image: ImageArray, box: tuple[float, float, float, float]) -> NDArra
     if not found.any():  # a box so thin that no pixel of the copy is inside
         found[top:bottom, left:right] = True
     return found
+
+
+def check_point(point: tuple[float, float], size: tuple[int, int]) -> None:
+    """Raise ValueError where a point (x, y) is not in an image of ``size`` (H, W)."""
+    if not (0 <= point[0] <= size[1] and 0 <= point[1] <= size[0]):
+        raise ValueError(f"expected a point inside of {size[0]}×{size[1]} pixels, got {point}")
+
+
+def edges(box: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The whole pixels of a box in an image of ``size`` (H, W): left, top, right, bottom.
+
+    Raises:
+        ValueError: it has none.
+    """
+    left, right = (int(np.clip(round(x), 0, size[1])) for x in (box[0], box[2]))
+    top, bottom = (int(np.clip(round(y), 0, size[0])) for y in (box[1], box[3]))
+    if right <= left or bottom <= top:
+        raise ValueError(f"expected a box inside of {size[0]}×{size[1]} pixels, got {box}")
+    return left, top, right, bottom
 
 
 def _likely(part: ImageArray, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:

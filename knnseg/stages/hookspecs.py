@@ -13,7 +13,7 @@ hookspec = pluggy.HookspecMarker("knnseg")
 hookimpl = pluggy.HookimplMarker("knnseg")
 """Marks a function of a plugin as the implementation of a hook below."""
 
-Kind: TypeAlias = Literal["features", "masks", "base", "annotations", "named_images"]
+Kind: TypeAlias = Literal["features", "masks", "base", "annotations", "named_images", "prompted"]
 Factory: TypeAlias = "str | Callable[..., Any]"
 """A callable with keyword arguments, or ``"package.module:attribute"``, which is imported when the stage is made."""
 

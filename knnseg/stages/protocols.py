@@ -10,6 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
+from knnseg.data.arrays import ImageArray
 from knnseg.data.features import Features
 from knnseg.data.image import Image, each_once
 from knnseg.data.masks import Masks
@@ -23,6 +27,7 @@ __all__ = [
     "DerivedFeatures",
     "FeatureExtractor",
     "MaskProposer",
+    "Prompted",
     "check_stage",
     "features_of",
     "masks_of",
@@ -54,6 +59,25 @@ class MaskProposer(Protocol):
 
     def propose(self, images: Sequence[Image]) -> list[Masks]:
         """Masks over each image; they may overlap, and need not cover it."""
+
+
+@runtime_checkable
+class Prompted(Protocol):
+    """Makes masks of boxes and points that somebody has drawn, such as SAM does."""
+
+    def masks(
+        self, image: ImageArray, boxes: Sequence[NDArray[np.float64]] = (), points: Sequence[NDArray[np.float64]] = ()
+    ) -> NDArray[np.bool_]:
+        """One mask for each box and then one for each group of points, in order.
+
+        Args:
+            image: uint8 (H, W, 3).
+            boxes: each (4,): left, top, right and bottom in pixels, cut off at the edges of the image.
+            points: each (P, 2): x and y in pixels of points on one object, inside of the image.
+
+        Returns:
+            bool (N, H, W).
+        """
 
 
 @runtime_checkable

@@ -33,6 +33,8 @@ _BUILTIN: dict[tuple[Kind, str], Factory] = {
     ("masks", "regions"): "knnseg.models.regions:RegionProposer",
     ("masks", "sam"): "knnseg.models.proposers.points:load_sam",
     ("masks", "sam2"): "knnseg.models.proposers.points:load_sam2",
+    ("prompted", "sam"): "knnseg.models.proposers.prompted:load_sam",
+    ("prompted", "sam2"): "knnseg.models.proposers.prompted:load_sam2",
     ("base", "none"): "knnseg.models.base:NoBase",
     ("base", "conse"): "knnseg.models.conse:load_conse",
     ("base", "dense_clip"): "knnseg.models.open_clip:dense_clip",
@@ -102,7 +104,7 @@ def make(kind: Kind, config: StageConfig, **defaults: Any) -> Any:
     """Make a stage.
 
     Args:
-        kind: ``"features"``, ``"masks"``, ``"base"``, ``"annotations"`` or ``"named_images"``.
+        kind: ``"features"``, ``"masks"``, ``"base"``, ``"annotations"``, ``"named_images"`` or ``"prompted"``.
         config: its name and options.
         defaults: options to pass where the stage accepts them and the configuration does not set them.
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from typing import get_args
 
 from knnseg.config import StageConfig
 from knnseg.data.vocabulary import tidied
@@ -74,9 +73,11 @@ def open_annotations(
         images: folder of the images; by default beside the annotations, or in ``images`` there.
         format: one of :func:`annotation_formats`; "" recognises it.
         boxes: ``"outline"`` makes of a box the likely outline of what it was drawn around, ``"leave"`` leaves it out.
+            An object with the method of :class:`knnseg.stages.protocols.Prompted` makes the masks instead, such as SAM.
         stuff: classes that are stuff, such as grass and sky; the others are countable things, unless a COCO file says
             otherwise.
-        points: ``"outline"`` makes of a point a guess at the object that it is on, ``"leave"`` leaves it out.
+        points: ``"outline"`` makes of a point a guess at the object that it is on, ``"leave"`` leaves it out; or an
+            object as for ``boxes``.
 
     Returns:
         The labelled images; ``left_out`` of the result says what is left out, and ``outlined`` how much is guessed.
@@ -85,9 +86,6 @@ def open_annotations(
         DatasetError: another word for ``boxes`` or ``points``, nothing is there, no format recognises it or several do,
             or it is not as its tool writes it.
     """
-    for name, way in (("boxes", boxes), ("points", points)):
-        if way not in get_args(Boxes):
-            raise DatasetError(name, expected=f"one of {', '.join(get_args(Boxes))}", got=repr(way))
     source = Source(Path(path), images, boxes, frozenset(map(tidied, stuff)), points)
     if not source.path.exists():
         raise DatasetError(path, expected="a file or folder of annotations", got="no such file")

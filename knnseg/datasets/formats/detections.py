@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from knnseg.data.image import Image
 from knnseg.data.reading import ImageLike
 from knnseg.data.vocabulary import tidied
 from knnseg.datasets.formats.shapes import Bitmap, Box, Geometry, Shape, drawn
-from knnseg.datasets.formats.source import Boxes
+from knnseg.datasets.formats.source import Boxes, outliner
 from knnseg.errors import DatasetError, MaskError, VocabularyError
 
 __all__ = ["Detected", "from_detections"]
@@ -56,13 +56,14 @@ def from_detections(
         VocabularyError: detections without a name.
         MaskError: masks of another size than the image.
     """
-    if boxes not in get_args(Boxes) or (found.mask is None and boxes == "leave"):
+    way = outliner("boxes", boxes)
+    if found.mask is None and way is None:
         raise DatasetError("boxes", expected="outline for detections without masks", got=repr(boxes))
     picture, names, loose = Image.read(image), _names(found, classes), {tidied(name) for name in stuff}
     shapes = [Shape(name, form, name not in loose) for name, form in zip(names, _forms(found, picture), strict=True)]
     if not uri and isinstance(image, str | PathLike):
         uri = Path(image).absolute().as_uri()
-    return drawn(picture.pixels, shapes, uri or "detections", uri)
+    return drawn(picture.pixels, shapes, uri or "detections", {Box: way}, uri)
 
 
 def _names(found: Detected, classes: Sequence[str]) -> list[str]:

@@ -24,9 +24,10 @@ from knnseg.data.listing import IMAGES
 from knnseg.data.reading import load_annotated, load_image
 from knnseg.data.vocabulary import Vocabulary, tidied, tidy
 from knnseg.datasets.folders import LabelledImages
-from knnseg.datasets.formats.source import Source
+from knnseg.datasets.formats.source import Source, outliner
 from knnseg.errors import DatasetError
-from knnseg.method.boxes import around, outline
+from knnseg.method.boxes import check_point, edges
+from knnseg.stages.protocols import Prompted
 
 __all__ = [
     "AnnotatedImage",
@@ -165,6 +166,8 @@ class Points:
 
 
 Geometry: TypeAlias = Drawn | Box | Points
+Ways: TypeAlias = Mapping[type[Box | Points], Prompted | None]
+"""What makes masks of each kind that has no outline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +215,8 @@ class ShapeFile(LabelledImages):
     """Labelled images from shapes. Where shapes overlap, the smaller lies on top, and crowds lie below all objects.
 
     A box becomes the likely outline of what it was drawn around, see :func:`knnseg.method.boxes.outline`, unless the
-    source says to leave boxes; points are left out unless it says otherwise, and so are images in which nothing is
-    left.
+    source says to leave boxes or what else makes masks of them; points are left out unless it says otherwise, and so
+    are images in which nothing is left.
 
     Args:
         source: what was opened.
@@ -228,8 +231,8 @@ class ShapeFile(LabelledImages):
     def __init__(
         self, source: Source, images: Iterable[AnnotatedImage | DatasetError], classes: Mapping[str, bool] | None = None
     ) -> None:
-        ways = {Box: source.boxes, Points: source.points}
-        self._unusable = tuple(kind for kind, way in ways.items() if way == "leave")
+        self._ways = {Box: outliner("boxes", source.boxes), Points: outliner("points", source.points)}
+        self._unusable = tuple(kind for kind, way in self._ways.items() if way is None)
         every = [one if isinstance(one, DatasetError) else _with_stuff(one, source.stuff) for one in images]
         shapes = [shape for one in every if not isinstance(one, DatasetError) for shape in one.shapes]
         self.outlined = sum(isinstance(s.geometry, Box | Points) for s in shapes if self._usable(s))
@@ -281,23 +284,26 @@ class ShapeFile(LabelledImages):
             )
         shapes = [shape for shape in entry.shapes if self._usable(shape)]
         uri = entry.place if isinstance(source, bytes) else Path(source).absolute().as_uri()
-        return drawn(pixels, shapes, entry.place, uri, entry.image_id)
+        return drawn(pixels, shapes, entry.place, self._ways, uri, entry.image_id)
 
 
-def drawn(pixels: ImageArray, shapes: Sequence[Shape], place: str, uri: str = "", image_id: str = "") -> LabelledImage:
+def drawn(
+    pixels: ImageArray, shapes: Sequence[Shape], place: str, ways: Ways, uri: str = "", image_id: str = ""
+) -> LabelledImage:
     """An image with its shapes.
 
     Args:
         pixels: uint8 (H, W, 3).
         shapes: in order.
         place: where they come from, for errors.
+        ways: what makes masks of boxes and points, where there are any.
         uri: of the image.
         image_id: of the image.
 
     Raises:
-        DatasetError: a shape that does not fit the image.
+        DatasetError: a shape that does not fit the image, or not a mask for each box.
     """
-    segments, crowd, info = _painted(shapes, _masks(shapes, pixels, place), (pixels.shape[0], pixels.shape[1]))
+    segments, crowd, info = _painted(shapes, _masks(shapes, pixels, place, ways), (pixels.shape[0], pixels.shape[1]))
     classes = _class_map(segments, crowd, shapes) if (crowd >= 0).any() else ()
     return LabelledImage(pixels, segments, info, uri, image_id, *classes)
 
@@ -311,23 +317,48 @@ def _with_stuff(image: AnnotatedImage, stuff: frozenset[str]) -> AnnotatedImage:
 _MANY = {"Box": "boxes", "Points": "points"}
 
 
-def _masks(shapes: Sequence[Shape], pixels: ImageArray, place: str) -> list[NDArray[np.bool_]]:
-    masks, size = [], (pixels.shape[0], pixels.shape[1])
+def _masks(shapes: Sequence[Shape], pixels: ImageArray, place: str, ways: Ways) -> list[NDArray[np.bool_]]:
+    size, masks = (pixels.shape[0], pixels.shape[1]), dict[int, NDArray[np.bool_]]()
+    boxes, points = dict[int, NDArray[np.float64]](), dict[int, NDArray[np.float64]]()
     for number, shape in enumerate(shapes):
+        form = shape.geometry
         try:
-            masks.append(_mask(shape.geometry, pixels, size))
+            if isinstance(form, Box):
+                boxes[number] = _corners(form, size)
+            elif isinstance(form, Points):
+                points[number] = _positions(form, size)
+            else:
+                masks[number] = form.draw(size)
         except ValueError as error:
             raise DatasetError(f"{place}: shape {number} ({shape.label!r}): {error}") from error
-    return masks
+    if boxes and (way := ways[Box]) is not None:
+        masks |= _each(boxes, way.masks(pixels, boxes=list(boxes.values())), size, place)
+    if points and (way := ways[Points]) is not None:
+        masks |= _each(points, way.masks(pixels, points=list(points.values())), size, place)
+    return [masks[number] for number in range(len(shapes))]
 
 
-def _mask(form: Geometry, pixels: ImageArray, size: tuple[int, int]) -> NDArray[np.bool_]:
-    if isinstance(form, Box):
-        return outline(pixels, form.within(size))
-    if isinstance(form, Points):
-        found: NDArray[np.bool_] = np.logical_or.reduce([around(pixels, point) for point in form.points])
-        return found
-    return form.draw(size)
+def _corners(box: Box, size: tuple[int, int]) -> NDArray[np.float64]:
+    corners = box.within(size)
+    edges(corners, size)  # raises where no pixel is inside
+    return np.clip(np.asarray(corners, np.float64), 0, [size[1], size[0]] * 2)
+
+
+def _positions(form: Points, size: tuple[int, int]) -> NDArray[np.float64]:
+    for point in form.points:
+        check_point(point, size)
+    return np.asarray(form.points, np.float64)
+
+
+def _each(
+    prompts: Iterable[int], found: NDArray[np.bool_], size: tuple[int, int], place: str
+) -> dict[int, NDArray[np.bool_]]:
+    """The mask of each shape, after a look at what somebody's own object has returned."""
+    numbers, masks = list(prompts), np.asarray(found)
+    if masks.shape != (len(numbers), *size) or masks.dtype != bool:
+        expected = f"bool masks {(len(numbers), *size)} of its boxes or points"
+        raise DatasetError(place, expected=expected, got=f"{masks.dtype} {masks.shape}")
+    return dict(zip(numbers, masks, strict=True))
 
 
 def _painted(

@@ -13,11 +13,28 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 from knnseg.datasets._json import Node, read_json
 from knnseg.datasets.folders import LabelledImages
 from knnseg.errors import DatasetError
+from knnseg.method.boxes import ByColours
+from knnseg.stages.protocols import Prompted
 
-__all__ = ["Boxes", "Format", "Source", "read_xml", "tried", "wrong"]
+__all__ = ["Boxes", "Format", "Source", "outliner", "read_xml", "tried", "wrong"]
 
 T = TypeVar("T")
-Boxes: TypeAlias = Literal["outline", "leave"]
+Boxes: TypeAlias = Literal["outline", "leave"] | Prompted
+
+
+def outliner(name: str, way: Boxes) -> Prompted | None:
+    """What makes masks of boxes or points; None where they are left out.
+
+    Raises:
+        DatasetError: another word, or an object that cannot.
+    """
+    if isinstance(way, str) and way in ("outline", "leave"):
+        return ByColours() if way == "outline" else None
+    if isinstance(way, Prompted):
+        return way
+    raise DatasetError(
+        name, expected="outline, leave, or an object with the method masks(image, boxes, points)", got=repr(way)
+    )
 
 
 @dataclass(frozen=True)
@@ -27,9 +44,14 @@ class Source:
     Args:
         path: of the file or folder.
         images: folder of the images; None where nobody said.
-        boxes: what becomes of boxes: ``"outline"`` the likely object inside, ``"leave"`` leaves them out.
+        boxes: what becomes of boxes: ``"outline"`` the likely object inside, ``"leave"`` leaves them out, an object
+            makes masks of them.
         stuff: classes that are stuff, whatever the file says.
-        points: what becomes of points: ``"outline"`` a guess at the object around, ``"leave"`` leaves them out.
+        points: what becomes of points: ``"outline"`` a guess at the object around, ``"leave"`` leaves them out, an
+            object makes masks of them.
+
+    Raises:
+        DatasetError: another word for ``boxes`` or ``points``.
     """
 
     path: Path
@@ -37,6 +59,10 @@ class Source:
     boxes: Boxes = "outline"
     stuff: frozenset[str] = frozenset()
     points: Boxes = "leave"
+
+    def __post_init__(self) -> None:
+        outliner("boxes", self.boxes)
+        outliner("points", self.points)
 
     def files(self, ending: str) -> list[Path]:
         """The files with an ending, in order: those of the folder, or the file itself."""

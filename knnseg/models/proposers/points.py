@@ -26,9 +26,10 @@ from knnseg.data.reading import MASK_SIDE, resize, within
 from knnseg.models._torch import pick_device
 from knnseg.models.proposers.hub import load, prepared
 
-__all__ = ["PointProposer", "load_sam", "load_sam2"]
+__all__ = ["SAM_KIND", "PointProposer", "embedded", "load_sam", "load_sam2"]
 
-_KIND = "AutoModelForMaskGeneration"
+SAM_KIND = "AutoModelForMaskGeneration"
+"""What of transformers loads SAM and SAM 2."""
 _VALUES = 1 << 25
 """Mask values at full size that exist at a time: 128 MB, beside a few copies."""
 _STABILITY_OFFSET = 1.0
@@ -122,12 +123,8 @@ class PointProposer:
 
     def _look(self, crop: _Crop, size: tuple[int, int]) -> Iterator[_Found]:
         own = (int(crop.pixels.shape[1]), int(crop.pixels.shape[2]))
-        inputs = prepared(self._processor, crop.pixels, own)
-        pixels = inputs["pixel_values"].to(self._device)
-        # SAM pads to a square, SAM 2 stretches to one.
-        height, width = (int(n) for n in inputs.get("reshaped_input_sizes", [pixels.shape[2:]])[0])
+        embeddings, (height, width) = embedded(self._model, self._processor, crop.pixels, own)
         points = (self._grid * torch.tensor([width, height])).to(self._device)
-        embeddings = self._model.get_image_embeddings(pixels)
         for batch in points.split(self._batch):  # type: ignore[no-untyped-call]  # torch has no type for it
             outputs = self._model(
                 input_points=batch[None, :, None],
@@ -171,6 +168,19 @@ class PointProposer:
         quality = scores.cpu()[kept].clamp(0, 1).numpy().astype(np.float32)
         found = Masks(sparse.csr_array(sparse.vstack(rows, format="csr")), size, quality)
         return found.select(found.areas > 0)
+
+
+def embedded(model: Any, processor: Any, image: Any, size: tuple[int, int]) -> tuple[Any, tuple[int, int]]:
+    """What the network makes of an image of ``size`` (H, W), and the size that it sees it at.
+
+    Raises:
+        ImageError: see :func:`knnseg.models.proposers.hub.prepared`.
+    """
+    inputs = prepared(processor, image, size)
+    pixels = inputs["pixel_values"].to(model.device)
+    # SAM pads to a square, SAM 2 stretches to one.
+    height, width = (int(n) for n in inputs.get("reshaped_input_sizes", [pixels.shape[2:]])[0])
+    return model.get_image_embeddings(pixels), (height, width)
 
 
 def _grid(side: int) -> Tensor:
@@ -230,7 +240,7 @@ def load_sam(
         device: where it runs.
     """
     options = {key: value for key, value in locals().items() if key != "model"}
-    return PointProposer(*load("sam", model, _KIND), **options)
+    return PointProposer(*load("sam", model, SAM_KIND), **options)
 
 
 def load_sam2(
@@ -251,4 +261,4 @@ def load_sam2(
     Its published mask generator asks for less predicted IoU than that of SAM.
     """
     options = {key: value for key, value in locals().items() if key != "model"}
-    return PointProposer(*load("sam2", model, _KIND), **options)
+    return PointProposer(*load("sam2", model, SAM_KIND), **options)

@@ -122,7 +122,8 @@ class Unmarked:
 
 def test_a_plugin_that_registers_wrongly_is_refused():
     with pytest.raises(
-        StageError, match="register: expected a kind of features, masks, base, annotations, got 'feature'"
+        StageError,
+        match="register: expected a kind of features, masks, base, annotations, named_images, prompted, got 'feature'",
     ):
         knnseg.register(Registers("feature", "a", object))
     with pytest.raises(

@@ -523,7 +523,7 @@ def test_a_box_becomes_the_outline_of_what_is_inside_or_is_left(folder, name):
     assert (found & true).sum() / (found | true).sum() > 0.6
     with pytest.raises(DatasetError, match="expected polygons, masks or boxes, got 1 boxes of 'kettle'"):
         open_annotations(path, boxes="leave")
-    with pytest.raises(DatasetError, match="boxes: expected one of outline, leave, got 'guess'"):
+    with pytest.raises(DatasetError, match=r"boxes: expected outline, leave, or an object with .*, got 'guess'"):
         open_annotations(path, boxes="guess")
 
 
@@ -549,11 +549,51 @@ def test_a_point_becomes_a_guess_at_the_object_around_it(folder):
     dataset = open_annotations(path, points="outline")
     found, true = dataset[0].segments != 0, pixels[..., 1] == 30
     assert dataset.outlined == 1 and not dataset.left_out and (found & true).sum() / (found | true).sum() > 0.6
-    with pytest.raises(DatasetError, match="points: expected one of outline, leave, got 'sam'"):
+    with pytest.raises(DatasetError, match=r"points: expected outline, leave, or an object with .*, got 'sam'"):
         open_annotations(path, points="sam")
     outside = open_annotations(labelme(folder, labelme_shape("point", [[90, 5]])), points="outline")
     with pytest.raises(DatasetError, match=r"shape 0 \('kettle'\): expected a point inside of 12×20 pixels"):
         outside[0]
+
+
+class Halves:
+    """Of a box its left half; of points the pixels that they are on."""
+
+    def masks(self, image, boxes=(), points=()):
+        found = np.zeros((len(boxes) + len(points), *image.shape[:2]), bool)
+        for mask, (left, top, right, bottom) in zip(found, np.array(boxes, int).reshape(-1, 4), strict=False):
+            mask[top:bottom, left : (left + right) // 2] = True
+        for mask, group in zip(found[len(boxes) :], points, strict=True):
+            mask[tuple(group.astype(int).T[::-1])] = True
+        return found
+
+
+def test_an_object_makes_masks_of_boxes_and_points_each_for_its_shape(folder):
+    shapes = [
+        labelme_shape("point", [[18, 9]], "spout"),
+        labelme_shape("rectangle", [[0, 2], [4, 8]], "cup"),
+        labelme_shape("polygon", [[15, 0], [18, 0], [18, 3], [15, 3]], "lid"),
+        labelme_shape("rectangle", [[6, 2], [30, 8]], "pot"),
+    ]
+    one = open_annotations(labelme(folder, *shapes), boxes=Halves(), points=Halves())
+    segments = one[0].segments
+    assert one.outlined == 3 and [s.label for s in one[0].info] == ["spout", "cup", "pot", "lid"]
+    assert (np.argwhere(segments == 1) == [[9, 18]]).all() and (segments == 1).sum() == 1
+    assert (segments[2:8, :2] == 2).all() and (segments == 2).sum() == 12
+    assert (segments[2:8, 6:13] == 3).all() and (segments == 3).sum() == 42  # cut off at the edge of the image, 20
+    assert not open_annotations(labelme(folder, *shapes), boxes=Halves(), points="leave")[0].segments[9, 18]
+
+
+def test_an_object_must_make_one_mask_of_the_size_of_the_image_for_each(folder):
+    class Wrong:
+        def masks(self, image, boxes=(), points=()):
+            return np.zeros((len(boxes), 3, 3), bool)
+
+    path = labelme(folder, labelme_shape("rectangle", [[0, 2], [4, 8]], "cup"))
+    with pytest.raises(
+        DatasetError, match=r"expected bool masks \(1, 12, 20\) of its boxes or points, got bool \(1, 3, 3\)"
+    ):
+        open_annotations(path, boxes=Wrong())[0]
 
 
 BAD = [
