@@ -274,6 +274,9 @@ class Segmenter:
         if classes is None and trouble and not known:
             hint = f"The database cannot be asked for its own: {trouble}"
             raise VocabularyError("classes", expected="some", got="none", hint=hint)
+        if classes is None and not known:
+            hint = "No concept has been taught yet: add examples, or name classes for the base."
+            raise VocabularyError("classes", expected="some", got="none", hint=hint)
         if isinstance(classes, Vocabulary):
             vocabulary, said = classes, list[str]()
         else:

@@ -231,7 +231,11 @@ def open_segmenter(
     config = read_config(preset)
     if checkpoint is not None:
         config = with_checkpoint(config, str(checkpoint))
+    others = spaces(store) if store is not None and create else {}
     with Segmenter.from_config(config, store, device=device, create=create, on_store_error=on_store_error) as segmenter:
+        if others and len(spaces(store or "")) > len(others):
+            said = f"{StoreURL.parse(store or '')} has examples of another model, {', '.join(others)}"
+            print(f"knnseg: {said}; those of {preset} are kept apart. Is it the --preset you mean?", file=sys.stderr)
         yield segmenter
 
 

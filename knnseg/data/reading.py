@@ -368,7 +368,9 @@ def _readable(name: str) -> Iterator[None]:
         raise ImageError(name, expected="an image file", got="no such file") from None
     except IsADirectoryError:
         raise ImageError(name, expected="an image", got="a folder in which there are none") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:  # its own words name an object of Python
+        raise ImageError(name, expected="an image that Pillow can read", got="something else") from None
+    except Image.DecompressionBombError as error:
         raise ImageError(name, expected="an image that Pillow can read", got=str(error)) from error
     except ImageError as error:
         raise ImageError.of(error, name) from error

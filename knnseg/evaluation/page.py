@@ -91,8 +91,8 @@ def draw(segmenter: Segmenter, example: LabelledImage, report: Report, name: str
     """Segment the image again and draw the four panels, in colours of their own that are far apart."""
     vocabulary = report.vocabulary
     result = segmenter.predict(example.image, vocabulary)
-    maps = [example.semantic(vocabulary.names), base_painting(result, segmenter).semantic]
-    maps.append(without_unknown(result.semantic, vocabulary))
+    predicted = (base_painting(result, segmenter).semantic, result.semantic)
+    maps = [example.semantic(vocabulary.names), *(without_unknown(one, vocabulary) for one in predicted)]
     shown, shares = _by_area(maps, vocabulary.names.index(name), len(vocabulary))
     photograph, small = _shrunk(example.image, maps)
     place = np.full(len(vocabulary) + 1, IGNORE, np.int32)  # the last is for IGNORE

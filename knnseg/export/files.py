@@ -34,7 +34,7 @@ def _whole(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a file of text."""
     with _whole(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def save_picture(path: Path, picture: Image.Image, *, level: int = 6) -> None:
@@ -128,7 +128,8 @@ def _copy(file: IO[bytes], target: IO[bytes]) -> None:
 def _append(file: IO[bytes], entries: Iterable[object]) -> None:
     separator = ",\n" if file.tell() else "\n"
     for entry in entries:
-        data = (separator + json.dumps(entry, ensure_ascii=False, separators=(",", ":"))).encode()
+        text = json.dumps(entry, ensure_ascii=False, separators=(",", ":"))
+        data = (separator + text).encode(errors="backslashreplace")  # a file may have a name that is no UTF-8
         separator = ",\n"
         while data:
             data = data[file.write(data) :]

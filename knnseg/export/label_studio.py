@@ -203,4 +203,4 @@ def task(
 
 def local_file(source: str) -> str:
     """The address of a file of Label Studio's local storage, by its path below ``LOCAL_FILES_DOCUMENT_ROOT``."""
-    return f"/data/local-files/?d={quote(source)}"
+    return f"/data/local-files/?d={quote(source, errors='surrogateescape')}"

@@ -158,7 +158,7 @@ def save(found: Discovery, folder: str | PathLike[str]) -> Path:
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    (target / REGIONS).write_text(json.dumps(found.coco(), ensure_ascii=False), encoding="utf-8")
+    (target / REGIONS).write_text(json.dumps(found.coco()), encoding="utf-8")
     shown = found.clusters[:CLUSTERS]
     page = target / PAGE
     write_page(
@@ -218,7 +218,7 @@ def named(
         "categories": [{"id": i, "name": n, "isthing": int(n in things)} for i, n in enumerate(labels, 1)],
     }
     target = Path(folder) / NAMED
-    target.write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
+    target.write_text(json.dumps(written), encoding="utf-8")
     return open_annotations(target, format="coco")
 
 

@@ -247,7 +247,7 @@ class _Picker:
 def _save(found: Harvest, names: list[str], things: Container[str] | bool) -> None:
     regions = [(one.region, names.index(one.name) + 1) for one in found.kept]
     document = coco_instances(regions, names, (names if things else ()) if isinstance(things, bool) else things)
-    (found.folder / HARVESTED).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    (found.folder / HARVESTED).write_text(json.dumps(document), encoding="utf-8")
     sections = [(name, *_pictures(found, name)) for name in names]
     write_page(
         "harvest.html.jinja", found.folder / PAGE, images=found.images, kept=len(found.kept),

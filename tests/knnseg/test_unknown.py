@@ -11,6 +11,7 @@ from knnseg.config import PaintingConfig
 from knnseg.data.reading import load_label_map
 from knnseg.data.scores import ClassScores
 from knnseg.drawing import legend_strip
+from knnseg.errors import VocabularyError
 from knnseg.evaluation import evaluate
 from knnseg.models.base import NoBase
 
@@ -125,3 +126,8 @@ def test_the_threshold_is_fitted_to_the_examples(make, taught, scene):
     assert "unknown" in {s.label for s in segmenter.predict(strange.image, NAMES).segments_info}
     plain = make(unknown=False, threshold=-1.0)
     assert calibrate(plain, on="examples").config.fusion.threshold == -1 and not calibrate(plain, on="examples").unknown
+
+
+def test_an_untaught_database_says_what_to_do(database, make_segmenter, scene):
+    with pytest.raises(VocabularyError, match="add examples, or name classes"):
+        make_segmenter(database, base=NoBase()).predict(scene(50).image)

@@ -7,6 +7,7 @@ once for all of them.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -384,6 +385,11 @@ def _class_map(
     return of_shape[np.where(segments > 0, segments - 1, crowd)], names
 
 
+def _uploaded(name: str) -> str:
+    """As Label Studio calls a file that is uploaded: without spaces, and without what is no letter or number."""
+    return re.sub(r"[^-\w.]", "", name.strip().replace(" ", "_"))
+
+
 class Files:
     """Where the images of an annotation file are, see :func:`image_files`."""
 
@@ -400,6 +406,13 @@ class Files:
                     found.setdefault(path.stem, []).append(path)
         return found
 
+    @cached_property
+    def _by_upload(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
+        for name, paths in self._by_name.items():
+            found.setdefault(_uploaded(name), []).extend(paths)
+        return found
+
     def find(self, given: str, place: str) -> Path:
         """The file that an annotation calls ``given``, a path, a name, or a name without its ending.
 
@@ -413,8 +426,11 @@ class Files:
         if direct:
             return direct[0]
         # Label Studio puts eight letters and a hyphen before the name of what is uploaded.
-        plain = name.partition("-")[2] if len(name.partition("-")[0]) == 8 else name
+        upload = len(name.partition("-")[0]) == 8
+        plain = name.partition("-")[2] if upload else name
         found = list(dict.fromkeys(self._by_name.get(name, []) or self._by_name.get(plain, [])))
+        if not found and upload:
+            found = list(dict.fromkeys(self._by_upload.get(_uploaded(plain), [])))
         if len(found) != 1:
             where = " or ".join(map(str, self._folders))
             got = "no such file" if not found else f"several: {found[0]}, {found[1]}"

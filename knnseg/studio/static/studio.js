@@ -420,6 +420,7 @@ function showCurrent() {
 }
 
 async function open(one) {
+  $("trouble").hidden = true; // that of another photograph
   await busy(`opening ${one.name}`, async () => {
     const picture = new Image();
     picture.src = `api/images/${one.id}/picture`;

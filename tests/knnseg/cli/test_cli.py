@@ -57,6 +57,20 @@ def test_segment_in_a_second_process(folder, store, tmp_path):
     assert result["images"][0]["segments"]
 
 
+def test_adding_with_another_preset_than_before_is_said_once(folder, tmp_path, run):
+    """Whoever forgets --preset teaches a database beside the one that is meant."""
+    from knnseg import ConceptDatabase
+
+    from ..conftest import ColourFeatures, make_scene
+
+    url = f"faiss://{tmp_path}/store"
+    with ConceptDatabase.open(url, ColourFeatures()) as database:
+        database.add_masks(make_scene(1).image, np.ones((1, 48, 64), bool), ["tea"])
+    one = ["add", "--store", url, folder / "images" / "0.png", "--mask", folder / "kettle.png", "--label", "kettle"]
+    assert "those of tiny are kept apart" in run(*one).stderr
+    assert "kept apart" not in run(*one).stderr
+
+
 def test_segment_prints_a_table(folder, store, tmp_path, run):
     output = run("segment", folder / "images" / "0.png", "--store", store, "--out", tmp_path).stdout
     assert "segments" in output and "kettle" in output and "overlay/0.png" in output and "panoptic.json" in output

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knnseg import Vocabulary
+from knnseg import Segmenter, Vocabulary
 from knnseg.evaluation import evaluate, settings_of
 from knnseg.evaluation.page import choose, draw, write_page
 from knnseg.evaluation.report import standings
@@ -64,8 +64,6 @@ def test_the_page(segmenter, examples, measured, tmp_path):
 
 
 def test_without_a_database_there_is_nothing_to_compare(examples, tmp_path):
-    from knnseg import Segmenter
-
     with Segmenter.from_config("tiny") as alone:
         report = evaluate(alone, examples, examples.vocabulary, limit=2)
         settings = settings_of(alone, examples, examples.vocabulary)
@@ -73,6 +71,17 @@ def test_without_a_database_there_is_nothing_to_compare(examples, tmp_path):
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert len(Page(text).pictures) == 3 and "Most improved" not in text and "gain" not in Page(text).cells
     assert "The first 2 of 6 images" in text
+
+
+@pytest.mark.filterwarnings("ignore:classes")  # of those without an example
+def test_a_configuration_that_knows_nothing_by_itself_has_a_page_too(scenes_folder, examples, tmp_path):
+    file = tmp_path / "untaught.toml"
+    file.write_text('preset = "tiny"\n[base]\nname = "none"\n[fusion]\nthreshold = 0.8\n[painting]\nunknown = true\n')
+    with Segmenter.from_config(file, f"faiss://{scenes_folder}/store", create=False) as segmenter:
+        report = evaluate(segmenter, examples, examples.vocabulary, limit=2)
+        settings = settings_of(segmenter, examples, examples.vocabulary)
+        write_page(report, segmenter, examples, settings, tmp_path / "report.html", pictures=1)
+    assert len(Page((tmp_path / "report.html").read_text(encoding="utf-8")).pictures) >= 4
 
 
 def test_the_image_of_a_class_is_where_most_happened(segmenter, examples, measured):

@@ -1,6 +1,7 @@
 """What `knnseg segment` writes, as others read it: our own reader, pycocotools, and what panopticapi asks for."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
+from knnseg import Segmenter
 from knnseg.cli.commands import app
 from knnseg.data.reading import load_label_map
 from knnseg.datasets import ImageLabelPairs, RenderedScenes, open_annotations
+from knnseg.export import Export
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +85,23 @@ def test_it_is_as_panopticapi_asks(run):
         listed = {s["id"]: s["area"] for s in annotation["segments_info"]}
         assert {n: a for n, a in zip(numbers.tolist(), areas.tolist(), strict=True) if n} == listed
         assert {s["category_id"] for s in annotation["segments_info"]} <= categories
+
+
+def test_a_file_may_have_a_name_that_is_no_text(tmp_path):
+    """As archives of old have it, in Latin-1; or where the locale is C, and any other letter is no text."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    photo = folder / os.fsdecode(b"K\xfche.png")
+    try:
+        photo.touch()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    Image.fromarray(RenderedScenes(1, seed=5, size=(64, 96))[0].image).save(photo)
+    formats = ["overlay", "semantic", "panoptic", "instances", "yolo", "label-studio"]
+    with Segmenter.from_config("tiny") as segmenter, Export(tmp_path / "out", formats) as export:
+        export.write(segmenter.predict(photo, ["grass", "sand"]))
+    for name in ("panoptic", "instances"):
+        (example,) = open_annotations(tmp_path / "out" / f"{name}.json", folder)
+        assert example.uri == photo.as_uri()
+    (task,) = json.loads((tmp_path / "out" / "label-studio.json").read_text())
+    assert task["data"]["image"].endswith("?d=K%FChe.png")

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -306,6 +307,17 @@ def test_what_label_studio_exports(folder, tmp_path):
     outlines = open_annotations(FILES / "label_studio_coco.json", folder / "images")  # brushes as polygons
     assert [segment.label for segment in outlines[0].info] == ["kettle", "grass", "kettle"] and outlines.outlined == 1
     assert (outlines[0].segments == 1).any() and not (outlines[0].segments == 1)[~SQUARE].any()
+
+
+@pytest.mark.parametrize("name", ["Kühe (2), am Bach.png", "🐑 sheep.png"])
+def test_a_photograph_that_label_studio_has_renamed_is_found(folder, name):
+    """Django, with which uploads are kept, takes spaces for underscores, and leaves out brackets, commas, pictures."""
+    (folder / "images" / "photo.png").rename(folder / "images" / name)
+    called = {"Kühe (2), am Bach.png": "Kühe_2_am_Bach.png", "🐑 sheep.png": "_sheep.png"}[name]
+    (task,) = json.loads((FILES / "label_studio.json").read_text())
+    task |= {"data": {"image": f"/data/upload/1/7f999165-{quote(called)}"}, "file_upload": f"7f999165-{called}"}
+    (example,) = open_annotations(write(folder, "export.json", [task]), folder / "images")
+    assert example.uri == (folder / "images" / name).as_uri()
 
 
 def test_the_short_export_of_label_studio_says_the_same(folder):
