@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import colorsys
 import io
+import itertools
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_dilation
+from skimage.color import rgb2lab
 
 from knnseg.data.arrays import IGNORE, ImageArray
 from knnseg.data.vocabulary import UNKNOWN
@@ -31,17 +34,26 @@ __all__ = [
 _ROWS = 256
 """Rows of pixels that are blended at once."""
 _GREY = (128, 128, 128)
-_GOLDEN = 0.61803398875
-"""Stepping the hue by the golden ratio keeps any number of colours apart without knowing how many there will be."""
+
+
+@cache
+def _palette() -> NDArray[np.uint8]:
+    """uint8 (864, 3): each colour is the one farthest from grey and all before it, as people see them (CIELAB)."""
+    grid = itertools.product((0.55, 0.4, 0.7, 0.3), (0.85, 0.6, 0.35), (hue / 72 for hue in range(72)))
+    table = np.array([colorsys.hls_to_rgb(hue, lightness, saturation) for lightness, saturation, hue in grid])
+    lab = rgb2lab(table)
+    order, last, apart = list[int](), rgb2lab(np.array(_GREY) / 255), np.full(len(lab), np.inf)
+    while len(order) < len(lab):
+        # Rounded, so that the same one comes next on every processor.
+        apart = np.minimum(apart, np.linalg.norm(lab - last, axis=1).round(3))
+        order.append(int(apart.argmax()))
+        last = lab[order[-1]]
+    return np.round(table[order] * 255).astype(np.uint8)
 
 
 def colours(count: int) -> NDArray[np.uint8]:
-    """uint8 (count, 3): colours that differ in hue first, then in lightness and saturation."""
-    table = []
-    for i in range(count):
-        lightness, saturation = (0.55, 0.4, 0.7)[i % 3], (0.85, 0.6)[i // 3 % 2]
-        table.append(colorsys.hls_to_rgb((0.02 + i * _GOLDEN) % 1, lightness, saturation))
-    return np.round(np.array(table).reshape(-1, 3) * 255).astype(np.uint8)
+    """uint8 (count, 3): the first are as far apart as can be, and stay what they are where more are asked for."""
+    return _palette()[np.arange(count) % len(_palette())]
 
 
 def class_colours(names: Sequence[str]) -> NDArray[np.uint8]:

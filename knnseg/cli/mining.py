@@ -39,6 +39,8 @@ __all__ = ["discover", "harvest"]
 
 _LISTED = 20
 """Clusters in the table of the terminal."""
+_FEW = 5
+"""Images of a name, with fewer of which chance decides what they share."""
 
 
 def discover(
@@ -164,6 +166,10 @@ def _show_gathered(found: Harvest) -> None:
         table.add_row(name, str(counts["kept"]), str(counts["dropped"]))
     console = Console(markup=False)
     console.print(table)
+    few = [name for name, counts in gathered["names"].items() if counts["kept"] + counts["dropped"] < _FEW]
+    if few:
+        said = f"too few images to tell for certain what they share, less than {_FEW}: {', '.join(few)}"
+        console.print(said, soft_wrap=True, highlight=False)
     console.print(f"page: {gathered['page']}", soft_wrap=True, highlight=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -47,8 +48,8 @@ class Concept:
         """For messages: what a mixed concept is taken as, and what to do."""
         return (
             f"concept {self.label!r}: {self.things} of {self.count} examples say that it is a thing, the others stuff; "
-            f"taken as {'a thing' if self.thing else 'stuff'}. Say which it is: knnseg concepts kind, or "
-            "ConceptDatabase.set_kind"
+            f"taken as {'a thing' if self.thing else 'stuff'}. Say which it is: "
+            f"knnseg concepts kind {shlex.quote(self.label)} --thing (or --stuff), or ConceptDatabase.set_kind"
         )
 
 

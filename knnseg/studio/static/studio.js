@@ -402,7 +402,11 @@ function showList() {
   const some = listed.filter((one) => one.name.toLowerCase().includes(wanted));
   const items = some.slice(0, 500).map((one) =>
     h("li", {}, h("button", { title: one.name, "data-id": one.id, onclick: () => open(one) },
-      h("img", { src: `api/images/${one.id}/thumbnail`, alt: "", loading: "lazy" }), h("span", {}, one.name)))
+      h("img", {
+        src: `api/images/${one.id}/thumbnail`, alt: "", loading: "lazy",
+        onerror: (event) => event.target.replaceWith(h("span", { class: "soft" }, "cannot be read")),
+      }),
+      h("span", {}, one.name)))
   );
   if (some.length > 500) items.push(h("li", { class: "soft" }, `and ${some.length - 500} more; find them by a part of their name`));
   if (!some.length) items.push(h("li", { class: "soft" }, listed.length ? "no such name" : "no photographs yet"));
