@@ -91,7 +91,7 @@ CASES = {
     "knnseg examples show": "0 -s {url} --out {out}/shown.png",
     "knnseg examples relabel": "nobody --to pot -s {url}",
     "knnseg examples delete": "nobody -y -s {url}",
-    "knnseg discover": "{there}/images -s {url} -p tiny --out {out}/discovered",
+    "knnseg discover": "{there}/images -s {url} -p {there}/strange.toml --out {out}/discovered",
     "knnseg harvest": "--images {there}/named.csv -s {url} -p tiny --out {out}/harvested",
     "knnseg concepts reembed": "-s {url} --preset {there}/other.toml",
     "knnseg concepts remove": "kettle -y -s {url}",
@@ -123,6 +123,8 @@ def there(tmp_path_factory):
     classes = [{"id": i, "name": n, "isthing": n == "kettle"} for i, n in enumerate(scenes.classes, 1)]
     (root / "classes.json").write_text(json.dumps(classes))
     (root / "named.csv").write_text("image,name\n" + "".join(f"images/{i}.png,kettle\n" for i in range(3)))
+    strange = 'preset = "tiny"\n[base]\nname = "none"\n[fusion]\nthreshold = 0.9\n[painting]\nunknown = true\n'
+    (root / "strange.toml").write_text(strange)
     (root / "other.toml").write_text('preset = "tiny"\n[keys]\ncontext = 0.5\n')
     return root
 
