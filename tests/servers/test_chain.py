@@ -68,7 +68,7 @@ def contents(url):
 def picture(url, root, out):
     """What ``knnseg segment`` writes: the semantic and the panoptic map, and the segments with their scores."""
     run(knnseg_app, "segment", root / "new.png", "--store", url, "--out", out, "--json")
-    return {name: (out / f"new.{name}").read_bytes() for name in ("semantic.png", "panoptic.png", "overlay.png")}
+    return {name: (out / name / "new.png").read_bytes() for name in ("semantic", "panoptic", "overlay")}
 
 
 @pytest.fixture
