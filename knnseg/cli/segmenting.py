@@ -52,7 +52,7 @@ Formats = Annotated[
         "--format",
         "-f",
         help="What to write: overlay (pictures), semantic (label maps with a legend), panoptic (COCO), instances "
-        "(COCO, with stuff), yolo; may be repeated, or separated by commas. By default the first three.",
+        "(COCO, with stuff), yolo, label-studio; may be repeated, or separated by commas. By default the first three.",
     ),
 ]
 
