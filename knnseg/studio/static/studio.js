@@ -401,7 +401,7 @@ function showList() {
   const wanted = $("find").value.trim().toLowerCase();
   const some = listed.filter((one) => one.name.toLowerCase().includes(wanted));
   const items = some.slice(0, 500).map((one) =>
-    h("li", {}, h("button", { title: one.name, "data-id": one.id, onclick: () => open(one) },
+    h("li", {}, h("button", { title: one.name, "data-id": one.id, onclick: () => choose(one) },
       h("img", {
         src: `api/images/${one.id}/thumbnail`, alt: "", loading: "lazy",
         onerror: (event) => event.target.replaceWith(h("span", { class: "soft" }, "cannot be read")),
@@ -423,8 +423,13 @@ function showCurrent() {
   }
 }
 
+/** What somebody has chosen; what was wrong with another photograph is over then. */
+async function choose(one) {
+  $("trouble").hidden = true;
+  await open(one);
+}
+
 async function open(one) {
-  $("trouble").hidden = true; // that of another photograph
   await busy(`opening ${one.name}`, async () => {
     const picture = new Image();
     picture.src = `api/images/${one.id}/picture`;
