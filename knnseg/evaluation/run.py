@@ -40,7 +40,8 @@ def evaluate(
     Args:
         segmenter: with a database or without.
         examples: labelled images; pixels of other classes than ``classes`` do not count.
-        classes: the vocabulary. A name that a concept had before is taken as the one of now, in the labels too.
+        classes: the vocabulary. Of plain names, one that a concept had before is taken as the one of now, in the labels
+            too.
         limit: take only the first images, this many.
         journal: keeps what was counted; images that are in it already are not segmented again. It is the caller's to
             enter and leave, and to make with the settings that the numbers depend on, see
@@ -54,7 +55,9 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise ConfigError("limit", expected="at least 1 image", got=limit)
-    vocabulary, now = _present(segmenter, classes)
+    vocabulary = segmenter.vocabulary(classes)
+    former = [] if isinstance(classes, Vocabulary) else [name for name in map(tidy, classes) if name not in vocabulary]
+    now = {name: segmenter.vocabulary([name]).names[0] for name in former}
     done = {counts.place: counts for counts in journal or () if limit is None or counts.place < limit}
     scores, failed = Quality(vocabulary), list[str]()
     remaining = readable(examples, failed, strict=strict, done=frozenset(done), limit=limit)
@@ -75,17 +78,6 @@ def evaluate(
 def base_painting(result: Segmentation, segmenter: Segmenter) -> Painting:
     """The maps of the base alone."""
     return paint(result.image, result.masks, result.evidence.base, result.vocabulary, segmenter.config.painting)
-
-
-def _present(segmenter: Segmenter, classes: Vocabulary | Sequence[str]) -> tuple[Vocabulary, dict[str, str]]:
-    """The vocabulary with the names of now, and these by the names from before."""
-    given = classes.names if isinstance(classes, Vocabulary) else tuple(map(tidy, classes))
-    vocabulary = segmenter.vocabulary(given)
-    now = {name: segmenter.vocabulary([name]).names[0] for name in given if name not in vocabulary}
-    if isinstance(classes, Vocabulary):
-        things = frozenset(now.get(name, name) for name in classes.things)
-        vocabulary = Vocabulary(vocabulary.names, things) if now else classes
-    return vocabulary, now
 
 
 def _called(example: LabelledImage, now: Mapping[str, str]) -> LabelledImage:
