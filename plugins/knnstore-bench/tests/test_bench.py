@@ -388,7 +388,7 @@ def test_results_of_something_else_are_not_overwritten(finished: Any, tmp_path: 
 
 
 def command(urls: list[str], out: Path, *more: str) -> list[str]:
-    options = ["--vectors", "600", "--dim", "16", "--batch", "10", "--rounds", "12", "--out", str(out), *more]
+    options = ["--vectors", "600", "--dim", "16", "--batch", "10", "--rounds", "40", "--out", str(out), *more]
     return [sys.executable, "-m", "knnstore.cli", "bench", *urls, *options]
 
 
@@ -453,9 +453,9 @@ def test_killed_and_taken_up_again(site: Path, tmp_path: Path) -> None:
 
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"going on: {len(recorded(second))} of 42 steps are done" in done.stderr
+    assert f"going on: {len(recorded(second))} of 98 steps are done" in done.stderr
     last = recorded(json.loads(path.read_text()))
-    assert len(last) == 42
+    assert len(last) == 98
     assert recorded(first).items() <= recorded(second).items() <= last.items()
     assert last["slow", "loaded"]["records"] == 600
     assert last["slow", "quality"]["recall"] == last["memory", "quality"]["recall"] == 1
