@@ -20,9 +20,10 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from knnseg.errors import ConfigError
 from knnseg.studio.answers import failed
 
-__all__ = ["Guard", "is_loopback", "own_names"]
+__all__ = ["Guard", "is_loopback", "listening", "own_names"]
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SAFE = ("GET", "HEAD")
@@ -43,6 +44,19 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def listening(what: str, host: str, port: int) -> socket.socket:
+    """A socket that listens on an address; port 0 takes a free one.
+
+    Raises:
+        ConfigError: it cannot listen there.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        said = f"{what}: cannot listen on {host}, port {port}: {error}"
+        raise ConfigError(said, hint="Choose another (--host, --port).") from error
 
 
 def own_names(host: str) -> frozenset[str]:

@@ -9,8 +9,7 @@ from types import TracebackType
 
 import uvicorn
 
-from knnseg.errors import ConfigError
-from knnseg.studio.guard import is_loopback, own_names
+from knnseg.studio.guard import is_loopback, listening, own_names
 from knnseg.studio.server import make_app
 from knnseg.studio.session import Studio
 
@@ -32,12 +31,7 @@ class Listener:
     """
 
     def __init__(self, host: str, port: int, token: str = "", *, names: Iterable[str] = ()) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family)
-        except (OSError, OverflowError) as error:
-            what = f"studio: cannot listen on {host}, port {port}: {error}"
-            raise ConfigError(what, hint="Choose another (--host, --port).") from error
+        self._socket = listening("studio", host, port)
         self.names = own_names(host) | {name.lower() for name in names}
         self._server: uvicorn.Server | None = None
         self._host, self._port = host, int(self._socket.getsockname()[1])

@@ -6,7 +6,6 @@ import base64
 import hmac
 import json
 import logging
-import socket
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -23,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from knnseg.errors import ConfigError, DatasetError, KnnSegError
 from knnseg.export.label_studio import LabelConfig
 from knnseg.integrations.label_studio.backend import Backend
-from knnseg.studio.guard import is_loopback
+from knnseg.studio.guard import is_loopback, listening
 from knnstore import KnnStoreError
 
 __all__ = ["Listener", "make_app"]
@@ -139,13 +138,7 @@ class Listener:
             hint = "Set KNNSEG_BASIC_AUTH to user:password, and give both to Label Studio where the model is connected."
             expected = f"a user and password, since other machines reach {host}"
             raise ConfigError("ML backend", expected=expected, got="none", hint=hint)
-        try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._socket = socket.create_server((host, port), family=family)
-        except (OSError, OverflowError) as error:
-            raise ConfigError(
-                f"ML backend: cannot listen on {host}, port {port}: {error}", hint="Choose another."
-            ) from error
+        self._socket = listening("ML backend", host, port)
         self._auth = auth
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
