@@ -200,7 +200,7 @@ def test_one_default_for_things_and_what_is_mixed_is_said(folder, tmp_path, run)
     assert "of 2, 1 say thing" in run("concepts", "list", "-s", url).stdout
     image = folder / "images" / "2.png"
     assert "'pot': 1 of 2" in run("segment", image, "-s", url, "-o", tmp_path / "out").stderr
-    assert "1 examples of 'pot' are now thing" in run("concepts", "kind", "pot", "--thing", "-s", url).stdout
+    assert "'pot' is now a thing: 1 example" in run("concepts", "kind", "pot", "--thing", "-s", url).stdout
     assert run("add", image, *one).stderr == "" and listed()[0]["things"] == 3
 
 

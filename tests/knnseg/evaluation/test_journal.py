@@ -182,7 +182,7 @@ def test_who_is_interrupted_hears_what_is_measured(segmenter, examples, tmp_path
     monkeypatch.setattr(segmenter.database.store, "_search", down_after_two)
     with pytest.raises(StoreConnectionError) as caught:
         run_eval(segmenter, examples, examples.vocabulary, {}, out=out)
-    done = f"2 images are measured and kept in {out}. Running it again goes on from there."
+    done = f"Measured and kept in {out}: 2 images. Running it again goes on from there."
     assert caught.value.__notes__ == [
         done if kept else "Nothing of this run is kept; with --out FOLDER a run that was stopped goes on."
     ]
