@@ -52,6 +52,8 @@ FUSIONS = {
 """The plain one and the default of the library, as they are, and what the preset has."""
 SHARES, COUNTS = (0.25, 0.5, 0.75, 1.0), (1, 2, 5, 20, 0)
 """Of the classes that have examples; images of each, 0 for all."""
+CELLS = [(0.0, 0), *product(SHARES, COUNTS)]
+"""Where nothing has examples there is one cell."""
 BASE_LOSS, RETRIEVAL_LOSS = 0.2, 1.0
 """Points of mean IoU that may be lost against the base; and against retrieval, where every class has examples."""
 BASES = ("conse", "half")
@@ -179,7 +181,7 @@ def linear_head(
 def draw(examples: Examples, rng: np.random.Generator, share: float, count: int) -> NDArray[np.int64]:
     """The masks of so many images each of a share of the classes."""
     present = np.unique(examples.labels)
-    taken = []
+    taken = [np.empty(0, np.int64)]
     for label in rng.permutation(present)[: round(share * len(present))]:
         own = np.flatnonzero(examples.labels == label)
         images = np.unique(examples.images[own])
@@ -191,7 +193,7 @@ def draw(examples: Examples, rng: np.random.Generator, share: float, count: int)
 def neighbours(similar: Floats, labels: NDArray[np.object_], taken: NDArray[np.int64]) -> Neighbours:
     """The k best among the masks taken."""
     scores, k = similar[:, taken], min(CONFIG.retrieval.k, len(taken))
-    best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    best = np.argpartition(-scores, k - 1, axis=1)[:, :k] if k else np.empty((len(scores), 0), np.int64)
     best = np.take_along_axis(best, np.argsort(-np.take_along_axis(scores, best, 1), axis=1, kind="stable"), 1)
     found = labels[taken[best]]
     return Neighbours(found, np.take_along_axis(scores, best, 1), found)
@@ -200,7 +202,7 @@ def neighbours(similar: Floats, labels: NDArray[np.object_], taken: NDArray[np.i
 def measure(examples: Examples, regions: Regions, vocabulary: Vocabulary, draws: int) -> Iterator[Row]:
     """A row for each cell, base and draw: mean IoU of the base, of retrieval, and of each fusion."""
     names, similar = np.array(vocabulary.names, object), regions.keys @ examples.keys.T
-    bar = tqdm(total=draws * len(SHARES) * len(COUNTS), desc="cells")
+    bar = tqdm(total=draws * len(CELLS), desc="cells")
     for number in range(draws):
         rng = np.random.default_rng(number)
         present = np.unique(examples.labels)
@@ -208,7 +210,7 @@ def measure(examples: Examples, regions: Regions, vocabulary: Vocabulary, draws:
         half = softmax(regions.keys @ weights + bias, axis=1).astype(np.float32)
         bases = {"conse": ClassScores(regions.base, vocabulary.names), "half": ClassScores(half, vocabulary.names)}
         alone = {name: regions.mean_iou(base.probabilities) for name, base in bases.items()}
-        for share, count in product(SHARES, COUNTS):
+        for share, count in CELLS:
             taken = draw(examples, rng, share, count)
             found = neighbours(similar, names[examples.labels], taken)
             entries = np.bincount(examples.labels[taken], minlength=len(names))
@@ -240,7 +242,7 @@ Cells: TypeAlias = dict[tuple[str, str, float, int], dict[str, tuple[float, floa
 def summary(rows: dict[str, list[Row]]) -> Cells:
     """Differences in points: ``mode`` to the base, and ``mode/retrieval`` to retrieval alone."""
     cells: Cells = {}
-    for (name, measured), base, share, count in product(rows.items(), BASES, SHARES, COUNTS):
+    for (name, measured), base, (share, count) in product(rows.items(), BASES, CELLS):
         own = [row for row in measured if (row["base"], row["share"], row["count"]) == (base, share, count)]
         column = {key: np.array([row[key] for row in own], float) for key in ("alone", "retrieval", *FUSIONS)}
         cell = {mode: column[mode] - column["alone"] for mode in FUSIONS}
@@ -280,9 +282,9 @@ def page(cells: Cells, facts: dict[str, str]) -> str:
         ]
         lines[-1] += " |"
         lines += ["|---|---|" + "---|" * len(FUSIONS)]
-        for share, count in product(SHARES, COUNTS):
+        for share, count in CELLS:
             told = (_told(cells[name, base, share, count], mode, share) for mode in FUSIONS)
-            lines.append(f"| {share:.0%} | {count or 'all'} | " + " | ".join(told) + " |")
+            lines.append(f"| {share:.0%} | {(count or 'all') if share else '–'} | " + " | ".join(told) + " |")
     for mode in FUSIONS:
         broken = harmed(cells, mode)
         lines += ["", f"Limits broken by `{mode}`:" if broken else f"`{mode}` breaks no limit.", ""]
