@@ -55,10 +55,13 @@ class KeysConfig:
         whitening: path of a file of :meth:`knnseg.Whitened.save`; in a TOML file, relative to that file. Empty for
             none.
         context: weight of the whole image beside each mask, see :class:`knnseg.WithContext`. 0 turns it off.
+        parts: tiles along the longer side of an image; an example that covers several of them also gives a key for its
+            part in each, see :mod:`knnseg.database.parts`. 0 turns it off.
     """
 
     whitening: Annotated[str, Field(description="a path, or an empty string")] = ""
     context: AtLeast0 = 0.0
+    parts: Annotated[int, Field(ge=0, le=64, description="a whole number from 0 to 64")] = 0
 
 
 @checked("configuration retrieval")

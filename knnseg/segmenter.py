@@ -125,7 +125,9 @@ class Segmenter:
         extractor = Later(partial(stages.make_extractor, loaded, device=device))
         database = None
         if store is not None:
-            database = Later(lambda: ConceptDatabase.open(store, extractor.get(), create=create))
+            database = Later(
+                lambda: ConceptDatabase.open(store, extractor.get(), create=create, parts=loaded.keys.parts)
+            )
         segmenter = cls(extractor, proposer, base, database, config=loaded, on_store_error=on_store_error)
         segmenter._concepts()  # opens the database, or finds out that it cannot be reached
         return segmenter
@@ -351,7 +353,7 @@ class Segmenter:
             found = database.neighbours(
                 Embeddings.concatenate(embeddings), config.retrieval.k, vocabulary, exclude_image=exclude
             ).split([len(own) for own in masks])
-            counts = {concept.label: concept.count for concept in database.concepts()}
+            counts = {concept.label: concept.keys for concept in database.concepts()}
         supported = np.array([counts.get(name, 0) > 0 for name in vocabulary])
         with clock("fusion"):
             fused = [

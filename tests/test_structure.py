@@ -44,6 +44,7 @@ WITHIN = {
         "naming",
         "changes",
         "schema",
+        "parts",
         "spaces",
         "inventory",
         "originals",
