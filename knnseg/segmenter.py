@@ -25,6 +25,7 @@ from knnseg.database.concepts import Concept, ConceptDatabase
 from knnseg.database.naming import taken_as
 from knnseg.errors import ConfigError, ImageError, KnnSegWarning, MaskError, VocabularyError, skipping, those_that_can
 from knnseg.later import Later, ahead, batched, each
+from knnseg.method.cells import with_cells
 from knnseg.method.fusion import fuse
 from knnseg.method.painting import paint
 from knnseg.method.pooling import pool
@@ -312,7 +313,9 @@ class Segmenter:
             return []
         (vocabulary, trouble), clock = active, _Clock(len(images))
         with clock("proposals"):
+            cells = self.config.painting.cells if given is None else 0
             masks = masks_of(images, self.proposer) if given is None else list(map(_given, given, images))
+            masks = [with_cells(own, cells) for own in masks]
         with clock("base"):
             base = scores_of(images, masks, vocabulary, self.base)
         evidence, final, degraded = [Evidence(scores) for scores in base], base, trouble
