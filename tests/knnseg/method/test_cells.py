@@ -1,5 +1,7 @@
 """A grid of soft cells: it covers every pixel once, and adding it up interpolates between its answers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,15 @@ def test_votes_are_interpolated_as_by_torch():
     np.testing.assert_allclose(share, expected.max(axis=0), atol=1e-5)
     sure = np.diff(np.sort(expected, axis=0)[-2:], axis=0)[0] > 1e-5
     assert np.array_equal(semantic[sure], expected.argmax(axis=0)[sure]) and sure.mean() > 0.99
+
+
+def test_a_segmenter_asks_about_cells_beside_its_own_regions_only(make_segmenter, scene):
+    image = scene(3).image
+    plain, fine = make_segmenter(), make_segmenter()
+    fine.config = replace(fine.config, painting=replace(fine.config.painting, cells=8))
+    names, given = ["sky", "grass", "ball"], Masks.from_partition(scene(3).segments)
+    assert len(fine.predict(image, names).masks) == len(plain.predict(image, names).masks) + 8 * 6
+    assert len(fine.predict(image, names, masks=given).masks) == len(given)
 
 
 def test_no_cells_where_none_are_asked_for_or_masks_are_whole_objects():
