@@ -21,6 +21,7 @@ import numpy as np
 from filelock import lock_descriptor
 
 from knnstore.folders import sync
+from knnstore.types import Dtype
 from knnstore_faiss.ann import AnnIndex
 from knnstore_faiss.database import Commit
 from knnstore_faiss.factory import Effort
@@ -49,6 +50,7 @@ class CacheKey:
         dim: D.
         metric: the metric.
         seed: of the training sample.
+        dtype: what the numbers of the vectors are.
     """
 
     uuid: str
@@ -56,6 +58,7 @@ class CacheKey:
     dim: int
     metric: str
     seed: int
+    dtype: Dtype
 
     def as_json(self) -> dict[str, Any]:
         """For the header."""
@@ -170,7 +173,7 @@ def _verified(file: BinaryIO, key: CacheKey) -> tuple[AnnIndex, Commit] | str:
     if file.read(len(_MAGIC)) != _MAGIC:
         return "of another format"
     header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    if header["key"] != key.as_json():
+    if {"dtype": "float32"} | header["key"] != key.as_json():  # the first ones do not say it
         return "made for another store or other settings"
     return _read(file, header, key), _commit(header["commit"])
 
@@ -185,7 +188,7 @@ def _read(file: BinaryIO, header: dict[str, Any], key: CacheKey) -> AnnIndex:
     entries = header["entries"]
     rows = np.frombuffer(file.read(8 * entries), np.int64).copy()
     alive = np.frombuffer(file.read(entries), bool).copy()
-    index = AnnIndex(key.index, key.dim, key.metric, Effort(**header["effort"]))  # type: ignore[arg-type]  # checked key
+    index = AnnIndex(key.index, key.dim, key.metric, Effort(**header["effort"]), key.dtype)  # type: ignore[arg-type]  # checked key
     index.index = faiss.read_index(faiss.PyCallbackIOReader(file.read, _PIECE))
     index.rows, index.alive, index.recall = rows, alive, header["recall"]
     index.trained_on, index.largest = header["trained_on"], header.get("largest", 0.0)  # not in the first ones
