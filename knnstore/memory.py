@@ -146,7 +146,9 @@ class MemoryStore(EmbeddingStore):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(persistent=False, conditional=True, update_in_place=True, revision=True)
+        return Capabilities(
+            persistent=False, conditional=True, update_in_place=True, revision=True, half_precision=True
+        )  # fmt: skip
 
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
         with self._data.lock:

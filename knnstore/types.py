@@ -18,6 +18,7 @@ from knnstore.filters import FieldType
 
 __all__ = [
     "ASKED",
+    "DTYPES",
     "MAX_ID_BYTES",
     "MAX_TEXT_BYTES",
     "STORED",
@@ -26,7 +27,6 @@ __all__ = [
     "Column",
     "Conflict",
     "Consistency",
-    "DTYPES",
     "Dtype",
     "EmbeddingSpace",
     "Hits",
@@ -335,6 +335,8 @@ class Capabilities:
             does not come back. Where it does not, records are read and written again, which undoes what happens to
             them in between.
         revision: ``revision()`` changes with every write of anyone. Where it does not, nothing may be cached over it.
+        half_precision: a collection of ``dtype="float16"`` takes half the space; where it does not, its vectors are the
+            same and nothing is saved.
         consistency: the levels that the backend tells apart. A request is met by that level or by a stronger one
             (``eventual`` < ``session`` < ``strong``); where there is neither, opening is an UnsupportedOperationError.
     """
@@ -352,6 +354,7 @@ class Capabilities:
     conditional: bool = False
     update_in_place: bool = False
     revision: bool = False
+    half_precision: bool = False
     consistency: tuple[Consistency, ...] = ("strong",)
 
     def filters_on(self, kind: FieldType) -> frozenset[str]:

@@ -49,10 +49,11 @@ class PrecisionChecks(KitBase):
         store, queries = opener(spec), make_queries(9, dim=24)
         sample = make_sample(150, dim=24).write(store)
         kept = Sample(sample.ids, sample.stored(metric, spec.dtype), sample.fields)
-        asked, by = check_vectors(queries, 24, metric, dtype=spec.dtype), "l2" if metric == "l2" else "dot"
+        asked = check_vectors(queries, 24, metric, dtype=spec.dtype)
+        by: Metric = "l2" if metric == "l2" else "dot"  # rounding has moved lengths, so not by the cosine
         recall = store.capabilities.recall_floor
         batch = store.search(queries, 12)
-        assert_hits(batch, asked, kept, by, 12, recall=recall)  # rounding has moved lengths, so not by the cosine
+        assert_hits(batch, asked, kept, by, 12, recall=recall)
         for q in range(len(queries)) if repeatable(store) else ():
             row = Hits(batch.ids[q : q + 1], batch.scores[q : q + 1], {})
             assert_same_answer(store.search(queries[q : q + 1], 12), row, f"asking query {q} alone")

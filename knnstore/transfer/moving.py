@@ -11,9 +11,9 @@ from knnstore._validation import check_limit, check_vectors
 from knnstore.abc import EmbeddingStore
 from knnstore.errors import InvalidInputError, SpecMismatchError, StoreNotFoundError
 from knnstore.filters import Filter
+from knnstore.options import dtype_option
 from knnstore.transfer.checksum import Source
 from knnstore.transfer.copying import CopyJob, CopyReport, told_when_interrupted
-from knnstore.options import dtype_option
 from knnstore.types import STORED, Conflict, Records, StoreSpec
 from knnstore.url import StoreURL
 

@@ -28,7 +28,7 @@ from knnstore_faiss.factory import Effort
 from knnstore_faiss.library import load_faiss
 from knnstore_faiss.schema import INDEX_FILE
 
-__all__ = ["CacheKey", "Identity", "identity", "load", "remove", "remove_leftovers", "save"]
+__all__ = ["CacheKey", "Identity", "identity", "load", "of_key", "remove", "remove_leftovers", "save"]
 
 Identity: TypeAlias = tuple[int, int, int]
 
@@ -173,9 +173,14 @@ def _verified(file: BinaryIO, key: CacheKey) -> tuple[AnnIndex, Commit] | str:
     if file.read(len(_MAGIC)) != _MAGIC:
         return "of another format"
     header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    if {"dtype": "float32"} | header["key"] != key.as_json():  # the first ones do not say it
+    if not of_key(header["key"], key):
         return "made for another store or other settings"
     return _read(file, header, key), _commit(header["commit"])
+
+
+def of_key(said: dict[str, Any], key: CacheKey) -> bool:
+    """Whether an index was made for ``key``; what the first ones do not say is float32."""
+    return {"dtype": "float32"} | said == key.as_json()
 
 
 def _commit(state: list[Any]) -> Commit:
