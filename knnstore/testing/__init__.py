@@ -29,8 +29,8 @@ from __future__ import annotations
 
 import pytest
 
-_PARTS = ("_concurrency", "_errors", "_filtering", "_machine", "_opening", "_oracle", "_precision", "_reading", "_search",
-          "_updating", "_values", "_vectors", "_writing", "_data")  # fmt: skip
+_PARTS = ("_concurrency", "_errors", "_filtering", "_machine", "_opening", "_oracle", "_precision", "_reading",
+          "_search", "_updating", "_values", "_vectors", "_writing", "_data")  # fmt: skip
 # A failed assert then shows its values, as in the author's own test files. Must come before the imports below.
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
