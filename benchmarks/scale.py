@@ -59,6 +59,8 @@ WRITTEN = 1000
 """Entries of one upsert."""
 GOOD = 0.98
 """Of the accuracy of the exact vote, for a kind to be counted."""
+MANY, REPLICAS, NODE, USABLE = 10**9, 2, 256e9, 0.7
+"""Entries of a cluster, copies of each, bytes of memory of a node and the share of them that is for indexes."""
 HEAD = "| kind | made as | index | process | disk | built in | 100 queries | vote | kept | alike |"
 
 
@@ -316,7 +318,20 @@ def page(rows: list[Row], facts: str) -> str:
     for name in dict.fromkeys(row["kind"] for row in rows if row["kind"] != "Flat"):
         own = [row for row in rows if row["kind"] == name and row["indexed"]]
         lines += [_worth(name, own, {row["size"]: row["ms"] for row in rows if row["kind"] == "Flat"})] if own else []
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_many(rows)])
+
+
+def _many(rows: list[Row]) -> list[str]:
+    """What a cluster needs, from the bytes of the largest size of each kind."""
+    lines = [f"### {MANY:,} entries, by arithmetic", ""]
+    lines += [f"| kind | index × {MANY:,} | × {REPLICAS} copies | nodes of {NODE / 1e9:.0f} GB | disk × {REPLICAS} |"]
+    lines += ["|---|--:|--:|--:|--:|"]
+    for name, row in {row["kind"]: row for row in rows if row["indexed"]}.items():
+        memory, disk = row["memory"] * MANY, row["disk"] * MANY
+        nodes = int(np.ceil(REPLICAS * memory / (USABLE * NODE)))
+        sizes = f"{row['memory']:,.0f} B → {memory / 1e12:.2f} TB | {REPLICAS * memory / 1e12:.2f} TB"
+        lines.append(f"| {name} | {sizes} | {nodes} | {REPLICAS * disk / 1e12:.1f} TB |")
+    return lines
 
 
 def _line(row: Row) -> str:
