@@ -275,6 +275,7 @@ def rows_of(options: argparse.Namespace, query: Keys) -> Iterator[Row]:
 def _one(kind: Kind, folder: Path, size: int, queries: Floats) -> Row:
     cells = 2 ** round(np.log2(2 * np.sqrt(size)))
     url = f"faiss://{folder}?index={kind.index.format(cells=cells)}"
+    (folder / "index.cache").unlink(missing_ok=True)  # of the kind before
     built = _apart(build, url)
     return built | _apart(measure, url, queries, CONFIG.retrieval.k, kind.index == "Flat")
 
