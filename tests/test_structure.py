@@ -45,6 +45,7 @@ WITHIN = {
         "changes",
         "schema",
         "spaces",
+        "settings",
         "inventory",
         "originals",
         "adding",
@@ -56,7 +57,7 @@ WITHIN = {
         "reembedding",
     ],
     "export": ["files", "coco", "maps", "polygons", "yolo", "label_studio", "libraries", "notebook", "run"],
-    "calibration": ["leave_one_out", "fitting"],
+    "calibration": ["leave_one_out", "recipes", "judging", "fitting"],
     "mining": ["clustering", "sharing", "regions", "pages", "sources", "discovering", "harvesting"],
     "studio": [
         "remembered",

@@ -6,6 +6,7 @@ import difflib
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from knnseg.cli.options import (
     AsJson,
     Checkpoint,
     Device,
+    IgnoreSettings,
     Preset,
     Strict,
     finish,
@@ -71,6 +73,7 @@ def segment(
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     on_store_error: Annotated[str, typer.Option(help="When the store is down: raise, or base.")] = "raise",
+    ignore_settings: IgnoreSettings = False,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
@@ -90,7 +93,8 @@ def segment(
     listed, failed = images_of(images), list[str]()
     down: Literal["raise", "base"] = "base" if on_store_error == "base" else "raise"
     export = Export(out, _formats(format), images=_common(listed))
-    with open_segmenter(preset, checkpoint, store, device, create=False, on_store_error=down) as segmenter, export:
+    opened = partial(open_segmenter, preset, checkpoint, store, device, create=False, settings=not ignore_settings)
+    with opened(on_store_error=down) as segmenter, export:
         vocabulary = segmenter.vocabulary(names and names_of(classes, known_names(segmenter)))
         say_unknown(segmenter, vocabulary)
         done, shown = _shown(_written(segmenter, listed, vocabulary, export, failed, strict), as_json)
