@@ -65,13 +65,7 @@ def calibrate(
     from knnseg.calibration.fitting import calibrate as fit
     from knnseg.database.originals import Originals
 
-    if on not in ("proposals", "examples"):
-        raise typer.BadParameter("--on takes proposals or examples")
-    if (keys and out is None) or (apply and not keys):
-        raise typer.BadParameter("--keys needs --out, for the configuration that makes them; and --apply needs --keys")
-    kind: Literal["proposals", "examples"] = "examples" if on == "examples" else "proposals"
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)  # now, not when the work is done and would be lost
+    kind = _checked(on, keys, apply, out)
     keep = keep and kind == "proposals"  # what is fitted to given masks is no default for what a proposer cuts
     if keep:
         ask_to_write(store, there_is(store))
@@ -90,6 +84,16 @@ def calibrate(
     else:
         _show(result, out, originals)
         _show_kept(result, kept, again, report)
+
+
+def _checked(on: str, keys: bool, apply: bool, out: Path | None) -> Literal["proposals", "examples"]:
+    if on not in ("proposals", "examples") or (keys and on == "examples"):
+        raise typer.BadParameter("--on takes proposals or examples, and with --keys proposals")
+    if (keys and out is None) or (apply and not keys):
+        raise typer.BadParameter("--keys needs --out, for the configuration that makes them; and --apply needs --keys")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)  # now, not when the work is done and would be lost
+    return "examples" if on == "examples" else "proposals"
 
 
 def _plain(result: Calibration) -> dict[str, Any]:

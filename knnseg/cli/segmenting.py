@@ -83,15 +83,13 @@ def segment(
     """
     if store is None and classes is None:
         raise typer.BadParameter("give --classes, or --store to take its concepts")
-    if on_store_error not in ("raise", "base"):
-        raise typer.BadParameter("--on-store-error takes raise or base")
+    down = _when_down(on_store_error)
     names = names_of(classes)
     if names is not None:
         Vocabulary.of(names)  # a mistake in them is found before weights are read
     from knnseg.export import Export  # pictures and masks are not what every command loads
 
     listed, failed = images_of(images), list[str]()
-    down: Literal["raise", "base"] = "base" if on_store_error == "base" else "raise"
     export = Export(out, _formats(format), images=_common(listed))
     opened = partial(open_segmenter, preset, checkpoint, store, device, create=False, settings=not ignore_settings)
     with opened(on_store_error=down) as segmenter, export:
@@ -104,6 +102,12 @@ def segment(
     else:
         print("".join(f"{name}: {file}\n" for name, file in files.items()), end="")
     finish(failed, done)
+
+
+def _when_down(text: str) -> Literal["raise", "base"]:
+    if text not in ("raise", "base"):
+        raise typer.BadParameter("--on-store-error takes raise or base")
+    return "base" if text == "base" else "raise"
 
 
 def _written(
