@@ -4,6 +4,7 @@
     python benchmarks/keys.py --extractor mobilenet
     python benchmarks/keys.py --choose           # only choose: the query half is not looked at
     python benchmarks/keys.py --every 3          # every third query image
+    python benchmarks/keys.py --database FOLDER  # keep the databases, and do not choose again what was chosen in them
 
 Prints what is chosen, and what its own folds expect; then the query half with the preset as it is, with other numbers
 alone, and with the keys. Writes benchmarks/results/keys.json, after every set what there is by then.
@@ -24,13 +25,15 @@ from typing import Any
 import torch
 from mobilenet import MobileNetFeatures, Remembered, RememberedProposals, photographs
 
-from knnseg import ConceptDatabase, Config, FeatureExtractor, Segmenter, Vocabulary
+from knnseg import ConceptDatabase, Config, FeatureExtractor, Segmenter, Vocabulary, Whitened, WithContext
 from knnseg.calibration.fitting import Calibration, calibrate
+from knnseg.config import RetrievalConfig
 from knnseg.database.reembedding import reembed
 from knnseg.datasets import LabelledImages
 from knnseg.evaluation import evaluate
 from knnseg.models.efficientnet import EfficientNetFeatures
 from knnseg.models.regions import RegionProposer
+from knnseg.stages.protocols import Adjustable
 
 RESULTS = Path(__file__).parent / "results" / "keys.json"
 
@@ -53,11 +56,11 @@ def told(found: Calibration) -> dict[str, Any]:
     return {
         "before": asdict(found.before), "best": asdict(found.best), "gain": found.gain, "spread": found.spread,
         "keys_gain": found.keys_gain, "keys_spread": found.keys_spread, "images": found.images, "asked": found.asked,
-        "recipe": None if keys is None else keys.recipe.described,
+        "recipe": None if keys is None else keys.recipe.described, "sections": {} if keys is None else keys.sections,
     }  # fmt: skip
 
 
-def one_set(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def one_set(name: str, folder: Path, options: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]:
     reference, query = photographs(folder, "reference", name), photographs(folder, "query", name)
     config = Config.preset("photo")
     proposer = RememberedProposals(RegionProposer(**config.masks.options))
@@ -65,23 +68,46 @@ def one_set(name: str, folder: Path, options: argparse.Namespace) -> dict[str, A
         url = f"faiss://{options.database or place}/{name}-{options.extractor}"
         with ConceptDatabase.open(url, extractor_of(options.extractor, folder, config)) as database:
             database.add(reference, progress=sys.stderr.isatty())
-            start = time.perf_counter()
-            found = calibrate(segmenter(database, proposer, config), keys=True, progress=sys.stderr.isatty())
-            row = {**told(found), "seconds": time.perf_counter() - start}
+            row = before if before.get("database") == str(options.database) else chosen(database, proposer, config)
+            row["database"] = str(options.database)
             print(name, row, flush=True)
             if options.choose:
                 return row
             some, vocabulary = query[:: options.every], query.vocabulary
+            row["query_images"] = len(some)
             row["preset"] = measured(segmenter(database, proposer, config), some, vocabulary)
             # T stays the preset's, so that only what is chosen by the mean IoU is compared.
-            own = replace(found.config, fusion=config.fusion)
-            if found.keys is None:
+            own = replace(config, retrieval=RetrievalConfig(**row["best"]["retrieval"]))
+            if row["recipe"] is None:
                 row["chosen"] = measured(segmenter(database, proposer, own), some, vocabulary)
             else:
-                with ConceptDatabase.open(url, Remembered(found.keys.extractor)) as other:
-                    reembed(database.store, other)
+                with ConceptDatabase.open(url, Remembered(keys_of(database.extractor, row))) as other:
+                    reembed(database.store, other, progress=sys.stderr.isatty())
                     row["chosen"] = measured(segmenter(other, proposer, own), some, vocabulary)
     return row
+
+
+def chosen(database: ConceptDatabase, proposer: Any, config: Config) -> dict[str, Any]:
+    """What calibrate says; a whitening is kept beside the database."""
+    start = time.perf_counter()
+    found = calibrate(segmenter(database, proposer, config), keys=True, progress=sys.stderr.isatty())
+    row = {**told(found), "seconds": time.perf_counter() - start}
+    if found.keys is not None and found.keys.whitening is not None:
+        row["whitening"] = str(Path(tempfile.gettempdir()) / f"whitening-{os.getpid()}-{len(found.keys.sections)}.npz")
+        found.keys.whitening.save(row["whitening"])
+    return row
+
+
+def keys_of(extractor: FeatureExtractor, row: dict[str, Any]) -> FeatureExtractor:
+    """Makes the keys that were chosen."""
+    features, made = row["sections"].get("features", {}), extractor
+    if isinstance(extractor, Adjustable):
+        made = extractor.adjusted(
+            features.get("long_side", extractor.long_side), features.get("layers", list(extractor.layers))
+        )
+    made = Whitened.load(row["whitening"], made) if "whitening" in row else made
+    context = row["sections"].get("keys", {}).get("context", 0)
+    return WithContext(made, context) if context else made
 
 
 def main() -> None:
@@ -102,9 +128,10 @@ def main() -> None:
     options.results.parent.mkdir(parents=True, exist_ok=True)
     there = json.loads(options.results.read_text(encoding="utf-8")) if options.results.is_file() else {}
     for name in options.set or ["msrc", "camvid"]:
-        there[f"{name} {options.extractor}"] = one_set(name, folder, options)
+        key = f"{name} {options.extractor}"
+        there[key] = one_set(name, folder, options, there.get(key, {}))
         options.results.write_text(json.dumps(there, indent=1), encoding="utf-8")
-        print(name, there[f"{name} {options.extractor}"], flush=True)
+        print(name, there[key], flush=True)
 
 
 if __name__ == "__main__":

@@ -81,13 +81,14 @@ class _Pooled:
 
     def add(self, features: Features, examples: Masks, asked: Masks) -> None:
         """One image."""
-        cells = features.data.reshape(features.dim, -1).T.astype(np.float64)
-        weighted = features.inside.reshape(-1, 1) * cells
+        cells = features.data.reshape(features.dim, -1).T
+        weighted = features.inside.reshape(-1, 1).astype(np.float32) * cells
         self.examples.append(averages(features, examples))
         self.asked.append(averages(features, asked))
-        self.images.append((weighted.sum(axis=0) / features.inside.sum()).astype(np.float32))
-        self.weight, self.total = self.weight + float(features.inside.sum()), self.total + weighted.sum(axis=0)
-        self.products = self.products + cells.T @ weighted
+        total = weighted.sum(axis=0, dtype=np.float64)
+        self.images.append((total / features.inside.sum()).astype(np.float32))
+        self.weight, self.total = self.weight + float(features.inside.sum()), self.total + total
+        self.products = self.products + (cells.T @ weighted).astype(np.float64)
 
     def moments(self, channels: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and covariance of some channels over all cells."""
@@ -186,6 +187,7 @@ class KeysAsker(ProposalAsker):
         self.workshop = workshop
         self._pooled = {side: _Pooled() for side in workshop.sides}
         self._labels, self._owners, self._askers = list[str](), list[int](), list[int]()
+        self._made: dict[Recipe, tuple[FeatureExtractor, Whitened | None]] = {}
 
     def _vectors(self, image: StoredImage, found: Image, masks: Masks) -> NDArray[np.float32]:
         rows = image.with_mask.tolist()
@@ -200,7 +202,9 @@ class KeysAsker(ProposalAsker):
 
     def extractor(self, recipe: Recipe) -> tuple[FeatureExtractor, Whitened | None]:
         """Makes keys by a recipe; and the whitening in it, which has to be kept."""
-        return self.workshop.extractor(recipe, self._pooled[recipe.side])
+        if recipe not in self._made:
+            self._made[recipe] = self.workshop.extractor(recipe, self._pooled[recipe.side])
+        return self._made[recipe]
 
     def queries(self, asked: Queries, recipe: Recipe) -> Queries:
         """What :meth:`ask` gave, with the neighbours that the keys of a recipe find."""
