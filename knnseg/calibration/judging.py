@@ -101,7 +101,7 @@ class Judge:
         known = asked.truth >= 0
         size = np.where(known, asked.size, 0.0)
         sizes = np.bincount(np.maximum(asked.truth, 0), size, minlength=len(asked.base.classes))
-        of_class = sizes[asked.truth] * np.float64(max(np.count_nonzero(sizes), 1))
+        of_class = sizes[asked.truth] * float(max(int(np.count_nonzero(sizes)), 1))
         self._share = np.divide(size, of_class, out=np.zeros(len(size)), where=known)  # in a mean over classes
         self.asked, self._images = int(known.sum()), int(asked.image.max()) + 1
         self._part = np.arange(self._images) % min(_PARTS, self._images)  # images come in a random order
@@ -199,7 +199,8 @@ class Judge:
         """The tally of each part of the images, and what it adds to the loss, float64 (parts,)."""
         if choice not in self._tallies:
             final = self._final(choice)
-            costs = np.bincount(self._part[self._of_image], self._share * self._outcome(final)[1])
+            lost = self._share * self._outcome(final)[1]
+            costs = np.bincount(self._part[self._of_image], lost).astype(np.float64)
             self._tallies[choice] = self._counted(final.probabilities, self._part), costs
         return self._tallies[choice]
 

@@ -28,7 +28,9 @@ from knnseg.stages.protocols import features_of, masks_of, scores_of
 __all__ = ["Asker", "ExampleAsker", "ProposalAsker", "Queries", "Sites", "classes_at", "classes_of"]
 
 _PIXELS = 32
-"""Looked at in one image, so that many images count."""
+"""At least looked at in one image: few, so that many images count."""
+_TOGETHER = 10_000
+"""Pixels to look at in all images together, so that in few images there are more of each."""
 _MAJORITY = 0.5
 
 
@@ -100,7 +102,7 @@ class Asker(ABC):
         self, segmenter: Segmenter, database: ConceptDatabase, originals: Originals, *, neighbours: int
     ) -> None:
         self._segmenter, self._database, self._originals = segmenter, database, originals
-        self._most = neighbours
+        self._most, self._pixels = neighbours, _PIXELS
         self._silent = isinstance(segmenter.base, NoBase)
         self._vocabulary = segmenter.vocabulary()
         self._counts = {concept.label: concept.count for concept in database.concepts()}
@@ -116,8 +118,10 @@ class Asker(ABC):
             ConfigError: there is not one.
         """
         rng, parts, failed, unusable = np.random.default_rng(seed), list[Queries](), list[str](), 0
+        hashes = sorted(str(value) for value in self._database.store.count_by("image_hash"))
+        self._pixels = max(_PIXELS, _TOGETHER // max(min(most, len(hashes)), 1))
         with tqdm(total=most, unit="image", disable=not progress, desc="asking") as bar:
-            for image in self._images(rng):
+            for image in self._images(hashes, rng):
                 unusable += len(image.records)
                 with skipping(failed, next(iter(image.uris), image.image_hash)):
                     parts.append(self._about(image, rng))
@@ -131,10 +135,9 @@ class Asker(ABC):
             raise _nothing(sum(part.alone for part in parts), missing, self._originals)
         return replace(_joined(parts), missing=missing)
 
-    def _images(self, rng: np.random.Generator) -> Iterator[StoredImage]:
+    def _images(self, hashes: list[str], rng: np.random.Generator) -> Iterator[StoredImage]:
         """All of the database, in a random order."""
         store = self._database.store
-        hashes = sorted(str(value) for value in store.count_by("image_hash"))
         order = rng.permutation(len(hashes)).tolist()
         for group in stored_images(store, [hashes[i] for i in order], named=self._database.named, with_vectors=True):
             yield from group
@@ -200,7 +203,7 @@ class ProposalAsker(Asker):
             return self._queries(image, nothing, np.empty(0), vectors, base, sites, 0, len(image.records))
         own, at_pixels = classes_of(image, masks), classes_at(image, masks)
         known = np.flatnonzero((at_pixels != "") & self._elsewhere(image, at_pixels))
-        pixels = np.sort(rng.permutation(known)[:_PIXELS])
+        pixels = np.sort(rng.permutation(known)[: self._pixels])
         at = sparse.csc_array(masks.matrix)[:, pixels]
         rows = np.unique(at.indices)
         votes = sparse.csr_array((at.T @ sparse.diags_array(masks.scores)).tocsr()[:, rows], dtype=np.float32)

@@ -105,10 +105,9 @@ class Workshop:
 
     def __init__(self, extractor: FeatureExtractor) -> None:
         context = extractor.weight if isinstance(extractor, WithContext) else 0.0
-        root = extractor.source if isinstance(extractor, WithContext) else extractor
-        used: Whitened | None = None
-        if isinstance(root, Whitened):
-            root, used = root.source, root
+        inner = extractor.source if isinstance(extractor, WithContext) else extractor
+        used = inner if isinstance(inner, Whitened) else None
+        root = inner if used is None else used.source
         self.root, self._used = root, used
         self._options = root if isinstance(root, Adjustable) else None
         side, layers = (root.long_side, tuple(root.layers)) if isinstance(root, Adjustable) else (0, ())
