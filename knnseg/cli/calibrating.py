@@ -202,7 +202,8 @@ def _show(result: Calibration, out: Path | None, originals: Originals) -> None:
         console.print(
             f"left out: {result.missing} examples whose image or mask was not found; {originals.advice}", soft_wrap=True
         )
-    console.print(f"configuration: {out}" if out else "To keep it: --out FILE.toml", soft_wrap=True)
+    if out is not None:
+        console.print(f"configuration: {out}", soft_wrap=True)
 
 
 def _gained(result: Calibration) -> str:
@@ -213,9 +214,8 @@ def _gained(result: Calibration) -> str:
 
 def _said(what: str, gain: float, spread: float) -> str:
     kept = "" if gain > spread else "stay, since no choice is clearly better: "
-    return (
-        f"{what}: {kept}on images that had no part in the choice, the mean IoU is higher by {gain:.3f} ± {spread:.3f}"
-    )
+    changes = f"the mean IoU changes by {gain:+.3f} ± {spread:.3f}"
+    return f"{what}: {kept}on images that had no part in the choice, {changes}"
 
 
 def _show_kept(result: Calibration, kept: int, again: str, report: ReembedReport | None) -> None:
