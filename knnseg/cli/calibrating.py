@@ -207,13 +207,14 @@ def _show(result: Calibration, out: Path | None, originals: Originals) -> None:
 
 
 def _gained(result: Calibration) -> str:
-    said = _said("the numbers", result.gain, result.spread)
-    looked = result.keys_gain or result.keys_spread
-    return said + ("\n" + _said("the keys", result.keys_gain, result.keys_spread) if looked else "")
+    said = _said("the numbers", result.gain, result.spread, better=result.gain > result.spread)
+    if not result.keys_gain and not result.keys_spread:
+        return said
+    return f"{said}\n{_said('the keys', result.keys_gain, result.keys_spread, better=result.keys is not None)}"
 
 
-def _said(what: str, gain: float, spread: float) -> str:
-    kept = "" if gain > spread else "stay, since no choice is clearly better: "
+def _said(what: str, gain: float, spread: float, *, better: bool) -> str:
+    kept = "" if better else "stay, since no choice is clearly better: "
     changes = f"the mean IoU changes by {gain:+.3f} ± {spread:.3f}"
     return f"{what}: {kept}on images that had no part in the choice, {changes}"
 
