@@ -184,6 +184,7 @@ class KeysAsker(ProposalAsker):
     def __init__(self, segmenter: Segmenter, *rest: Any, workshop: Workshop, **named: Any) -> None:
         super().__init__(segmenter, *rest, **named)
         self.workshop = workshop
+        self._plain = {side: workshop.plain(side) for side in workshop.sides}
         self._pooled = {side: _Pooled() for side in workshop.sides}
         self._labels, self._owners, self._askers = list[str](), list[int](), list[int]()
         self._made: dict[Recipe, tuple[FeatureExtractor, Whitened | None]] = {}
@@ -191,7 +192,7 @@ class KeysAsker(ProposalAsker):
     def _vectors(self, image: StoredImage, found: Image, masks: Masks) -> NDArray[np.float32]:
         rows = image.with_mask.tolist()
         examples, number = image.masks(rows, found.size), len(self._pooled[self.workshop.start.side].images)
-        looked = {side: features_of([found], self.workshop.plain(side))[0] for side in self._pooled}
+        looked = {side: features_of([found], plain)[0] for side, plain in self._plain.items()}
         for side, features in looked.items():  # all of them worked
             self._pooled[side].add(features, examples, masks)
         self._labels += image.records.fields["label"][image.with_mask].tolist()

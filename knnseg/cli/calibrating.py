@@ -202,20 +202,21 @@ def _show(result: Calibration, out: Path | None, originals: Originals) -> None:
         console.print(
             f"left out: {result.missing} examples whose image or mask was not found; {originals.advice}", soft_wrap=True
         )
-    console.print(f"configuration: {out}" if out else "To keep it: --out FILE.toml", soft_wrap=True)
+    if out is not None:
+        console.print(f"configuration: {out}", soft_wrap=True)
 
 
 def _gained(result: Calibration) -> str:
-    said = _said("the numbers", result.gain, result.spread)
-    looked = result.keys_gain or result.keys_spread
-    return said + ("\n" + _said("the keys", result.keys_gain, result.keys_spread) if looked else "")
+    said = _said("the numbers", result.gain, result.spread, better=result.gain > result.spread)
+    if not result.keys_gain and not result.keys_spread:
+        return said
+    return f"{said}\n{_said('the keys', result.keys_gain, result.keys_spread, better=result.keys is not None)}"
 
 
-def _said(what: str, gain: float, spread: float) -> str:
-    kept = "" if gain > spread else "stay, since no choice is clearly better: "
-    return (
-        f"{what}: {kept}on images that had no part in the choice, the mean IoU is higher by {gain:.3f} ± {spread:.3f}"
-    )
+def _said(what: str, gain: float, spread: float, *, better: bool) -> str:
+    kept = "" if better else "stay, since no choice is clearly better: "
+    changes = f"the mean IoU changes by {gain:+.3f} ± {spread:.3f}"
+    return f"{what}: {kept}on images that had no part in the choice, {changes}"
 
 
 def _show_kept(result: Calibration, kept: int, again: str, report: ReembedReport | None) -> None:
