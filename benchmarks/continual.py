@@ -36,6 +36,8 @@ from knnseg import Config, Segmenter
 from knnseg.data.masks import nearest
 from knnseg.datasets import LabelledImages
 
+RESULTS = Path(__file__).parent / "results" / "continual.json"
+"""Unless --out names another folder; sets that are not measured again stay in it and on the page."""
 PRESETS = {"tiny": "tiny", "msrc": "photo-words", "camvid": "photo-words"}
 HEAD_RATES, BLOCK_RATES, DISTIL = (1e-3, 3e-3, 1e-2, 3e-2), (1e-5, 1e-4, 1e-3), (1.0, 10.0, 100.0)
 """Rates of Adam, and weights of LwF; which are best is found on images of the first two steps that are kept back."""
@@ -217,9 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     docs = Path(__file__).parents[1] / "docs"
     parser.add_argument("--sets", nargs="+", choices=list(PRESETS), default=list(PRESETS))
     parser.add_argument("--seeds", type=int, default=3, help="orders of classes and of images")
-    parser.add_argument("--epochs", type=int, default=10, help="of each step of training")
-    parser.add_argument("--reference", type=int, default=2, help="learn from every n-th photograph of the half")
-    parser.add_argument("--query", type=int, default=3, help="measure on every n-th photograph of the half")
+    parser.add_argument("--epochs", type=int, default=6, help="of each step of training")
+    parser.add_argument("--reference", type=int, default=3, help="learn from every n-th photograph of the half")
+    parser.add_argument("--query", type=int, default=4, help="measure on every n-th photograph of the half")
     parser.add_argument("--quick", action="store_true", help="a few images, one seed, two epochs")
     parser.add_argument("--threads", type=int, default=0, help="for torch; 0 leaves it to torch")
     parser.add_argument("--out", type=Path, default=docs, help="folder of the page and the plots")
@@ -227,7 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     (place := options.out / "assets").mkdir(parents=True, exist_ok=True)
-    kept = place / "continual.json"
+    kept = RESULTS if options.out == docs else options.out / RESULTS.name
+    kept.parent.mkdir(exist_ok=True)
     results = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}  # of other sets
     for name in options.sets:
         parts = halves(name, (options.reference, options.query), options.quick)

@@ -21,7 +21,7 @@ from knnseg.method.voting import confidence, vote, vote_weights
 
 __all__ = ["Base", "Means", "Memory", "Ours", "Recipe", "Step", "Trained", "Way", "step_of", "steps"]
 
-BATCH, SCALE, SOFT = 8, 10.0, 2.0
+BATCH, SCALE, SOFT = 4, 10.0, 2.0
 """Images of a step of the optimiser; what unit keys are multiplied by; the temperature of LwF."""
 
 

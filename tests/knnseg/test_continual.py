@@ -12,7 +12,7 @@ from knnseg.datasets import RenderedScenes
 from knnseg.method.pooling import pool
 from knnseg.stages.protocols import features_of, masks_of, scores_of
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +138,20 @@ def test_page_and_plot(measured, continual, tmp_path):
     assert "stayed the same to the bit" in text
     page.picture(measured["rows"], "tiny", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_photographs(continual, one_thread, real_folder):
+    """A part of what the command measures: every sixth image of a half to learn from, every twentieth to answer."""
+    reference, query = (continual.photographs(real_folder, half) for half in ("reference", "query"))
+    found = continual.measure("msrc", reference[::6], query[::20], seeds=1, epochs=4)
+    last = {way: rows(found, way)[-1] for way in ("ours", "head", "head and block", "base")}
+    print({way: {k: v for k, v in row.items() if k != "groups"} for way, row in last.items()})
+    assert [row["changed"] for way in ("ours", "ours with the base") for row in rows(found, way)[1:]] == [0] * 6
+    (check,) = rows(found, "check")
+    assert check["exact"] and check["agree"] > 99
+    assert last["head"]["forgetting"] > last["ours"]["forgetting"] + 10
+    assert last["head"]["all"] < last["ours"]["all"] - 10
+    assert last["head and block"]["all"] < last["ours"]["all"] - 10
