@@ -39,7 +39,7 @@ from knnseg.datasets import LabelledImages
 RESULTS = Path(__file__).parent / "results" / "continual.json"
 """Unless --out names another folder; sets that are not measured again stay in it and on the page."""
 PRESETS = {"tiny": "tiny", "msrc": "photo-words", "camvid": "photo-words"}
-HEAD_RATES, BLOCK_RATES, DISTIL = (1e-3, 3e-3, 1e-2, 3e-2), (1e-5, 1e-4, 1e-3), (1.0, 10.0, 100.0)
+HEAD_RATES, BLOCK_RATES, DISTIL = (3e-3, 1e-2, 3e-2, 1e-1), (1e-5, 1e-4, 1e-3), (1.0, 10.0, 100.0)
 """Rates of Adam, and weights of LwF; which are best is found on images of the first two steps that are kept back."""
 
 RECIPES = {
