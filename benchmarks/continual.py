@@ -214,6 +214,14 @@ def measure(name: str, reference: LabelledImages, query: LabelledImages, seeds: 
     return {"facts": facts, "chosen": numbers, "tried": tried, "rows": rows}
 
 
+def tell(results: dict[str, Any], out: Path) -> None:
+    """The page and the plots."""
+    (out / "assets").mkdir(exist_ok=True)
+    put(out / "nothing-forgotten.md", page(results))
+    for name, result in results.items():
+        picture(result["rows"], name, out / "assets" / f"continual-{name}.png")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     docs = Path(__file__).parents[1] / "docs"
@@ -224,23 +232,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--query", type=int, default=4, help="measure on every n-th photograph of the half")
     parser.add_argument("--quick", action="store_true", help="a few images, one seed, two epochs")
     parser.add_argument("--threads", type=int, default=0, help="for torch; 0 leaves it to torch")
+    parser.add_argument("--page", action="store_true", help="measure nothing, make page and plots of what is there")
     parser.add_argument("--out", type=Path, default=docs, help="folder of the page and the plots")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    (place := options.out / "assets").mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     kept = RESULTS if options.out == docs else options.out / RESULTS.name
     kept.parent.mkdir(exist_ok=True)
     results = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}  # of other sets
-    for name in options.sets:
+    for name in [] if options.page else options.sets:
         parts = halves(name, (options.reference, options.query), options.quick)
         seeds, epochs = (1, 2) if options.quick else (options.seeds, options.epochs)
         results[name] = measure(name, *parts, seeds, epochs)
         kept.write_text(json.dumps(results, indent=1), encoding="utf-8")
-        picture(results[name]["rows"], name, place / f"continual-{name}.png")
-        told = page({name: results[name] for name in PRESETS if name in results})
-        put(options.out / "nothing-forgotten.md", told)
-    print(told)
+    results = {name: results[name] for name in PRESETS if name in results}
+    tell(results, options.out)
+    print(page(results))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def _told(rows: list[Row], column: str) -> str:
 
 def picture(rows: list[Row], name: str, path: Path) -> None:
     """Mean IoU of the old and of all classes, and what changed, over the steps."""
-    figure = Figure(figsize=(12, 4.2), layout="tight")
+    figure = Figure(figsize=(13, 4), layout="constrained")
     shown = {
         "old": "mean IoU of old classes",
         "all": "mean IoU of all classes seen",
@@ -81,23 +81,32 @@ def picture(rows: list[Row], name: str, path: Path) -> None:
     }
     ways = list(dict.fromkeys(row["way"] for row in rows if row["way"] != "check"))
     for axis, (column, title) in zip(figure.subplots(1, 3), shown.items(), strict=True):
-        for n, way in enumerate(ways):
+        for way in ways:
             own = [row for row in rows if row["way"] == way and column in row]
             numbers = sorted({row["step"] for row in own})
             values = [np.mean([row[column] for row in own if row["step"] == step]) for step in numbers]
-            colour = f"C{n % 10}"
+            look = {"label": way, "color": _colour(way), "linestyle": "--" if "block" in way else "-"}
             if way.startswith("joint") and column == "all":
-                axis.axhline(values[0], color="0.6", linestyle=":" if "block" in way else "--", label=way)
+                axis.axhline(values[0], lw=1, **look)
             elif not way.startswith("joint"):
                 wide = 2.6 if way.startswith("ours") else 1.2
-                axis.plot([step + 1 for step in numbers], values, marker="o", ms=3, lw=wide, color=colour, label=way)
+                axis.plot([step + 1 for step in numbers], values, marker="o", ms=3, lw=wide, **look)
         axis.set_title(f"{name}: {title}", fontsize=9)
         axis.set_xlabel("after step", fontsize=8)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.tick_params(labelsize=7)
-    figure.axes[1].legend(fontsize=6)
+    figure.legend(*figure.axes[1].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     figure.savefig(path, dpi=110)
+
+
+def _colour(way: str) -> str:
+    """One for each way; the head alone and the head with the block have the same, in another kind of line."""
+    colours = {
+        "joint": "0.6", "ours with": "C2", "ours": "C3", "head from": "C4", "base": "k", "class means": "C1",
+        "replay": "C5", "LwF": "C9", "head": "C0",
+    }  # fmt: skip
+    return next(colour for part, colour in colours.items() if way.startswith(part) or way.endswith(part))
 
 
 def put(path: Path, text: str) -> None:
