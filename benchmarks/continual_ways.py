@@ -172,7 +172,7 @@ class Trained:
     Args:
         world: the set.
         recipe: how.
-        numbers: Adam's rates for the ``head`` and the ``block``, and ``distil``, how much LwF counts.
+        numbers: rates of SGD for the ``head`` and the ``block``, and ``distil``, how much LwF counts.
         epochs: of each step.
         seed: of the initialisation and of the order of images.
     """
@@ -246,15 +246,13 @@ class Trained:
 
     def _train(self, rows: dict[int, list[int]], soft: dict[int, Tensor], old: Ints) -> None:
         labels = torch.cat([self._world.taught[i].labels[own] for i, own in rows.items()])
-        share = (
-            1 / torch.bincount(labels, minlength=len(self._bias)).clamp(min=1)[self._seen]
-        )  # all classes count alike
+        share = 1 / torch.bincount(labels, minlength=len(self._bias)).clamp(min=1)[self._seen]  # classes count alike
         place = torch.full((len(self._bias),), -1)
         place[self._seen] = torch.arange(len(self._seen))
         groups = [{"params": [self._weight, self._bias], "lr": self._numbers["head"]}]
         if self._block is not None:
             groups.append({"params": list(self._block.parameters()), "lr": self._numbers["block"]})
-        optimiser = torch.optim.Adam(groups)
+        optimiser = torch.optim.SGD(groups, momentum=0.9)  # Adam forgets more
         for _ in range(self._epochs):
             order = self._rng.permutation(list(rows)).tolist()
             for batch in (order[start : start + BATCH] for start in range(0, len(order), BATCH)):
