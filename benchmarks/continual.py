@@ -174,13 +174,13 @@ def choose(world: World, order: list[Step], epochs: int) -> tuple[dict[str, floa
     """
     kept = {i for i in range(len(world.taught)) if i // 5 % 3 == 2}
     learnt = [Step(s.number, s.classes, [i for i in s.images if i not in kept]) for s in order[:2]]
-    numbers, tried = {"head": HEAD_RATES[0], "block": BLOCK_RATES[0], "distil": DISTIL[0]}, list[Row]()
-    candidates = {"head": HEAD_RATES, "block": BLOCK_RATES, "distil": DISTIL}
+    candidates = {"head": HEAD_RATES, "block": BLOCK_RATES, "distil": DISTIL, "distil with the block": DISTIL}
+    numbers, tried = {what: values[0] for what, values in candidates.items()}, list[Row]()
     for what, values in candidates.items():
-        part = learnt[: 1 + (what == "distil")]
+        recipe = Recipe(block="block" in what, distil="distil" in what)
+        part = learnt[: 1 + recipe.distil]
         classes = np.sort(np.concatenate([s.classes for s in part]))
         for value in values:
-            recipe = Recipe(block=what == "block", distil=what == "distil")
             way = Trained(world, recipe, numbers | {what: value}, epochs, 0)
             for step in part:
                 way.learn(step)

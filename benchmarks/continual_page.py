@@ -32,7 +32,8 @@ def _set(name: str, result: dict[str, Any]) -> list[str]:
         f"{sum(facts['groups'])} classes in steps of {', '.join(map(str, facts['groups']))}, {facts['seeds']} seeds; "
         f"{facts['reference']} images to learn from, {facts['query']} to answer; keys of {facts['dim']} numbers; "
         f"{facts['epochs']} epochs a step; rates of SGD {chosen['head']:g} for the head and {chosen['block']:g} for "
-        f"the block, weight of LwF {chosen['distil']:g}. Regions, features and base took {facts['looking']:.1f} "
+        f"the block, weight of LwF {chosen['distil']:g}, with the block "
+        f"{chosen['distil with the block']:g}. Regions, features and base took {facts['looking']:.1f} "
         "seconds an image.", "",
         _checked([row for row in result["rows"] if row["way"] == "check"]), "",
         "After the last step; what changed and moved is the mean over the steps:", "",

@@ -172,7 +172,8 @@ class Trained:
     Args:
         world: the set.
         recipe: how.
-        numbers: rates of SGD for the ``head`` and the ``block``, and ``distil``, how much LwF counts.
+        numbers: rates of SGD for the ``head`` and the ``block``, and ``distil``, how much LwF counts, without and
+            ``with the block``.
         epochs: of each step.
         seed: of the initialisation and of the order of images.
     """
@@ -252,6 +253,7 @@ class Trained:
         groups = [{"params": [self._weight, self._bias], "lr": self._numbers["head"]}]
         if self._block is not None:
             groups.append({"params": list(self._block.parameters()), "lr": self._numbers["block"]})
+        weight = self._numbers["distil" if self._block is None else "distil with the block"]
         optimiser = torch.optim.SGD(groups, momentum=0.9)  # Adam forgets more
         for _ in range(self._epochs):
             order = self._rng.permutation(list(rows)).tolist()
@@ -262,7 +264,7 @@ class Trained:
                 logits = self._logits(torch.cat([keys[i][rows[i]] for i in batch]), base, self._seen)
                 loss = F.cross_entropy(logits, right, share)
                 if distilled := [i for i in batch if i in soft]:
-                    loss = loss + self._numbers["distil"] * self._distance(distilled, keys, soft, old)
+                    loss = loss + weight * self._distance(distilled, keys, soft, old)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
