@@ -185,6 +185,7 @@ class Trained:
         self._weight, self._bias = torch.from_numpy(start).requires_grad_(), torch.zeros(classes, requires_grad=True)
         self._block, self._seen = deepcopy(world.block) if recipe.block else None, np.array([], np.int64)
         self._buffer: dict[int, set[int]] = {}
+        self._answering: Tensor | None = None  # the keys of what is asked about, until the next step
         self.budget = 0  # bytes of the buffer, set before a step
 
     def after_first_step(self, recipe: Recipe, step: Step) -> Trained:
@@ -203,13 +204,17 @@ class Trained:
             rows[i] = sorted({*rows.get(i, []), *again})
         soft = {i: self._soft(i, old) for i in step.images} if self._recipe.distil and len(old) else {}
         self._train(rows, soft, old)
+        self._answering = None
         if self._recipe.replay:
             self._keep(rows)
 
     def scores(self, classes: Ints) -> Floats:
         asked = self._world.asked
         with torch.no_grad():
-            keys = asked.keys if self._block is None else torch.cat([one.keys(self._block) for one in asked.pooled])
+            if self._answering is None:
+                block = self._block
+                self._answering = asked.keys if block is None else torch.cat([one.keys(block) for one in asked.pooled])
+            keys = self._answering
             return _spread(self._logits(keys, asked.base, classes).softmax(dim=1), classes, len(self._world.vocabulary))
 
     def accuracy(self, images: list[int], classes: Ints) -> float:
