@@ -25,6 +25,7 @@ from knnseg.database.concepts import Concept, ConceptDatabase
 from knnseg.database.naming import taken_as
 from knnseg.errors import ConfigError, ImageError, KnnSegWarning, MaskError, VocabularyError, skipping, those_that_can
 from knnseg.later import Later, ahead, batched, each
+from knnseg.method.cells import with_cells
 from knnseg.method.fusion import fuse
 from knnseg.method.painting import paint
 from knnseg.method.pooling import pool
@@ -125,7 +126,9 @@ class Segmenter:
         extractor = Later(partial(stages.make_extractor, loaded, device=device))
         database = None
         if store is not None:
-            database = Later(lambda: ConceptDatabase.open(store, extractor.get(), create=create))
+            database = Later(
+                lambda: ConceptDatabase.open(store, extractor.get(), create=create, parts=loaded.keys.parts)
+            )
         segmenter = cls(extractor, proposer, base, database, config=loaded, on_store_error=on_store_error)
         segmenter._concepts()  # opens the database, or finds out that it cannot be reached
         return segmenter
@@ -308,27 +311,27 @@ class Segmenter:
         """One batch."""
         if not images:
             return []
-        (vocabulary, trouble), clock = active, _Clock(len(images))
+        (vocabulary, trouble), clock, painting = active, _Clock(len(images)), self.config.painting
         with clock("proposals"):
+            cells = painting.cells if given is None else 0
             masks = masks_of(images, self.proposer) if given is None else list(map(_given, given, images))
+            masks = [with_cells(own, cells) for own in masks]
         with clock("base"):
             base = scores_of(images, masks, vocabulary, self.base)
         evidence, final, degraded = [Evidence(scores) for scores in base], base, trouble
         try:
             database = None if trouble else self._connected()
             if database is not None:
-                final, evidence = self._augment(database, images, masks, base, vocabulary, exclude, clock)
+                parts = given is None and not all(own.instances for own in masks)
+                final, evidence = self._augment(database, images, masks, base, vocabulary, exclude, clock, parts)
         except (StoreConnectionError, StoreTimeoutError) as error:
             if self._on_store_error == "raise":
                 raise
             degraded = str(error)
-        if self.config.painting.unknown:
+        if painting.unknown:
             vocabulary, final = vocabulary.with_unknown(), [scores.with_unknown() for scores in final]
         with clock("painting"):
-            maps = each(
-                lambda i: paint(images[i].pixels, masks[i], final[i], vocabulary, self.config.painting),
-                range(len(images)),
-            )
+            maps = each(lambda i: paint(images[i].pixels, masks[i], final[i], vocabulary, painting), range(len(images)))
         return [
             Segmentation(
                 image.pixels, vocabulary, painted.semantic, painted.panoptic, painted.segments, own, scores, why,
@@ -339,9 +342,9 @@ class Segmenter:
 
     def _augment(
         self, database: ConceptDatabase, images: list[Image], masks: list[Masks], base: list[ClassScores],
-        vocabulary: Vocabulary, exclude: str, clock: _Clock,
+        vocabulary: Vocabulary, exclude: str, clock: _Clock, parts: bool,
     ) -> tuple[list[ClassScores], list[Evidence]]:  # fmt: skip
-        """Equations 1 to 4 for all masks of a batch, with one search."""
+        """Equations 1 to 4 for all masks of a batch, with one search; regions are compared with parts too."""
         config = self.config
         with clock("features"):
             features = features_of(images, self.extractor)
@@ -349,9 +352,9 @@ class Segmenter:
             embeddings = each(lambda i: pool(features[i], masks[i]), range(len(images)))
         with clock("search"):
             found = database.neighbours(
-                Embeddings.concatenate(embeddings), config.retrieval.k, vocabulary, exclude_image=exclude
+                Embeddings.concatenate(embeddings), config.retrieval.k, vocabulary, exclude_image=exclude, parts=parts
             ).split([len(own) for own in masks])
-            counts = {concept.label: concept.count for concept in database.concepts()}
+            counts = {one.label: one.keys if parts else one.count for one in database.concepts()}
         supported = np.array([counts.get(name, 0) > 0 for name in vocabulary])
         with clock("fusion"):
             fused = [
