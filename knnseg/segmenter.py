@@ -317,7 +317,7 @@ class Segmenter:
         try:
             database = None if trouble else self._connected()
             if database is not None:
-                final, evidence = self._augment(database, images, masks, base, vocabulary, exclude, clock)
+                final, evidence = self._augment(database, images, masks, base, vocabulary, exclude, clock, given)
         except (StoreConnectionError, StoreTimeoutError) as error:
             if self._on_store_error == "raise":
                 raise
@@ -339,7 +339,7 @@ class Segmenter:
 
     def _augment(
         self, database: ConceptDatabase, images: list[Image], masks: list[Masks], base: list[ClassScores],
-        vocabulary: Vocabulary, exclude: str, clock: _Clock,
+        vocabulary: Vocabulary, exclude: str, clock: _Clock, given: Sequence[MaskInput] | None,
     ) -> tuple[list[ClassScores], list[Evidence]]:  # fmt: skip
         """Equations 1 to 4 for all masks of a batch, with one search."""
         config = self.config
@@ -354,16 +354,15 @@ class Segmenter:
             counts = {concept.label: concept.count for concept in database.concepts()}
         supported = np.array([counts.get(name, 0) > 0 for name in vocabulary])
         with clock("fusion"):
-            fused = [
-                self._fused(own, scores, counts, supported, vocabulary) for own, scores in zip(found, base, strict=True)
-            ]
+            things = [given is not None or own.instances for own in masks]  # a caller cuts out whole things
+            fused = [self._fused(*one, counts, supported, vocabulary) for one in zip(found, base, things, strict=True)]
         return [final for final, _ in fused], [evidence for _, evidence in fused]
 
     def _fused(
-        self, found: Neighbours, base: ClassScores, counts: dict[str, int], supported: NDArray[np.bool_],
-        vocabulary: Vocabulary,
+        self, found: Neighbours, base: ClassScores, whole: bool, counts: dict[str, int],
+        supported: NDArray[np.bool_], vocabulary: Vocabulary,
     ) -> tuple[ClassScores, Evidence]:  # fmt: skip
-        weights = vote_weights(found, self.config.retrieval, counts)
+        weights = vote_weights(found, self.config.retrieval, counts, whole=whole)
         retrieved = vote(found, weights, vocabulary)
         certainty = confidence(found, retrieved, self.config.fusion)
         final = fuse(base, retrieved, certainty, supported, self.config.fusion)

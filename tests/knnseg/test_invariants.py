@@ -1,9 +1,12 @@
 """The invariants of docs/how-it-works.md, bit for bit, on both in-process stores and with every fusion."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from knnseg import ConceptDatabase, Vocabulary
+from knnseg.config import RetrievalConfig
 
 CLASSES = Vocabulary(("sky", "grass", "sand", "ball", "kettle"), frozenset({"ball", "kettle"}))
 
@@ -17,6 +20,16 @@ def same(one, other):
 @pytest.fixture(params=["supported", "evidence", "late"])
 def mode(request):
     return request.param
+
+
+@pytest.fixture(params=[RetrievalConfig(), RetrievalConfig(class_balance=0.2, size_match=0.5)], ids=["plain", "sized"])
+def make_segmenter(request, make_segmenter):
+    def make(*args, **options):
+        segmenter = make_segmenter(*args, **options)
+        segmenter.config = replace(segmenter.config, retrieval=request.param)
+        return segmenter
+
+    return make
 
 
 @pytest.fixture
