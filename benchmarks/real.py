@@ -263,7 +263,10 @@ def boxed(folder: Path, every: int, bench: Bench) -> None:
         "filled boxes": Boxed(reference, "filled"),
     }
     for name, taught in ways.items():
-        with tempfile.TemporaryDirectory() as place, ConceptDatabase.open(f"faiss://{place}/db", keys) as database:
+        with (
+            tempfile.TemporaryDirectory() as place,
+            ConceptDatabase.open(f"faiss://{place}/db", keys, parts=config.keys.parts) as database,
+        ):
             own = Segmenter(keys, proposer, None, database, config=config)
             database.add(taught)
             scores = evaluate(own, query, query.vocabulary, progress=sys.stderr.isatty()).final.semantic

@@ -55,10 +55,13 @@ class KeysConfig:
         whitening: path of a file of :meth:`knnseg.Whitened.save`; in a TOML file, relative to that file. Empty for
             none.
         context: weight of the whole image beside each mask, see :class:`knnseg.WithContext`. 0 turns it off.
+        parts: tiles along the longer side of an image; an example that covers several of them also gives a key for its
+            part in each, see :mod:`knnseg.database.parts`. 0 turns it off.
     """
 
     whitening: Annotated[str, Field(description="a path, or an empty string")] = ""
     context: AtLeast0 = 0.0
+    parts: Annotated[int, Field(ge=0, le=64, description="a whole number from 0 to 64")] = 0
 
 
 @checked("configuration retrieval")
@@ -120,6 +123,8 @@ class PaintingConfig:
         min_visible: a mask of an instance is dropped where it gets fewer pixels than this share of those that it
             covers.
         min_score: panoptic segments with a lower class probability are dropped.
+        cells: beside regions, so many cells of a grid along the longer side of the image vote too, see
+            :mod:`knnseg.method.cells`. 0 turns it off.
         unknown: what is left of 1 in the probabilities of a mask goes to a class ``unknown`` at the end of the result's
             vocabulary. Without a base predictor that is every mask with less confidence than T of the fusion. What no
             mask covers is of that class too.
@@ -128,6 +133,7 @@ class PaintingConfig:
     min_area: Annotated[int, Field(ge=0, description="a number of pixels")] = 16
     min_visible: Share = 0.5
     min_score: Share = 0.0
+    cells: Annotated[int, Field(ge=0, le=256, description="a whole number from 0 to 256")] = 0
     unknown: bool = False
 
 

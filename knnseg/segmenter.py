@@ -25,6 +25,7 @@ from knnseg.database.concepts import Concept, ConceptDatabase
 from knnseg.database.naming import taken_as
 from knnseg.errors import ConfigError, ImageError, KnnSegWarning, MaskError, VocabularyError, skipping, those_that_can
 from knnseg.later import Later, ahead, batched, each
+from knnseg.method.cells import with_cells
 from knnseg.method.fusion import fuse
 from knnseg.method.painting import paint
 from knnseg.method.pooling import pool
@@ -125,7 +126,9 @@ class Segmenter:
         extractor = Later(partial(stages.make_extractor, loaded, device=device))
         database = None
         if store is not None:
-            database = Later(lambda: ConceptDatabase.open(store, extractor.get(), create=create))
+            database = Later(
+                lambda: ConceptDatabase.open(store, extractor.get(), create=create, parts=loaded.keys.parts)
+            )
         segmenter = cls(extractor, proposer, base, database, config=loaded, on_store_error=on_store_error)
         segmenter._concepts()  # opens the database, or finds out that it cannot be reached
         return segmenter
@@ -310,7 +313,9 @@ class Segmenter:
             return []
         (vocabulary, trouble), clock = active, _Clock(len(images))
         with clock("proposals"):
+            cells = self.config.painting.cells if given is None else 0
             masks = masks_of(images, self.proposer) if given is None else list(map(_given, given, images))
+            masks = [with_cells(own, cells) for own in masks]
         with clock("base"):
             base = scores_of(images, masks, vocabulary, self.base)
         evidence, final, degraded = [Evidence(scores) for scores in base], base, trouble
@@ -351,7 +356,7 @@ class Segmenter:
             found = database.neighbours(
                 Embeddings.concatenate(embeddings), config.retrieval.k, vocabulary, exclude_image=exclude
             ).split([len(own) for own in masks])
-            counts = {concept.label: concept.count for concept in database.concepts()}
+            counts = {concept.label: concept.keys for concept in database.concepts()}
         supported = np.array([counts.get(name, 0) > 0 for name in vocabulary])
         with clock("fusion"):
             things = [given is not None or own.instances for own in masks]  # a caller cuts out whole things

@@ -372,8 +372,8 @@ def test_a_key_that_no_header_can_have(said, bridge, key):
 @pytest.mark.parametrize(
     ("name", "arguments", "types", "question"),
     [
-        ("knnseg concepts remove", "kettle -s {url}", "y\n", "Remove 1 examples of 'kettle' from"),
-        ("knnseg concepts remove", "kettle -s {url}", "n\n", "Remove 1 examples of 'kettle' from"),
+        ("knnseg concepts remove", "kettle -s {url}", "y\n", "Remove 1 example of 'kettle' from"),
+        ("knnseg concepts remove", "kettle -s {url}", "n\n", "Remove 1 example of 'kettle' from"),
         ("knnstore delete", "{url} --id a", "y\n", "Delete 1 of 1 record"),
         ("knnstore drop", "{url}", "y\n{path}\n", "Type its name"),
         ("knnstore drop", "{url}", "y\nanother\n", "Type its name"),

@@ -39,11 +39,12 @@ KNNSEG = {
 WITHIN = {
     "data": ["arrays", "vocabulary", "listing", "reading", "image", "features", "masks", "scores", "annotations"],
     "stages": ["hookspecs", "text", "protocols", "keys", "registry"],
-    "method": ["pooling", "voting", "fusion", "edges", "painting", "instances", "boxes", "brush"],
+    "method": ["pooling", "voting", "fusion", "edges", "cells", "painting", "instances", "boxes", "brush"],
     "database": [
         "naming",
         "changes",
         "schema",
+        "parts",
         "spaces",
         "inventory",
         "originals",

@@ -172,7 +172,7 @@ class _Judge:
 
     def __init__(self, asked: Queries, config: Config, database: ConceptDatabase, *, may_be_unknown: bool) -> None:
         self._asked, self._config, self._may_be_unknown = asked, config, may_be_unknown
-        self._counts = {concept.label: concept.count for concept in database.concepts()}
+        self._counts = {concept.label: concept.keys for concept in database.concepts()}
         self._supported = np.array([name in self._counts for name in asked.base.classes])
         sizes = np.bincount(asked.truth, asked.size, minlength=len(asked.base.classes))
         self._share = asked.size / (sizes[asked.truth] * np.count_nonzero(sizes))  # of each mask in a mean over classes

@@ -114,12 +114,13 @@ class Asker(ABC):
         return replace(_joined(parts), missing=missing)
 
     def _images(self, rng: np.random.Generator) -> Iterator[StoredImage]:
-        """All of the database, in a random order."""
+        """All of the database, in a random order, without the parts of examples."""
         store = self._database.store
         hashes = sorted(str(value) for value in store.count_by("image_hash"))
         order = rng.permutation(len(hashes)).tolist()
         for group in stored_images(store, [hashes[i] for i in order], named=self._database.named, with_vectors=True):
-            yield from group
+            for image in group:
+                yield replace(image, records=image.records.take(image.records.fields["whole"] == ""))
 
     def _elsewhere(self, image: StoredImage, labels: NDArray[np.object_]) -> NDArray[np.bool_]:
         """Bool, the shape of ``labels``: whether another image has an example of the class."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from knnseg.data.vocabulary import tidy
-from knnseg.database.changes import CHANGES, SPEC
-from knnseg.database.spaces import spaces
+from knnseg.database.changes import SPEC
+from knnseg.database.spaces import changes_below, spaces
 from knnseg.errors import KnnSegWarning
 from knnstore import StoreURL, collections, open_store
 from knnstore._plugins import may_write
@@ -199,7 +199,7 @@ def ask_to_write(store: str, places: list[StoreURL] | None = None) -> None:
     """
     places = collections(store) if places is None else places
     refused = None
-    for place in places or [StoreURL.parse(store).child(CHANGES)]:
+    for place in places or [changes_below(store)]:
         try:
             with open_store(place, None if places else SPEC) as opened:
                 may_write(opened)

@@ -29,6 +29,7 @@ from knnseg.cli.options import (
 from knnseg.data.listing import images_of
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.errors import skipping
+from knnstore._options import counted
 
 if TYPE_CHECKING:
     from knnseg.export import Export, Written
@@ -153,7 +154,9 @@ def _described(result: Segmentation, written: Written) -> dict[str, Any]:
 
 
 def _show_segments(result: Segmentation, written: Written) -> None:
-    table = Table(title=f"{Path(result.source).name}: {len(result.segments_info)} segments", title_justify="left")
+    table = Table(
+        title=f"{Path(result.source).name}: {counted(len(result.segments_info), 'segment')}", title_justify="left"
+    )
     for heading, side in (
         ("#", "right"),
         ("class", "left"),

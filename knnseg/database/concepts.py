@@ -56,12 +56,13 @@ class ConceptDatabase:
     Args:
         store: an open store whose spec has :data:`FIELDS`.
         extractor: makes the vectors; its space must be the store's. None is enough to list, rename, merge and remove.
+        parts: what is added is also stored in parts, see :class:`~knnseg.config.KeysConfig`.
     """
 
-    def __init__(self, store: EmbeddingStore, extractor: FeatureExtractor | None) -> None:
+    def __init__(self, store: EmbeddingStore, extractor: FeatureExtractor | None, parts: int = 0) -> None:
         dim, space = (store.spec.dim, store.spec.space) if extractor is None else (extractor.dim, extractor.space)
-        StoreSpec(dim, "cosine", FIELDS, space).check_against(store.spec, str(store.url))
-        self._store, self._extractor = store, extractor
+        StoreSpec(dim, "cosine", FIELDS, space, store.spec.dtype).check_against(store.spec, str(store.url))
+        self._store, self._extractor, self._parts = store, extractor, parts
         self._changes = Changes(place_of_changes(store), read_only=store.read_only)
         self._looking = Looking(store, self._changes)
         self._corrections = Corrections(store, self._changes, self._looking)
@@ -69,31 +70,33 @@ class ConceptDatabase:
 
     @classmethod
     def open(
-        cls, url: str | StoreURL, extractor: FeatureExtractor, *, create: bool = True, read_only: bool = False
-    ) -> ConceptDatabase:
+        cls, url: str | StoreURL, extractor: FeatureExtractor, *, create: bool = True, read_only: bool = False,
+        parts: int = 0,
+    ) -> ConceptDatabase:  # fmt: skip
         """Open the collection of the extractor's space below ``url``.
 
         Args:
-            url: a store URL; ``faiss:///folder`` keeps each space in a folder of its own below.
+            url: a store URL; ``faiss:///folder`` keeps each space in a folder of its own below, and a new one in half
+                precision after ``?dtype=float16``.
             extractor: makes the vectors.
             create: make it where it does not exist.
             read_only: write nothing.
+            parts: see the class.
 
         Raises:
             StoreNotFoundError: it does not exist and ``create`` is false; the message names the spaces that do.
         """
         place = StoreURL.parse(url).child(space_name(extractor.space))
-        spec = StoreSpec(extractor.dim, "cosine", FIELDS, extractor.space)
-        if create and not read_only:
-            return cls(open_store(place, spec), extractor)
-        try:
-            return cls(open_store(place, read_only=read_only), extractor)
+        try:  # without a spec, as the dtype of a space is chosen when it is made; the rest is checked above
+            return cls(open_store(place, read_only=read_only), extractor, parts)
         except StoreNotFoundError as error:
-            there = [str(other) for other in spaces(url).values()]
+            if create and not read_only:
+                spec = StoreSpec(extractor.dim, "cosine", FIELDS, extractor.space)
+                return cls(open_store(place, spec), extractor, parts)
             raise StoreNotFoundError(
                 f"no concept database of encoder {extractor.space.encoder!r} at {StoreURL.parse(url)}",
                 expected=place.path.rsplit("/", 1)[-1],
-                got=", ".join(there) or "nothing there",
+                got=", ".join(map(str, spaces(url).values())) or "nothing there",
                 hint="Add examples first, or choose the preset that it was made with.",
             ) from error
 
@@ -243,7 +246,7 @@ class ConceptDatabase:
 
     def _write(self, prepared: list[ImageExamples], *, keep_masks: bool, writer: str, strict: bool) -> AddReport:
         return write(
-            self._store, self.extractor, prepared, self._changes.names(),
+            self._store, self.extractor, prepared, self._changes.names(), tiles=self._parts,
             keep_masks=keep_masks, writer=writer, strict=strict,
         )  # fmt: skip
 

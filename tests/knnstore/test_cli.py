@@ -173,7 +173,7 @@ def test_check(run: Any) -> None:
 
 
 def test_check_has_a_short_form(run: Any) -> None:
-    assert "38 checks, 38 passed" in run("check", "memory:///quick", "--quick").out
+    assert "39 checks, 39 passed" in run("check", "memory:///quick", "--quick").out
 
 
 def test_check_says_in_a_pipe_how_far_it_has_come(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

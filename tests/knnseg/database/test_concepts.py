@@ -554,3 +554,19 @@ def test_a_concept_that_becomes_mixed_is_said_once(database, scene):
     database.add_masks(scene(4).image, mask, ["pan"], things=["pan"])
     database.set_kind("pan", thing=False)
     database.add_masks(scene(5).image, mask, ["pan"], things=["pan"])
+
+
+def test_half_precision_is_asked_for_once(store_url, scene, extractor):
+    """By the URL, when the space is made; it is used from then on, and asking for another one is refused."""
+    with ConceptDatabase.open(f"{store_url}?dtype=float16", extractor) as database:
+        assert database.add(scene(1)).added
+        assert database.store.spec.dtype == "float16"
+        vectors = next(database.store.scan(with_vectors=True)).vectors
+        assert np.array_equal(vectors, vectors.astype(np.float16))
+    for url in (store_url, f"{store_url}?dtype=float16"):
+        with ConceptDatabase.open(url, extractor) as database:
+            assert database.store.spec.dtype == "float16" and database.concepts()
+    with pytest.raises(SpecMismatchError, match="float16"):
+        ConceptDatabase.open(f"{store_url}?dtype=float32", extractor)
+    with ConceptDatabase.existing(store_url) as database:
+        database.rename(database.concepts()[0].label, "another name")
