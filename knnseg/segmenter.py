@@ -311,9 +311,9 @@ class Segmenter:
         """One batch."""
         if not images:
             return []
-        (vocabulary, trouble), clock = active, _Clock(len(images))
+        (vocabulary, trouble), clock, painting = active, _Clock(len(images)), self.config.painting
         with clock("proposals"):
-            cells = self.config.painting.cells if given is None else 0
+            cells = painting.cells if given is None else 0
             masks = masks_of(images, self.proposer) if given is None else list(map(_given, given, images))
             masks = [with_cells(own, cells) for own in masks]
         with clock("base"):
@@ -322,18 +322,16 @@ class Segmenter:
         try:
             database = None if trouble else self._connected()
             if database is not None:
-                final, evidence = self._augment(database, images, masks, base, vocabulary, exclude, clock, given)
+                parts = given is None and not all(own.instances for own in masks)
+                final, evidence = self._augment(database, images, masks, base, vocabulary, exclude, clock, parts)
         except (StoreConnectionError, StoreTimeoutError) as error:
             if self._on_store_error == "raise":
                 raise
             degraded = str(error)
-        if self.config.painting.unknown:
+        if painting.unknown:
             vocabulary, final = vocabulary.with_unknown(), [scores.with_unknown() for scores in final]
         with clock("painting"):
-            maps = each(
-                lambda i: paint(images[i].pixels, masks[i], final[i], vocabulary, self.config.painting),
-                range(len(images)),
-            )
+            maps = each(lambda i: paint(images[i].pixels, masks[i], final[i], vocabulary, painting), range(len(images)))
         return [
             Segmentation(
                 image.pixels, vocabulary, painted.semantic, painted.panoptic, painted.segments, own, scores, why,
@@ -344,9 +342,9 @@ class Segmenter:
 
     def _augment(
         self, database: ConceptDatabase, images: list[Image], masks: list[Masks], base: list[ClassScores],
-        vocabulary: Vocabulary, exclude: str, clock: _Clock, given: Sequence[MaskInput] | None,
+        vocabulary: Vocabulary, exclude: str, clock: _Clock, parts: bool,
     ) -> tuple[list[ClassScores], list[Evidence]]:  # fmt: skip
-        """Equations 1 to 4 for all masks of a batch, with one search."""
+        """Equations 1 to 4 for all masks of a batch, with one search; regions are compared with parts too."""
         config = self.config
         with clock("features"):
             features = features_of(images, self.extractor)
@@ -354,20 +352,19 @@ class Segmenter:
             embeddings = each(lambda i: pool(features[i], masks[i]), range(len(images)))
         with clock("search"):
             found = database.neighbours(
-                Embeddings.concatenate(embeddings), config.retrieval.k, vocabulary, exclude_image=exclude
+                Embeddings.concatenate(embeddings), config.retrieval.k, vocabulary, exclude_image=exclude, parts=parts
             ).split([len(own) for own in masks])
-            counts = {concept.label: concept.keys for concept in database.concepts()}
+            counts = {one.label: one.keys if parts else one.count for one in database.concepts()}
         supported = np.array([counts.get(name, 0) > 0 for name in vocabulary])
         with clock("fusion"):
-            things = [given is not None or own.instances for own in masks]  # a caller cuts out whole things
-            fused = [self._fused(*one, counts, supported, vocabulary) for one in zip(found, base, things, strict=True)]
+            fused = [self._fused(*one, counts, supported, vocabulary, parts) for one in zip(found, base, strict=True)]
         return [final for final, _ in fused], [evidence for _, evidence in fused]
 
     def _fused(
-        self, found: Neighbours, base: ClassScores, whole: bool, counts: dict[str, int],
-        supported: NDArray[np.bool_], vocabulary: Vocabulary,
+        self, found: Neighbours, base: ClassScores, counts: dict[str, int], supported: NDArray[np.bool_],
+        vocabulary: Vocabulary, parts: bool,
     ) -> tuple[ClassScores, Evidence]:  # fmt: skip
-        weights = vote_weights(found, self.config.retrieval, counts, whole=whole)
+        weights = vote_weights(found, self.config.retrieval, counts, whole=not parts)
         retrieved = vote(found, weights, vocabulary)
         certainty = confidence(found, retrieved, self.config.fusion)
         final = fuse(base, retrieved, certainty, supported, self.config.fusion)

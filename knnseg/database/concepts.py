@@ -319,8 +319,9 @@ class ConceptDatabase:
         return full_ids(self._store, self._looking.now(), beginnings)
 
     def neighbours(
-        self, embeddings: Embeddings, k: int, vocabulary: Vocabulary | None = None, *, exclude_image: str = ""
-    ) -> Neighbours:
+        self, embeddings: Embeddings, k: int, vocabulary: Vocabulary | None = None, *, exclude_image: str = "",
+        parts: bool = True,
+    ) -> Neighbours:  # fmt: skip
         """Equation 2: the k entries of highest cosine for each mask.
 
         Args:
@@ -328,8 +329,9 @@ class ConceptDatabase:
             k: how many.
             vocabulary: only entries of these classes; None takes all.
             exclude_image: leave out entries of the image with this content hash, for leave-one-image-out.
+            parts: take those of examples too.
         """
-        return nearest(self._store, self._looking, embeddings, k, vocabulary, exclude_image)
+        return nearest(self._store, self._looking, embeddings, k, vocabulary, exclude_image, parts)
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
@@ -373,17 +375,14 @@ class ConceptDatabase:
         return self._corrections.remove(label)
 
     def relabel(self, ids: Iterable[str], concept: str) -> int:
-        """Move single examples to another concept, in every embedding space; a new one where there is none.
+        """Move single examples to another concept, a new one where there is none; returns how many were moved.
 
-        They keep their ids, so adding the same data set again leaves them where they are now. One that the concept has
-        already, of the same mask in the same picture, is deleted.
+        They are moved in every embedding space, and keep their ids, so adding the same data set again leaves them where
+        they are now. One that the concept has already, of the same mask in the same picture, is deleted.
 
         Args:
             ids: of the examples; one that is not there is left out.
             concept: by the name that it has now or had before.
-
-        Returns:
-            How many examples were moved.
         """
         return self._corrections.relabel(ids, concept)
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from knnseg import ConceptDatabase, Masks
+from knnseg import ConceptDatabase, Config, Masks, Segmenter
+from knnseg.config import KeysConfig
 from knnseg.data.features import Embeddings
 from knnseg.data.image import Image
 from knnseg.database.parts import with_parts
@@ -81,8 +82,33 @@ def test_parts_are_stored_found_and_not_counted(database):
     key = pool(database.extractor.extract([Image(image)])[0], mask)
     best = database.neighbours(key, 3)
     assert best.scores[0, 0] == pytest.approx(1, abs=1e-6) and part in best.ids[0]
+    assert set(database.neighbours(key, 9, parts=False).ids[0]) == {*report.ids, ""}
     again = database.add_masks(image, masks_of_four(), names)
     assert (again.added, again.present) == (0, 4) and len(rows_of(database)) == 12
+
+
+def test_a_configuration_says_whether_there_are_parts():
+    counts = []
+    for tiles in (0, 3):
+        config = replace(Config.preset("tiny"), keys=KeysConfig(parts=tiles))
+        with Segmenter.from_config(config, f"memory:///parts-{tiles}") as segmenter:
+            assert segmenter.database.add(make_scene(3, size=(60, 90))).added == 3
+            counts.append(segmenter.database.store.count())
+            assert [c.count for c in segmenter.database.concepts()] == [1, 1, 1]
+            assert sum(c.keys for c in segmenter.database.concepts()) == counts[-1]
+    assert counts[0] == 3 and counts[1] > 3
+
+
+def test_regions_are_compared_with_parts_and_the_callers_masks_with_wholes(database, make_segmenter):
+    scene = make_scene(3, size=(60, 90))
+    wholes = {*database.add(make_scene(i, size=(60, 90)) for i in range(4)).ids, *database.examples().id}
+    segmenter = make_segmenter(database)
+    found = segmenter.predict(scene.image, ["sky", "grass", "ball"]).evidence.neighbours
+    assert not wholes.issuperset(found.ids[found.found]) and not wholes.isdisjoint(found.ids[found.found])
+    given = Masks.from_partition(scene.segments)
+    for masks in (given, given.dense()):
+        found = segmenter.predict(scene.image, ["sky", "grass", "ball"], masks=masks).evidence.neighbours
+        assert wholes.issuperset(found.ids[found.found]) and found.found.any()
 
 
 def test_a_part_goes_where_its_whole_goes(database):
