@@ -1,11 +1,14 @@
-"""Equation 3, part by part: what each way to weigh the votes gives with the keys and the regions of the preset photo.
+"""Equation 3, part by part: what each way to weigh the votes gives with the keys and the masks of the preset photo.
 
-    python benchmarks/votes.py               # the tables of docs/design/photo.md; about ten minutes
+    python benchmarks/votes.py               # the tables of docs/design/photo.md; a quarter of an hour
     python benchmarks/votes.py --every 9     # a quick look
 
 The photographs are in $KNNSEG_REAL_DATA or ../shared/real. On the reference halves, what an image is compared with are
 the other two of three contiguous blocks of each group of shots: all their images, every tenth, or two images of each
 class. On the query halves it is the whole reference half. Features are made once and kept in ``--cache``.
+
+Maps are made as painting makes them, on a grid of pixels, without the edges of images that are larger than the grid of
+the regions.
 """
 
 from __future__ import annotations
@@ -16,54 +19,56 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from mobilenet import photographs
 from numpy.typing import NDArray
+from scipy import sparse
 from tqdm import tqdm
 
-from knnseg import Config, Image, Masks, Segmenter
+from knnseg import Config, Image, Segmenter
 from knnseg.config import RetrievalConfig
 from knnseg.data.masks import nearest
 from knnseg.data.scores import Neighbours
 from knnseg.datasets import LabelledImages
+from knnseg.evaluation.metrics import ConfusionMatrix
+from knnseg.method.cells import with_cells
 from knnseg.method.pooling import pool
 from knnseg.method.voting import vote_weights
 from knnseg.stages.protocols import features_of, masks_of
+from knnstore import Records
 
 CONFIG = Config.preset("photo")
-SETS = ("msrc", "camvid")
-NEAREST, DRAWS = 64, 3
-"""Neighbours that there are to choose from; and draws where a database is drawn."""
+NEAREST, DRAWS, GRID, BLOCK = 40, 2, 3, 4096
+"""Neighbours to choose from; draws where a database is drawn; rows and columns between the pixels that are measured;
+masks that are compared at once."""
 Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
+Few: TypeAlias = dict[str, NDArray[Any]]
+"""The columns of some masks: ``keys`` (N, D), ``cells`` that each covers, and ``images`` that they are of."""
 
 
 @dataclass(frozen=True)
 class Half:
-    """Of one half: N true masks; R regions of some of the images, and the A pieces into which these cut the images.
+    """Of one half: the N rows of its database, R regions and cells of some of the images, and A of the pixels there.
 
     Args:
-        keys, labels, images, cells: of the true masks: (N, D), class, image, and how many cells each covers.
-        region_keys, region_cells: of the regions: (R, D), and how many cells each covers.
-        pieces: int (A, P), the regions that a piece lies in.
-        truth: float32 (A, C), pixels of each class in a piece.
-        piece_images: int (A,), the image that a piece is in.
+        rows: also ``labels``, and which are a ``part``.
+        masks: the regions and cells.
+        coverage: float32 CSR (A, R), how much of a pixel each of them covers.
+        truth: int (A,), its class, -1 where nobody knows.
+        pixels: int (A,), which image it is of.
     """
 
-    keys: Floats
-    labels: Ints
-    images: Ints
-    cells: Floats
-    region_keys: Floats
-    region_cells: Floats
-    pieces: Ints
-    truth: Floats
-    piece_images: Ints
+    rows: Few
+    masks: Few
+    coverage: sparse.csr_array
+    truth: Ints
+    pixels: Ints
 
 
 @dataclass(frozen=True)
@@ -97,60 +102,80 @@ def look(images: LabelledImages, every: int, path: Path) -> Half:
     """What one half gives, from the file if it is there; regions of every so many images."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        made, parts, start = Segmenter.from_config(CONFIG), list[dict[str, NDArray[Any]]](), 0
-        for i in tqdm(range(len(images)), desc=path.stem):
-            parts.append(_one(made, images, i, start, regions=i % every == 0))
-            start += len(parts[-1].get("region_keys", ()))
-        names = [field.name for field in fields(Half)]
-        np.savez(path, **{name: np.concatenate([part[name] for part in parts if name in part]) for name in names})
+        with tempfile.TemporaryDirectory() as folder, Segmenter.from_config(CONFIG, f"faiss://{folder}/db") as made:
+            rows = _rows(made, images)
+            seen = [_masks(made, images, i) for i in tqdm(range(0, len(images), every), desc=path.stem)]
+        coverage = sparse.block_diag([one.pop("coverage") for one in seen], format="csr")
+        columns = {f"rows_{name}": column for name, column in rows.items()}
+        columns |= {name: np.concatenate([one[name] for one in seen]) for name in seen[0]}
+        columns |= {name: getattr(coverage, name) for name in ("data", "indices", "indptr", "shape")}
+        np.savez(path, **columns)
     with np.load(path) as file:
-        return Half(**file)
+        coverage = sparse.csr_array((file["data"], file["indices"], file["indptr"]), shape=tuple(file["shape"]))
+        rows, masks = (
+            {name.removeprefix(kind): file[name] for name in file.files if name.startswith(kind)}
+            for kind in ("rows_", "masks_")
+        )
+        return Half(rows, masks, coverage, file["truth"], file["pixels"])
 
 
-def _one(made: Segmenter, images: LabelledImages, i: int, start: int, *, regions: bool) -> dict[str, NDArray[Any]]:
-    """The columns of :class:`Half` that one image gives; ``start`` is the number of regions before it."""
-    example, image = images[i], Image(images[i].image)
-    (features,) = features_of([image], made.extractor)
-    own = pool(features, Masks.from_partition(np.where(example.segments > 0, example.segments, -1)))
-    labels = images.vocabulary.index(np.array([segment.label for segment in example.info], object))
-    known = {"keys": own.vectors, "labels": labels, "images": np.full(len(labels), i), "cells": own.coverage}
-    if not regions:
-        return known
-    (masks,) = masks_of([image], made.proposer)
-    cut, columns = pool(features, masks), masks.matrix.tocsc()
-    columns.sort_indices()
-    pieces, at = np.unique(columns.indices.reshape(columns.shape[1], -1), axis=0, return_inverse=True)
-    truth = example.semantic(list(images.vocabulary))
-    there, seen = nearest(at.reshape(masks.grid), truth.shape), (truth >= 0) & (truth < len(images.vocabulary))
-    pixels = np.zeros((len(pieces), len(images.vocabulary)), np.float32)
-    np.add.at(pixels, (there[seen], truth[seen]), 1)
-    places = {"pieces": pieces.astype(np.int64) + start, "truth": pixels, "piece_images": np.full(len(pieces), i)}
-    return {**known, "region_keys": cut.vectors, "region_cells": cut.coverage, **places}
+def _rows(made: Segmenter, images: LabelledImages) -> Few:
+    database = made.database
+    assert database is not None
+    database.add(images, progress=True)
+    fields = ["label", "image_hash", "coverage", "whole"]
+    found = Records.concatenate(list(database.store.scan(fields=fields, with_vectors=True)))
+    assert found.vectors is not None
+    number = {Image(images[i].image).content_hash: i for i in range(len(images))}
+    return {
+        "keys": found.vectors,
+        "cells": found.fields["coverage"].astype(np.float32),
+        "images": np.array([number[one] for one in found.fields["image_hash"]]),
+        "labels": images.vocabulary.index(database.named(found.fields["label"])),
+        "part": found.fields["whole"] != "",
+    }
+
+
+def _masks(made: Segmenter, images: LabelledImages, i: int) -> dict[str, Any]:
+    example, names = images[i], list(images.vocabulary)
+    image = Image(example.image)
+    masks = with_cells(masks_of([image], made.proposer)[0], CONFIG.painting.cells)
+    own = pool(features_of([image], made.extractor)[0], masks)
+    height, width = masks.grid
+    pixels = np.arange(height * width).reshape(height, width)[::GRID, ::GRID].ravel()
+    truth = nearest(example.semantic(names), masks.grid).reshape(-1)[pixels]
+    return {
+        "masks_keys": own.vectors,
+        "masks_cells": own.coverage,
+        "masks_images": np.full(len(masks), i),
+        "coverage": sparse.csr_array(sparse.diags_array(masks.scores) @ masks.matrix).T.tocsr()[pixels],
+        "truth": np.where(truth < len(names), truth, -1),
+        "pixels": np.full(len(pixels), i),
+    }
 
 
 # -- the lines --------------------------------------------------------------------------------------------------------
 
-Line: TypeAlias = Callable[[Asked], Doubles]
-"""Weights (Q, K) of the nearest; 0 for those that have no vote."""
+Line: TypeAlias = Callable[[Asked], tuple[Ints, Doubles]]
+"""Of the entries that have a vote: their classes, and their weights."""
 
 
-def ours(**changes: object) -> Line:
+def ours(**changes: Any) -> Line:
     """The library's weights with the preset's numbers, some of them changed."""
     return lambda asked: weighted(asked, asked.scores, replace(CONFIG.retrieval, **changes))
 
 
-def weighted(asked: Asked, scores: Doubles, config: RetrievalConfig) -> Doubles:
+def weighted(asked: Asked, scores: Doubles, config: RetrievalConfig) -> tuple[Ints, Doubles]:
     """The library's weights of the k best by other scores."""
-    order = np.argsort(-scores, axis=1, kind="stable")[:, : config.k]
-    picked = np.take_along_axis(scores, order, 1)
-    best, labels, sizes = (np.take_along_axis(column, order, 1) for column in (scores, asked.labels, asked.sizes))
-    names = labels.astype(str).astype(object)
-    found = Neighbours(names, best.astype(np.float32), names, sizes)
-    counts = {str(c): int(n) for c, n in enumerate(asked.counts)}
-    weights = np.zeros_like(asked.scores)
-    own = vote_weights(found, config, counts, whole=asked.whole)
-    np.put_along_axis(weights, order, np.where(np.isfinite(picked), own, 0), 1)
-    return weights
+    order = slice(None, config.k)
+    columns = [column[:, order] for column in (scores, asked.labels, asked.sizes)]
+    if scores is not asked.scores:
+        best = np.argsort(-scores, axis=1, kind="stable")[:, order]
+        columns = [np.take_along_axis(column, best, 1) for column in (scores, asked.labels, asked.sizes)]
+    names = np.array([str(c) for c in range(len(asked.counts))], object)
+    known = dict(zip(names, asked.counts.tolist(), strict=True))
+    found = Neighbours(names[columns[1]], columns[0].astype(np.float32), names[columns[1]], columns[2])
+    return columns[1], vote_weights(found, config, known, whole=asked.whole)
 
 
 def damped(share: float, column: str) -> Line:
@@ -185,28 +210,20 @@ def perplexed(scores: Doubles, votes: float = 5.0) -> Doubles:
     return np.exp((low + high) / 2)
 
 
-def one_an_image(asked: Asked) -> Doubles:
-    """Only the nearest entry of each image has a vote."""
-    again = np.zeros(asked.images.shape, bool)
+def one_an_image(asked: Asked) -> tuple[Ints, Doubles]:
+    """Of the entries of a class in one image only the nearest has a vote."""
+    kind, again = asked.images * len(asked.counts) + asked.labels, np.zeros(asked.images.shape, bool)
     for j in range(1, again.shape[1]):
-        again[:, j] = (asked.images[:, :j] == asked.images[:, j : j + 1]).any(axis=1)
+        again[:, j] = (kind[:, :j] == kind[:, j : j + 1]).any(axis=1)
     return weighted(asked, np.where(again, -np.inf, asked.scores), CONFIG.retrieval)
 
 
-def within_classes(asked: Asked, falling: float = 0.3, most: int = 3) -> Doubles:
-    """Of each class the mean of its best similarities, each counting so much of the one before; one vote a class."""
-    rank = np.zeros(asked.labels.shape, np.int64)
-    for j in range(1, rank.shape[1]):
-        rank[:, j] = (asked.labels[:, :j] == asked.labels[:, j : j + 1]).sum(axis=1)
-    share = np.where(rank < np.minimum(most, asked.counts[asked.labels]), falling**rank, 0)
-    means = np.full(asked.scores.shape, -np.inf)
-    for j in np.flatnonzero((rank == 0).any(axis=0)):
-        same = share * (asked.labels == asked.labels[:, j : j + 1])
-        full = falling ** np.arange(most) * (np.arange(most) < asked.counts[asked.labels[:, j]][:, None])
-        missing = full.sum(axis=1) - same.sum(axis=1)  # what is not among the nearest is as the last of them
-        mean = ((same * asked.scores).sum(axis=1) + missing * asked.scores[:, -1]) / full.sum(axis=1)
-        means[:, j] = np.where(rank[:, j] == 0, mean, -np.inf)
-    return weighted(asked, means, replace(CONFIG.retrieval, k=means.shape[1]))
+def one_a_class(asked: Asked) -> tuple[Ints, Doubles]:
+    """Of the 40 nearest, the best of each class has a vote."""
+    again = np.zeros(asked.labels.shape, bool)
+    for j in range(1, again.shape[1]):
+        again[:, j] = (asked.labels[:, :j] == asked.labels[:, j : j + 1]).any(axis=1)
+    return weighted(asked, np.where(again, -np.inf, asked.scores), replace(CONFIG.retrieval, k=NEAREST))
 
 
 LINES: dict[str, Line] = {
@@ -227,83 +244,82 @@ LINES: dict[str, Line] = {
     "hubs damped, a tenth": damped(0.1, "crowd"),
     "hubs damped, a quarter": damped(0.25, "crowd"),
     "dense classes damped, a tenth": damped(0.1, "classes"),
-    "one vote an image": one_an_image,
-    "means within classes": within_classes,
+    "one vote for each class of an image": one_an_image,
+    "one vote for each class": one_a_class,
 }
 
 # -- measuring --------------------------------------------------------------------------------------------------------
 
 
-def ask(half: Half, keys: Floats, cells: Floats, rows: Ints, *, whole: bool, classes: int) -> Asked:
-    """The nearest of some true masks of a half."""
-    entries, labels, images = half.keys[rows], half.labels[rows], half.images[rows]
-    k = min(NEAREST, len(rows))
+def ask(known: Half, rows: Ints, asked: Few, masks: Ints, classes: int, *, whole: bool) -> Asked:
+    """The nearest rows of a half to some masks; those that are whole things are compared with wholes."""
+    kept = rows[~known.rows["part"][rows]] if whole else rows
+    entries, labels, images, cells = (known.rows[name][kept] for name in ("keys", "labels", "images", "cells"))
+    keys, k = asked["keys"][masks], min(NEAREST, len(kept))
     scores, found = np.empty((len(keys), k)), np.empty((len(keys), k), np.int64)
-    for at in range(0, len(keys), 4096):
-        similar = keys[at : at + 4096] @ entries.T
+    for at in range(0, len(keys), BLOCK):
+        similar = keys[at : at + BLOCK] @ entries.T
         best = np.argpartition(-similar, k - 1, axis=1)[:, :k]
         order = np.argsort(-np.take_along_axis(similar, best, 1), axis=1, kind="stable")
-        found[at : at + 4096] = np.take_along_axis(best, order, 1)
-        scores[at : at + 4096] = np.take_along_axis(similar, found[at : at + 4096], 1)
+        found[at : at + BLOCK] = np.take_along_axis(best, order, 1)
+        scores[at : at + BLOCK] = np.take_along_axis(similar, found[at : at + BLOCK], 1)
     crowd, counts = _crowd(entries, images), np.bincount(labels, minlength=classes)
     mean = np.bincount(labels, crowd, minlength=classes) / np.maximum(counts, 1)
-    sizes = half.cells[rows][found] / cells[:, None]
+    sizes = cells[found] / asked["cells"][masks, None]
     return Asked(scores, labels[found], images[found], sizes, whole, crowd[found], mean[labels[found]], counts)
 
 
 def _crowd(entries: Floats, images: Ints, most: int = 10) -> Doubles:
-    similar = np.where(images[:, None] == images, np.float32(-np.inf), entries @ entries.T)
-    top = -np.partition(-similar, min(most, len(entries) - 1) - 1, axis=1)[:, :most].astype(np.float64)
-    there = np.isfinite(top)
-    return np.where(there, top, 0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+    means = []
+    for at in range(0, len(entries), BLOCK):
+        similar = entries[at : at + BLOCK] @ entries.T
+        similar[images[at : at + BLOCK, None] == images] = -np.inf
+        top = -np.partition(-similar, min(most, len(entries) - 1) - 1, axis=1)[:, :most].astype(np.float64)
+        there = np.isfinite(top)
+        means.append(np.where(there, top, 0).sum(axis=1) / np.maximum(there.sum(axis=1), 1))
+    return np.concatenate(means)
 
 
 def shares(asked: Asked, line: Line) -> Doubles:
     """P_ret, (Q, C)."""
-    weights, found = line(asked), np.zeros((len(asked.scores), len(asked.counts)))
+    (labels, weights), found = line(asked), np.zeros((len(asked.scores), len(asked.counts)))
     for j in range(weights.shape[1]):
-        found[np.arange(len(found)), asked.labels[:, j]] += weights[:, j]
-    total = found.sum(axis=1, keepdims=True)
-    return np.divide(found, total, out=np.zeros_like(found), where=total > 0)
+        found[np.arange(len(found)), labels[:, j]] += weights[:, j]
+    return found
 
 
 class Tally:
     """What one line gets right: accuracy and mean over classes of true masks, mean IoU of regions."""
 
     def __init__(self, classes: int) -> None:
-        self._right, self._all = np.zeros(classes), np.zeros(classes)
-        self._matrix = np.zeros((classes + 1, classes))
+        self._right, self._all, self._matrix = np.zeros(classes), np.zeros(classes), ConfusionMatrix(classes)
 
     def masks(self, found: Doubles, labels: Ints) -> None:
         self._all += np.bincount(labels, minlength=len(self._all))
         self._right += np.bincount(labels[found.argmax(axis=1) == labels], minlength=len(self._all))
 
-    def regions(self, found: Doubles, pieces: Ints, truth: Floats) -> None:
-        total = found[pieces].sum(axis=1)
-        np.add.at(self._matrix, np.where(total.any(axis=1), total.argmax(axis=1), len(self._all)), truth)
+    def pixels(self, found: Doubles, truth: Ints) -> None:
+        best = np.where(found.any(axis=1), found.argmax(axis=1), -1)
+        self._matrix.merge(self._matrix.measure(truth[None], best[None]))
 
     def points(self) -> Doubles:
         """The three figures, in points."""
-        there, right = self._all > 0, np.diag(self._matrix)
-        present = self._matrix.sum(axis=0)
-        union = present + self._matrix[:-1].sum(axis=1) - right
+        there = self._all > 0
         by_class = self._right[there] / self._all[there]
-        iou = right[present > 0] / union[present > 0]
-        return 100 * np.array([self._right.sum() / self._all.sum(), by_class.mean(), iou.mean()])
+        return 100 * np.array([self._right.sum() / self._all.sum(), by_class.mean(), self._matrix.mean_iou()])
 
 
-def measure(tallies: dict[str, Tally], known: Half, rows: Ints, half: Half, images: Ints) -> None:
-    """Ask about some images of a half, with some true masks of another, or of the same, in the database."""
-    classes = half.truth.shape[1]
-    own = np.isin(half.images, images)
-    masks = ask(known, half.keys[own], half.cells[own], rows, whole=True, classes=classes)
-    pieces = np.isin(half.piece_images, images)
-    used, inverse = np.unique(half.pieces[pieces], return_inverse=True)
-    regions = ask(known, half.region_keys[used], half.region_cells[used], rows, whole=False, classes=classes)
+def measure(tallies: dict[str, Tally], known: Half, rows: Ints, half: Half, images: Ints, classes: int) -> None:
+    """Ask about some images of a half, with some rows of another, or of the same, in the database."""
+    own = np.flatnonzero(np.isin(half.rows["images"], images) & ~half.rows["part"])
+    cut = np.flatnonzero(np.isin(half.masks["images"], images))
+    there = np.flatnonzero(np.isin(half.pixels, images))
+    coverage = half.coverage[there][:, cut]
+    masks = ask(known, rows, half.rows, own, classes, whole=True)
+    regions = ask(known, rows, half.masks, cut, classes, whole=False)
     for name, line in LINES.items():
-        tallies[name].masks(shares(masks, line), half.labels[own])
-        found = shares(regions, line)
-        tallies[name].regions(found, inverse.reshape(half.pieces[pieces].shape), half.truth[pieces])
+        tallies[name].masks(shares(masks, line), half.rows["labels"][own])
+        tallies[name].pixels(coverage @ shares(regions, line), half.truth[there])
 
 
 def blocks(stems: list[str]) -> Ints:
@@ -316,32 +332,25 @@ def blocks(stems: list[str]) -> Ints:
 
 
 def drawn(half: Half, images: Ints, size: str, rng: np.random.Generator) -> Ints:
-    """The true masks that are in a database made of some images."""
-    rows = np.flatnonzero(np.isin(half.images, images))
+    """The rows of a database that is made of some images."""
+    of, labels = half.rows["images"], half.rows["labels"]
     if size == "a tenth":
-        return rows[np.isin(half.images[rows], images[int(rng.integers(10)) :: 10])]
+        return np.flatnonzero(np.isin(of, images[int(rng.integers(10)) :: 10]))
+    rows = np.isin(of, images)
     if size == "two a class":
-        few = [
-            (c, rng.permutation(np.unique(half.images[rows[half.labels[rows] == c]]))[:2]) for c in _classes(half, rows)
-        ]
-        return np.sort(np.concatenate([rows[(half.labels[rows] == c) & np.isin(half.images[rows], i)] for c, i in few]))
-    return rows
+        own = [(rows & (labels == c)) for c in np.unique(labels[rows])]
+        rows = np.any([one & np.isin(of, rng.permutation(np.unique(of[one]))[:2]) for one in own], axis=0)
+    return np.flatnonzero(rows)
 
 
-def _classes(half: Half, rows: Ints) -> list[int]:
-    return np.unique(half.labels[rows]).tolist()
-
-
-def folds(half: Half, stems: list[str], size: str) -> dict[str, Doubles]:
+def folds(half: Half, stems: list[str], size: str, classes: int) -> dict[str, Doubles]:
     """The figures of each line on the three blocks of a reference half."""
-    block, classes = blocks(stems), half.truth.shape[1]
-    figures = []
+    block, figures = blocks(stems), []
     for draw in range(1 if size == "all" else DRAWS):
         tallies = {name: Tally(classes) for name in LINES}
         for fold in range(3):
-            rng = np.random.default_rng(3 * draw + fold)
-            rows = drawn(half, np.flatnonzero(block != fold), size, rng)
-            measure(tallies, half, rows, half, np.flatnonzero(block == fold))
+            rows = drawn(half, np.flatnonzero(block != fold), size, np.random.default_rng(3 * draw + fold))
+            measure(tallies, half, rows, half, np.flatnonzero(block == fold), classes)
         figures.append({name: tally.points() for name, tally in tallies.items()})
     return {name: np.mean([one[name] for one in figures], axis=0) for name in LINES}
 
@@ -357,28 +366,25 @@ def table(title: str, columns: dict[str, dict[str, Doubles]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--every", type=int, default=3, help="regions of every so many images")
-    parser.add_argument("--query", action="store_true", help="the query halves too")
+    parser.add_argument("--every", type=int, default=3, help="regions, and query images, of every so many")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "knnseg-votes", help="for features")
     options = parser.parse_args()
     folder = Path(os.environ.get("KNNSEG_REAL_DATA") or Path(__file__).parents[2] / "shared" / "real")
     if not folder.is_dir():
         sys.exit(f"votes.py: expected the folder of real data in $KNNSEG_REAL_DATA or at {folder}")
-    few, query = dict[str, dict[str, Doubles]](), dict[str, dict[str, Doubles]]()
-    for name in SETS:
-        images = photographs(folder, "reference", name)
+    reference, query = dict[str, dict[str, Doubles]](), dict[str, dict[str, Doubles]]()
+    for name in ("camvid", "msrc"):
+        images, asked = (photographs(folder, half, name) for half in ("reference", "query"))
         half = look(images, options.every, options.cache / f"{name}-reference-{options.every}.npz")
-        stems = json.loads((folder / name / "split.json").read_text(encoding="utf-8"))["reference"]
-        few |= {f"{name}, {size}": folds(half, stems, size) for size in ("all", "a tenth", "two a class")}
-        if options.query:
-            asked = photographs(folder, "query", name)[:: options.every]
-            other = look(asked, 1, options.cache / f"{name}-query-{options.every}.npz")
-            tallies = {line: Tally(half.truth.shape[1]) for line in LINES}
-            measure(tallies, half, np.arange(len(half.keys)), other, np.arange(len(asked)))
-            query[name] = {line: tally.points() for line, tally in tallies.items()}
-    print(table("reference halves", few))
-    if query:
-        print(table("query halves", query))
+        other = look(asked[:: options.every], 1, options.cache / f"{name}-query-{options.every}.npz")
+        stems, classes = json.loads((folder / name / "split.json").read_text())["reference"], len(images.vocabulary)
+        for size in ("all", "a tenth", "two a class"):
+            reference[f"{name}, {size}"] = folds(half, stems, size, classes)
+            print(table(f"reference, {name}", {size: reference[f"{name}, {size}"]}), flush=True)
+        tallies = {line: Tally(classes) for line in LINES}
+        measure(tallies, half, np.arange(len(half.rows["keys"])), other, np.unique(other.pixels), classes)
+        query[name] = {line: tally.points() for line, tally in tallies.items()}
+    print(table("reference halves", reference), table("query halves", query), sep="\n")
 
 
 if __name__ == "__main__":
