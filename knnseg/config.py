@@ -74,12 +74,15 @@ class RetrievalConfig:
         weighting: w_j = exp((s_j - 1)/τ) for ``"exponential"``, 1 for ``"uniform"``, max(s_j, 0) for ``"similarity"``.
         temperature: τ, in units of cosine similarity.
         class_balance: γ; w_j is multiplied by n_c^-γ, n_c the number of entries of the class. 0 turns it off.
+        size_match: β; w_j is multiplied by a^β, a how well the size of the entry goes with that of the mask, at most 1.
+            0 turns it off.
     """
 
     k: Count = 16
     weighting: Literal["exponential", "uniform", "similarity"] = "exponential"
     temperature: Positive = 0.1
     class_balance: Share = 0.0
+    size_match: Share = 0.0
 
 
 @checked("configuration fusion")

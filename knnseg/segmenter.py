@@ -360,16 +360,14 @@ class Segmenter:
             counts = {one.label: one.keys if parts else one.count for one in database.concepts()}
         supported = np.array([counts.get(name, 0) > 0 for name in vocabulary])
         with clock("fusion"):
-            fused = [
-                self._fused(own, scores, counts, supported, vocabulary) for own, scores in zip(found, base, strict=True)
-            ]
+            fused = [self._fused(*one, counts, supported, vocabulary, parts) for one in zip(found, base, strict=True)]
         return [final for final, _ in fused], [evidence for _, evidence in fused]
 
     def _fused(
         self, found: Neighbours, base: ClassScores, counts: dict[str, int], supported: NDArray[np.bool_],
-        vocabulary: Vocabulary,
+        vocabulary: Vocabulary, parts: bool,
     ) -> tuple[ClassScores, Evidence]:  # fmt: skip
-        weights = vote_weights(found, self.config.retrieval, counts)
+        weights = vote_weights(found, self.config.retrieval, counts, whole=not parts)
         retrieved = vote(found, weights, vocabulary)
         certainty = confidence(found, retrieved, self.config.fusion)
         final = fuse(base, retrieved, certainty, supported, self.config.fusion)
