@@ -41,8 +41,9 @@ browser:
 	  { test "$$(id -u)" = 0 && apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null; } || \
 	  echo "no Chromium, and this user cannot install it: the tests of the page are skipped, unless KNNSEG_REQUIRE=chromium"
 
+# Most of them wait for processes that they start and kill, or use one thread; what is late beside another passes alone.
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m 'slow and not server and not tools' $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not server and not tools' -n 2 --dist loadscope -o cache_dir=.pytest_cache/slow $(ARGS)
 
 # The numbers once more, as another processor would make them: the oldest kernels of OpenBLAS, NumPy and torch without the
 # instructions that they choose among at run time, and more threads. Sums come in another order then, so a test whose verdict

@@ -61,7 +61,7 @@ class Bench:
             config = replace(config, fusion=replace(config.fusion, threshold=threshold))
         with (
             tempfile.TemporaryDirectory() as folder,
-            ConceptDatabase.open(f"memory://{folder}/db", self.extractor) as database,
+            ConceptDatabase.open(f"memory://{folder}/db", self.extractor, parts=self.config.keys.parts) as database,
         ):
             yield Segmenter(self.extractor, self.proposer, None, database, config=config)
 

@@ -102,8 +102,11 @@ def centred(source: FeatureExtractor, examples: LabelledImages) -> Whitened:
 def quality(bench: Bench, made: Segmenter) -> dict[str, float]:
     assert made.database is not None
     made.database.add(bench.reference)
-    report = evaluate(made, bench.query, bench.vocabulary, progress=sys.stderr.isatty()).final.semantic
-    return {"miou": float(report.mean_iou()), "pixel_accuracy": float(report.pixel_accuracy)}
+    report = evaluate(made, bench.query, bench.vocabulary, progress=sys.stderr.isatty()).final
+    semantic, boundaries = report.semantic, report.boundaries.mean_iou(report.semantic.occurring.tolist())
+    return {
+        "miou": semantic.mean_iou(), "pixel_accuracy": semantic.pixel_accuracy, "boundary_miou": boundaries
+    }  # fmt: skip
 
 
 def whole(bench: Bench) -> None:
@@ -263,7 +266,10 @@ def boxed(folder: Path, every: int, bench: Bench) -> None:
         "filled boxes": Boxed(reference, "filled"),
     }
     for name, taught in ways.items():
-        with tempfile.TemporaryDirectory() as place, ConceptDatabase.open(f"faiss://{place}/db", keys) as database:
+        with (
+            tempfile.TemporaryDirectory() as place,
+            ConceptDatabase.open(f"faiss://{place}/db", keys, parts=config.keys.parts) as database,
+        ):
             own = Segmenter(keys, proposer, None, database, config=config)
             database.add(taught)
             scores = evaluate(own, query, query.vocabulary, progress=sys.stderr.isatty()).final.semantic

@@ -78,7 +78,8 @@ CASES = {
     "knnseg segment": "{there}/images/0.png -s {url} -c kettle --out {out}/segmented",
     "knnseg explain": "{there}/images/0.png -s {url} -c kettle --out {out}/explained.html",
     "knnseg eval": "-s {url} " + PAIRS + " --out {out}/report --limit 1",
-    "knnseg calibrate": "-s {url} --out {out}/mine.toml --most 4",
+    "knnseg calibrate": "-s {url} --keys --out {out}/mine.toml --most 4",
+    "knnseg info": "-s {url}",
     "knnseg concepts list": "-s {url}",
     "knnseg concepts kind": "kettle --thing -s {url}",
     "knnseg concepts rename": "kettle pot -s {url}",
@@ -372,8 +373,8 @@ def test_a_key_that_no_header_can_have(said, bridge, key):
 @pytest.mark.parametrize(
     ("name", "arguments", "types", "question"),
     [
-        ("knnseg concepts remove", "kettle -s {url}", "y\n", "Remove 1 examples of 'kettle' from"),
-        ("knnseg concepts remove", "kettle -s {url}", "n\n", "Remove 1 examples of 'kettle' from"),
+        ("knnseg concepts remove", "kettle -s {url}", "y\n", "Remove 1 example of 'kettle' from"),
+        ("knnseg concepts remove", "kettle -s {url}", "n\n", "Remove 1 example of 'kettle' from"),
         ("knnstore delete", "{url} --id a", "y\n", "Delete 1 of 1 record"),
         ("knnstore drop", "{url}", "y\n{path}\n", "Type its name"),
         ("knnstore drop", "{url}", "y\nanother\n", "Type its name"),

@@ -39,12 +39,14 @@ KNNSEG = {
 WITHIN = {
     "data": ["arrays", "vocabulary", "listing", "reading", "image", "features", "masks", "scores", "annotations"],
     "stages": ["hookspecs", "text", "protocols", "keys", "registry"],
-    "method": ["pooling", "voting", "fusion", "edges", "painting", "instances", "boxes", "brush"],
+    "method": ["pooling", "voting", "fusion", "edges", "cells", "painting", "instances", "boxes", "brush"],
     "database": [
         "naming",
         "changes",
         "schema",
+        "parts",
         "spaces",
+        "settings",
         "inventory",
         "originals",
         "adding",
@@ -56,7 +58,7 @@ WITHIN = {
         "reembedding",
     ],
     "export": ["files", "coco", "maps", "polygons", "yolo", "label_studio", "libraries", "notebook", "run"],
-    "calibration": ["leave_one_out", "fitting"],
+    "calibration": ["leave_one_out", "recipes", "judging", "fitting"],
     "mining": ["clustering", "sharing", "regions", "pages", "sources", "discovering", "harvesting"],
     "studio": [
         "remembered",

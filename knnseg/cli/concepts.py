@@ -27,7 +27,7 @@ from knnseg.cli.options import (
     there_is,
 )
 from knnstore import StoreURL
-from knnstore._options import Group
+from knnstore._options import Group, counted
 
 if TYPE_CHECKING:
     from knnseg.config import Config
@@ -141,7 +141,7 @@ def rename(
     """Give a concept another name; merges where the new name exists."""
     with opened_database(store, space, preset, checkpoint, device, read_only=False) as database:
         moved = database.rename(old, new)
-    print_json({"renamed": moved}) if as_json else print(f"{moved} examples of {old!r} are now {new!r}")
+    print_json({"renamed": moved}) if as_json else print(f"{old!r} is now {new!r}: {counted(moved, 'example')}")
 
 
 @concepts_app.command()
@@ -158,8 +158,8 @@ def kind(
     """Say of a concept and all its examples that it is a countable object, or stuff."""
     with opened_database(store, space, preset, checkpoint, device, read_only=False) as database:
         changed = database.set_kind(label, thing=thing)
-    what = "thing" if thing else "stuff"
-    print_json({"changed": changed}) if as_json else print(f"{changed} examples of {label!r} are now {what}")
+    what = "a thing" if thing else "stuff"
+    print_json({"changed": changed}) if as_json else print(f"{label!r} is now {what}: {counted(changed, 'example')}")
 
 
 @concepts_app.command()
@@ -176,7 +176,7 @@ def merge(
     """Make one concept of several."""
     with opened_database(store, space, preset, checkpoint, device, read_only=False) as database:
         moved = database.merge(labels, into)
-    print_json({"merged": moved}) if as_json else print(f"{moved} examples are now {into!r}")
+    print_json({"merged": moved}) if as_json else print(f"merged into {into!r}: {counted(moved, 'example')}")
 
 
 @concepts_app.command()
@@ -195,9 +195,11 @@ def remove(
         counts = {concept.label: concept.count for concept in database.concepts()}
         if not yes and label in counts:
             place = StoreURL.parse(store)  # whose text keeps secrets to itself
-            typer.confirm(f"Remove {counts[label]} examples of {label!r} from {place}?", abort=True, err=True)
+            typer.confirm(
+                f"Remove {counted(counts[label], 'example')} of {label!r} from {place}?", abort=True, err=True
+            )
         gone = database.remove(label)
-    print_json({"removed": gone}) if as_json else print(f"{gone} examples of {label!r} removed")
+    print_json({"removed": gone}) if as_json else print(f"{counted(gone, 'example')} of {label!r} removed")
 
 
 @concepts_app.command()
@@ -226,7 +228,9 @@ def sheet(
         found = database.examples(concept=label, limit=limit)
         counts = {concept.label: concept.count for concept in database.concepts()}
         total = counts.get(found.concept[0] if len(found) else label, len(found))
-        title = f"{label}: " + (f"{total} examples" if total == len(found) else f"the newest {len(found)} of {total}")
+        title = f"{label}: " + (
+            counted(total, "example") if total == len(found) else f"the newest {len(found)} of {total}"
+        )
         contact_sheet(database, found, originals, title=title, columns=columns).save(out, "PNG")
     if as_json:
         print_json({"out": str(out), "ids": found.id.tolist()})

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from knnseg.errors import told
+from knnstore._options import counted
 
 if TYPE_CHECKING:
     from knnseg.data.vocabulary import Vocabulary
@@ -97,7 +98,7 @@ def _measured(out: Path | None, journal: Journal | None) -> str:
     """How far a run has come that ends here, and how to go on."""
     if journal is None:
         return "Nothing of this run is kept; with --out FOLDER a run that was stopped goes on."
-    return f"{len(journal)} images are measured and kept in {out}. Running it again goes on from there."
+    return f"Measured and kept in {out}: {counted(len(journal), 'image')}. Running it again goes on from there."
 
 
 def print_report(
@@ -130,7 +131,9 @@ def print_report(
                 _headed(table, title, listed)
     console = Console(markup=False)  # names and paths may have brackets
     # Not the title of the table, which would be broken to its width.
-    console.print(f"{result['images']} images, {result['classes']} classes: IoU", soft_wrap=True, highlight=False)
+    console.print(
+        f"{counted(result['images'], 'image')}, {result['classes']} classes: IoU", soft_wrap=True, highlight=False
+    )
     console.print(table)
     console.print(_means(result, compared))
 

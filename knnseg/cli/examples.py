@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from knnseg.cli.concepts import Of, Space, Yes, opened_database
 from knnseg.cli.options import AsJson, Checkpoint, Device, Store, print_json
 from knnstore import StoreURL
-from knnstore._options import Group
+from knnstore._options import Group, counted
 
 if TYPE_CHECKING:
     from knnseg.database.concepts import ConceptDatabase
@@ -128,7 +128,7 @@ def relabel(
     with opened_database(store, space, preset, checkpoint, device, read_only=False) as database:
         found = _chosen(database, ids, concept, writer, image, since)
         moved = database.relabel(found.id.tolist(), to)
-    print_json({"relabelled": moved}) if as_json else print(f"{moved} examples are now {to!r}")
+    print_json({"relabelled": moved}) if as_json else print(f"moved to {to!r}: {counted(moved, 'example')}")
 
 
 @examples_app.command()
@@ -151,6 +151,6 @@ def delete(
         found = _chosen(database, ids, concept, writer, image, since)
         if not yes and len(found):
             place = StoreURL.parse(store)  # whose text keeps secrets to itself
-            typer.confirm(f"Delete {len(found)} examples from {place}?", abort=True, err=True)
+            typer.confirm(f"Delete {counted(len(found), 'example')} from {place}?", abort=True, err=True)
         gone = database.delete_examples(found.id.tolist())
-    print_json({"deleted": gone}) if as_json else print(f"{gone} examples deleted")
+    print_json({"deleted": gone}) if as_json else print(f"{counted(gone, 'example')} deleted")

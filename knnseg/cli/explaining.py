@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from knnseg.cli.options import AsJson, Checkpoint, Device, Preset, known_names, names_of, open_segmenter, print_json
+from knnstore._options import counted
 
 __all__ = ["explain"]
 
@@ -45,4 +46,4 @@ def explain(
     if as_json:
         print_json({"image": str(image), "file": str(out), "segments": count})
     else:
-        Console(markup=False).print(f"{count} segments explained: {out}", soft_wrap=True, highlight=False)
+        Console(markup=False).print(f"{counted(count, 'segment')} explained: {out}", soft_wrap=True, highlight=False)

@@ -27,6 +27,7 @@ from knnseg.cli.options import (
 )
 from knnseg.data.listing import images_of
 from knnseg.data.vocabulary import tidy
+from knnstore._options import counted
 
 if TYPE_CHECKING:
     from knnseg.database.concepts import ConceptDatabase
@@ -157,7 +158,9 @@ def _gathered(found: Harvest) -> dict[str, Any]:
 
 
 def _show_gathered(found: Harvest) -> None:
-    table = Table(title=f"{found.images} images, {len(found.kept)} regions kept", title_justify="left")
+    table = Table(
+        title=f"{counted(found.images, 'image')}, {counted(len(found.kept), 'region')} kept", title_justify="left"
+    )
     table.add_column("name")
     for heading in ("kept", "dropped"):
         table.add_column(heading, justify="right")
@@ -207,7 +210,8 @@ def _found(found: Discovery) -> dict[str, Any]:
 
 def _show(found: Discovery, page: Path) -> None:
     table = Table(
-        title=f"{found.images} images, {len(found.clusters)} clusters of unknown regions", title_justify="left"
+        title=f"{counted(found.images, 'image')}, {counted(len(found.clusters), 'cluster')} of unknown regions",
+        title_justify="left",
     )
     for heading in ("cluster", "regions", "images", "area"):
         table.add_column(heading, justify="right")

@@ -19,6 +19,7 @@ from knnseg.data.reading import ImageLike
 from knnseg.data.vocabulary import Vocabulary, tidied
 from knnseg.database.inventory import Concept, Inventory
 from knnseg.database.naming import Names, is_deleted
+from knnseg.database.parts import with_parts
 from knnseg.database.schema import (
     FIELDS,
     Content,
@@ -172,22 +173,25 @@ def write(
     prepared: list[ImageExamples],
     names: Names,
     *,
+    tiles: int = 0,
     keep_masks: bool = True,
     writer: str = "",
     strict: bool = False,
 ) -> AddReport:
-    """Embed what is not there yet, and write it in one call.
+    """Embed what is not there yet, and write it in one call. Parts are not counted.
 
     Args:
         store: of a concept database.
         extractor: makes the vectors.
         prepared: the examples of some images.
         names: of the concepts, and what was deleted of them.
+        tiles: see :func:`knnseg.database.parts.with_parts`.
         keep_masks: store the masks as RLE.
         writer: who adds.
         strict: raise where the extractor refuses an image, instead of leaving it out.
     """
     report, failed = AddReport(), list[str]()
+    prepared = [with_parts(examples, tiles) for examples in prepared]
     store.revision()  # what others have added up to now is seen below, also where that takes a moment otherwise
     ids = [identity for examples in prepared for identity in (*examples.ids, *examples.first_ids)]
     stored = store.get(ids, fields=["label"], with_vectors=False)
@@ -202,7 +206,8 @@ def write(
         named = zip(examples.ids, examples.first_ids, examples.contents(names.name), strict=True)
         fresh = [i for i, (*own, same) in enumerate(named) if there.isdisjoint(own) and known.isdisjoint(same)]
         deleted = [i for i in fresh if is_deleted(names.moved.get(examples.ids[i], ""))]
-        report += AddReport(present=len(examples.ids) - len(fresh), deleted=len(deleted))
+        present = sorted({*range(len(examples.ids))} - {*fresh})
+        report += AddReport(present=_wholes(examples, present), deleted=_wholes(examples, deleted))
         fresh = [i for i in fresh if i not in deleted]
         if fresh:
             there.update(examples.ids)
@@ -219,19 +224,26 @@ def _upsert(
 ) -> AddReport:
     """Write some rows of each image."""
     report, columns = AddReport(), {name: list[object]() for name in FIELDS}
-    ids, vectors = list[str](), list[NDArray[np.float32]]()
+    ids, vectors, wholes = list[str](), list[NDArray[np.float32]](), 0
     for examples, fresh, embeddings in new:
         usable = np.flatnonzero(embeddings.vectors.any(axis=1))
         rows = [fresh[i] for i in usable.tolist()]
-        report += AddReport(skipped=len(fresh) - len(rows))
+        report += AddReport(skipped=_wholes(examples, fresh) - _wholes(examples, rows))
+        wholes += _wholes(examples, rows)
         ids += [examples.ids[i] for i in rows]
         vectors.append(embeddings.vectors[usable])
         append_rows(columns, examples, rows, embeddings.coverage[usable], keep_masks, writer)
     if ids:
         # Someone else may have added the same example since the look-up above; theirs is as good as ours.
         written = store.upsert(ids, np.concatenate(vectors), columns, on_conflict="skip")
-        report += AddReport(added=written, present=len(ids) - written)
+        added = max(0, wholes - (len(ids) - written))
+        report += AddReport(added=added, present=wholes - added)
     return report
+
+
+def _wholes(examples: ImageExamples, rows: Iterable[int]) -> int:
+    """How many of these rows are no parts."""
+    return sum(not examples.wholes[i] for i in rows)
 
 
 def _embedded(extractor: FeatureExtractor, work: list[tuple[ImageExamples, list[int]]]) -> list[Embeddings]:

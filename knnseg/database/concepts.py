@@ -56,12 +56,13 @@ class ConceptDatabase:
     Args:
         store: an open store whose spec has :data:`FIELDS`.
         extractor: makes the vectors; its space must be the store's. None is enough to list, rename, merge and remove.
+        parts: what is added is also stored in parts, see :class:`~knnseg.config.KeysConfig`.
     """
 
-    def __init__(self, store: EmbeddingStore, extractor: FeatureExtractor | None) -> None:
+    def __init__(self, store: EmbeddingStore, extractor: FeatureExtractor | None, parts: int = 0) -> None:
         dim, space = (store.spec.dim, store.spec.space) if extractor is None else (extractor.dim, extractor.space)
         StoreSpec(dim, "cosine", FIELDS, space, store.spec.dtype).check_against(store.spec, str(store.url))
-        self._store, self._extractor = store, extractor
+        self._store, self._extractor, self._parts = store, extractor, parts
         self._changes = Changes(place_of_changes(store), read_only=store.read_only)
         self._looking = Looking(store, self._changes)
         self._corrections = Corrections(store, self._changes, self._looking)
@@ -69,8 +70,9 @@ class ConceptDatabase:
 
     @classmethod
     def open(
-        cls, url: str | StoreURL, extractor: FeatureExtractor, *, create: bool = True, read_only: bool = False
-    ) -> ConceptDatabase:
+        cls, url: str | StoreURL, extractor: FeatureExtractor, *, create: bool = True, read_only: bool = False,
+        parts: int = 0,
+    ) -> ConceptDatabase:  # fmt: skip
         """Open the collection of the extractor's space below ``url``.
 
         Args:
@@ -79,22 +81,22 @@ class ConceptDatabase:
             extractor: makes the vectors.
             create: make it where it does not exist.
             read_only: write nothing.
+            parts: see the class.
 
         Raises:
             StoreNotFoundError: it does not exist and ``create`` is false; the message names the spaces that do.
         """
         place = StoreURL.parse(url).child(space_name(extractor.space))
         try:  # without a spec, as the dtype of a space is chosen when it is made; the rest is checked above
-            return cls(open_store(place, read_only=read_only), extractor)
+            return cls(open_store(place, read_only=read_only), extractor, parts)
         except StoreNotFoundError as error:
             if create and not read_only:
                 spec = StoreSpec(extractor.dim, "cosine", FIELDS, extractor.space)
-                return cls(open_store(place, spec), extractor)
-            there = [str(other) for other in spaces(url).values()]
+                return cls(open_store(place, spec), extractor, parts)
             raise StoreNotFoundError(
                 f"no concept database of encoder {extractor.space.encoder!r} at {StoreURL.parse(url)}",
                 expected=place.path.rsplit("/", 1)[-1],
-                got=", ".join(there) or "nothing there",
+                got=", ".join(map(str, spaces(url).values())) or "nothing there",
                 hint="Add examples first, or choose the preset that it was made with.",
             ) from error
 
@@ -244,7 +246,7 @@ class ConceptDatabase:
 
     def _write(self, prepared: list[ImageExamples], *, keep_masks: bool, writer: str, strict: bool) -> AddReport:
         return write(
-            self._store, self.extractor, prepared, self._changes.names(),
+            self._store, self.extractor, prepared, self._changes.names(), tiles=self._parts,
             keep_masks=keep_masks, writer=writer, strict=strict,
         )  # fmt: skip
 
@@ -317,8 +319,9 @@ class ConceptDatabase:
         return full_ids(self._store, self._looking.now(), beginnings)
 
     def neighbours(
-        self, embeddings: Embeddings, k: int, vocabulary: Vocabulary | None = None, *, exclude_image: str = ""
-    ) -> Neighbours:
+        self, embeddings: Embeddings, k: int, vocabulary: Vocabulary | None = None, *, exclude_image: str = "",
+        parts: bool = True,
+    ) -> Neighbours:  # fmt: skip
         """Equation 2: the k entries of highest cosine for each mask.
 
         Args:
@@ -326,8 +329,9 @@ class ConceptDatabase:
             k: how many.
             vocabulary: only entries of these classes; None takes all.
             exclude_image: leave out entries of the image with this content hash, for leave-one-image-out.
+            parts: take those of examples too.
         """
-        return nearest(self._store, self._looking, embeddings, k, vocabulary, exclude_image)
+        return nearest(self._store, self._looking, embeddings, k, vocabulary, exclude_image, parts)
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
@@ -371,17 +375,14 @@ class ConceptDatabase:
         return self._corrections.remove(label)
 
     def relabel(self, ids: Iterable[str], concept: str) -> int:
-        """Move single examples to another concept, in every embedding space; a new one where there is none.
+        """Move single examples to another concept, a new one where there is none; returns how many were moved.
 
-        They keep their ids, so adding the same data set again leaves them where they are now. One that the concept has
-        already, of the same mask in the same picture, is deleted.
+        They are moved in every embedding space, and keep their ids, so adding the same data set again leaves them where
+        they are now. One that the concept has already, of the same mask in the same picture, is deleted.
 
         Args:
             ids: of the examples; one that is not there is left out.
             concept: by the name that it has now or had before.
-
-        Returns:
-            How many examples were moved.
         """
         return self._corrections.relabel(ids, concept)
 

@@ -30,6 +30,7 @@ from knnseg.database.naming import (
     settled,
     taken_as,
 )
+from knnseg.database.parts import families
 from knnseg.database.schema import CONTENT, Content, contents, stored_contents
 from knnseg.database.spaces import each_space
 from knnseg.database.undoing import Correction, check_undo, described, parts, undone
@@ -141,16 +142,17 @@ class Corrections:
     def _move(self, ids: list[str], name: str) -> int:
         """Move examples to the concept of a name, or where it is "" away; returns how many are there now."""
         count = first = 0
-        for chunk in _chunks(ids):
+        together = families(self._store, ids)
+        for chunk in _chunks([one for whole, its in together.items() for one in (whole, *its)]):
             moved, made = self._move_some(chunk, name, first)
-            count, first = count + moved, first or made
+            count, first = count + len(moved & together.keys()), first or made
         if first:
             self._made.append(first)
         self._finish()
         return count
 
-    def _move_some(self, ids: list[str], name: str, first: int) -> tuple[int, int]:
-        """Make the changes that move some examples: how many, and the number of the first change, 0 for none."""
+    def _move_some(self, ids: list[str], name: str, first: int) -> tuple[set[str], int]:
+        """Make the changes that move some examples: which, and the number of the first change, 0 for none."""
         moved, doubles, planned = dict[str, str](), dict[str, str](), False
 
         def moving(names: Names) -> Change | None:
@@ -173,7 +175,7 @@ class Corrections:
         if doubles:
             number = self._changes.make(deleting).number
             first = first or number
-        return len(moved), first
+        return set(moved), first
 
     def _planned(self, names: Names, ids: list[str], name: str) -> tuple[dict[str, str], dict[str, str]]:
         """The examples that go to a concept, and those that it has already, each with the key that it has now."""
@@ -198,7 +200,9 @@ class Corrections:
         names = self._changes.names()
         deleted = [identity for identity in keys if is_deleted(names.moved.get(identity, ""))]
         for key in sorted({keys[identity] for identity in deleted}):
-            self._changes.make(partial(_brought_back, [i for i in deleted if keys[i] == key], key))
+            together = families(self._store, [i for i in deleted if keys[i] == key])
+            back = [one for whole, its in together.items() for one in (whole, *its)]
+            self._changes.make(partial(_brought_back, back, key))
         self._settle()
 
     def agree(self, keys: Mapping[str, str]) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from knnseg.data.image import Image
 from knnseg.database.inventory import Inventory, named
+from knnseg.database.parts import WHOLE
 from knnseg.errors import ConfigError, VocabularyError
 from knnseg.later import batched
 from knnstore import EmbeddingStore, F, Filter, Records
@@ -26,7 +27,7 @@ SHORT = 10
 """Digits of an id that are shown, which is enough to tell a million examples apart."""
 
 _BOX = ("x0", "y0", "x1", "y1")
-_FIELDS = ["label", "thing", "image", "image_hash", *_BOX, "area", "coverage", "writer", "added"]
+_FIELDS = ["label", "thing", "image", "image_hash", *_BOX, "area", "coverage", "writer", "added", "whole"]
 _AT_ONCE = 1024
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -149,7 +150,7 @@ def _of_image(image: str | PathLike[str] | Image) -> Filter:
 def listed(
     store: EmbeddingStore, seen: Inventory, where: Filter, ids: Iterable[str] | None = None, limit: int | None = None
 ) -> Examples:
-    """The newest examples, newest first, and by id where they are of the same moment.
+    """The newest examples, newest first, and by id where they are of the same moment; parts only by their ids.
 
     All but their ids and times is only read of those that are returned, and never their vectors or masks.
 
@@ -165,6 +166,7 @@ def listed(
     store.revision()  # what others have written up to now is seen below
     if ids is not None:
         return _read(store, seen, where, ids)[:limit]
+    where &= WHOLE
     found = ((-added, identity) for identity, added in _times(store, where))
     order = sorted(found) if limit is None else heapq.nsmallest(limit, found)
     return _read(store, seen, where, (*(identity for _, identity in order), *seen.names.unsettled))[:limit]

@@ -6,6 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from knnseg.database.naming import Names
 from knnstore import EmbeddingStore, F, Filter
 
 __all__ = ["Concept", "Inventory", "Looking", "named"]
+
+_Counts: TypeAlias = tuple[dict[str, int], dict[str, int], dict[str, int]]
+"""Of each key: its rows, the examples among them that say they are things, and the parts among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +30,14 @@ class Concept:
         count: examples.
         things: those of them that say it is a countable object; the others say it is stuff.
         aliases: names that it had before, or that what was merged into it had.
+        keys: of its examples and of their parts; see :mod:`knnseg.database.parts`.
     """
 
     label: str
     count: int
     things: int
     aliases: tuple[str, ...] = field(default=(), compare=False)
+    keys: int = field(default=0, compare=False)
 
     @property
     def thing(self) -> bool:
@@ -60,26 +66,29 @@ class Inventory:
     Args:
         revision: of the database.
         names: what its keys are called.
-        counts: examples of each key.
-        things: those of them that say that they are countable objects.
+        counts: rows of each key.
+        things: those of them that say that they are countable objects and are no parts.
+        parts: those of them that are parts of others.
     """
 
     revision: str
     names: Names
     counts: Mapping[str, int]
     things: Mapping[str, int]
+    parts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def concepts(self) -> tuple[Concept, ...]:
         """Every concept that has examples, by name."""
         found: dict[str, Concept] = {}
         aliases = self.names.other_names()
-        for key, count in self.counts.items():
+        for key, rows in self.counts.items():
+            count = rows - self.parts.get(key, 0)
             if name := self.names.name(key):
                 things = self.things.get(key, 0) if key not in self.names.kinds else count * self.names.kinds[key]
                 before = found.get(name, Concept(name, 0, 0))
                 also = tuple(aliases.get(name, ()))
-                found[name] = Concept(name, before.count + count, before.things + things, also)
+                found[name] = Concept(name, before.count + count, before.things + things, also, before.keys + rows)
         return tuple(sorted(found.values(), key=lambda concept: concept.label))
 
     def keys_of(self, names: Iterable[str] | None) -> list[str]:
@@ -118,7 +127,7 @@ class Looking:
     def __init__(self, store: EmbeddingStore, changes: Changes) -> None:
         self._store, self._changes = store, changes
         self._seen: Inventory | None = None
-        self._counted: tuple[str, dict[str, int], dict[str, int]] | None = None
+        self._counted: tuple[str, _Counts] | None = None
 
     def revision(self, names: Names) -> str:
         """A text that changes with the examples and with the names."""
@@ -131,36 +140,38 @@ class Looking:
             revision = self.revision(names)
             if self._seen is not None and self._seen.revision == revision and self._store.capabilities.revision:
                 return self._seen
-            counts, things = self._count()
+            counts = self._count()
             if names.unsettled:
-                counts, things = self._as_corrected(names, counts, things)
+                counts = self._as_corrected(names, counts)
             before, names = names, self._changes.names()
             # Otherwise old names would be put beside new examples, or an example be counted twice.
             if names.token == before.token and not (names.unsettled and self.revision(names) != revision):
-                self._seen = Inventory(revision, names, counts, things)
+                self._seen = Inventory(revision, names, *counts)
                 return self._seen
 
-    def _as_corrected(
-        self, names: Names, counts: Mapping[str, int], things: Mapping[str, int]
-    ) -> tuple[dict[str, int], dict[str, int]]:
+    def _as_corrected(self, names: Names, counts: _Counts) -> _Counts:
         """The counts with examples where corrections have put them, should their rows not say so yet."""
-        counts, things = Counter(counts), Counter(things)
-        records = self._store.get(list(names.unsettled), fields=["label", "thing"], with_vectors=False)
-        columns = (records.fields[name].tolist() for name in ("label", "thing"))
-        for identity, key, thing in zip(records.ids.tolist(), *columns, strict=True):
-            for counted, one in ((counts, 1), (things, int(thing))):
+        rows, things, parts = map(Counter, counts)
+        records = self._store.get(list(names.unsettled), fields=["label", "thing", "whole"], with_vectors=False)
+        columns = (records.fields[name].tolist() for name in ("label", "thing", "whole"))
+        for identity, key, thing, whole in zip(records.ids.tolist(), *columns, strict=True):
+            for counted, one in ((rows, 1), (things, int(thing and not whole)), (parts, int(bool(whole)))):
                 counted[key] -= one
                 counted[names.moved[identity]] += one
-        return dict(+counts), dict(+things)
+        return dict(+rows), dict(+things), dict(+parts)
 
-    def _count(self) -> tuple[dict[str, int], dict[str, int]]:
-        """The examples of each key, and the things among them; not counted again where only names have changed."""
+    def _count(self) -> _Counts:
+        """Counted again where not only names have changed."""
         revision = self._store.revision()
         if self._counted is None or self._counted[0] != revision or not self._store.capabilities.revision:
-            counts = {str(key): count for key, count in self._store.count_by("label").items() if count}
-            things = self._store.count_by("label", where=F("thing") == True)  # noqa: E712  # builds a filter
-            self._counted = revision, counts, {str(key): count for key, count in things.items()}
-        return self._counted[1:]
+            things, part = F("thing") == True, F("whole") != ""  # noqa: E712  # builds a filter
+            rows, those, parts = (self._store.count_by("label", where=where) for where in (None, things & ~part, part))
+            self._counted = revision, (_plain(rows), _plain(those), _plain(parts))
+        return self._counted[1]
+
+
+def _plain(counts: Mapping[Any, int]) -> dict[str, int]:
+    return {str(key): count for key, count in counts.items() if count}
 
 
 def named(names: Names, keys: Iterable[str]) -> NDArray[np.object_]:

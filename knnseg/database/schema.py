@@ -25,8 +25,10 @@ __all__ = [
     "Content",
     "ImageExamples",
     "append_rows",
+    "boxes_of",
     "contents",
     "described",
+    "identity",
     "readable",
     "segment_masks",
     "stored_contents",
@@ -39,11 +41,12 @@ CONTENT = ["image_hash", "label", "rle", "x0", "y0", "x1", "y1", "area"]
 
 FIELDS: dict[str, type[str] | type[int] | type[float] | type[bool]] = {
     "label": str, "thing": bool, "image": str, "image_hash": str, "x0": int, "y0": int, "x1": int, "y1": int,
-    "area": int, "coverage": float, "rle": str, "writer": str, "added": float,
+    "area": int, "coverage": float, "rle": str, "writer": str, "added": float, "whole": str,
 }  # fmt: skip
 """What is kept beside each vector: the key of the concept, its first name (see naming.py); thing or stuff; where the
 image is, and the SHA-256 of its pixels; the box (x1, y1 exclusive) and area in pixels; coverage in cells; the mask as
-COCO RLE or ""; who added it; and when, as seconds since the epoch."""
+COCO RLE or ""; who added it; when, as seconds since the epoch; and of a part the id of its whole (see parts.py), or
+""."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +62,7 @@ class ImageExamples:
         ids: the instance ids.
         first_ids: those under which they were added if that was before their concept got another name.
         boxes: x0, y0, x1, y1 and area of the masks, pixels.
+        wholes: the id of what each is a part of, "" for what is no part.
     """
 
     image: Image
@@ -69,6 +73,7 @@ class ImageExamples:
     ids: list[str]
     first_ids: list[str]
     boxes: tuple[list[int], ...]
+    wholes: list[str]
 
     def contents(self, name: Callable[[str], str]) -> list[tuple[Content, Content]]:
         """See :func:`contents`."""
@@ -131,18 +136,22 @@ def described(
     digest = image.content_hash
     rles = masks.to_rle()
     ids, first = (
-        [_identity(digest, rle, label) for rle, label in zip(rles, each, strict=True)] for each in (labels, names)
+        [identity(digest, rle, label) for rle, label in zip(rles, each, strict=True)] for each in (labels, names)
     )
-    coded = [{"size": list(masks.size), "counts": rle.encode("ascii")} for rle in rles]
+    return ImageExamples(image, masks, labels, things, rles, ids, first, boxes_of(rles, masks.size), [""] * len(ids))
+
+
+def boxes_of(rles: Sequence[str], size: tuple[int, int]) -> tuple[list[int], ...]:
+    """x0, y0, x1, y1 and area of masks in COCO RLE, pixels."""
+    coded = [{"size": list(size), "counts": rle.encode("ascii")} for rle in rles]
     x, y, w, h = np.asarray(coco_mask.toBbox(coded), np.int64).reshape(-1, 4).T
     areas = np.asarray(coco_mask.area(coded), np.int64).reshape(-1)
-    boxes = tuple(column.tolist() for column in (x, y, x + w, y + h, areas))
-    return ImageExamples(image, masks, labels, things, rles, ids, first, boxes)
+    return tuple(column.tolist() for column in (x, y, x + w, y + h, areas))
 
 
-def _identity(image_hash: str, rle: str, label: str) -> str:
+def identity(origin: str, rle: str, label: str) -> str:
     """40 hexadecimal digits: the same picture, mask and label are the same instance, in any store and any space."""
-    text = "\0".join((image_hash, rle, label))
+    text = "\0".join((origin, rle, label))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
@@ -191,6 +200,7 @@ def append_rows(
         values = (
             examples.labels[i], examples.things[i], examples.image.uri, examples.image.content_hash,
             *(column[i] for column in examples.boxes), covered, examples.rles[i] if keep_masks else "", writer, now,
+            examples.wholes[i],
         )  # fmt: skip
         for name, value in zip(FIELDS, values, strict=True):
             columns[name].append(value)

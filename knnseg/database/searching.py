@@ -8,6 +8,7 @@ from knnseg.data.features import Embeddings
 from knnseg.data.scores import Neighbours
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.database.inventory import Inventory, Looking, named
+from knnseg.database.parts import WHOLE
 from knnstore import EmbeddingStore, F, Filter
 
 __all__ = ["nearest"]
@@ -23,6 +24,7 @@ def nearest(
     k: int,
     vocabulary: Vocabulary | None = None,
     exclude_image: str = "",
+    parts: bool = True,
 ) -> Neighbours:
     """See :meth:`knnseg.ConceptDatabase.neighbours`."""
     seen = looking.now()
@@ -30,12 +32,14 @@ def nearest(
     where, spare = seen.restriction(keys), 0
     if where is not None and _fits(store, k + (hidden := seen.hidden_beside(keys))) and 0 < hidden <= _SPARE:
         where, spare = None, hidden  # a few deleted examples are no reason to search behind a filter
-    found, short = _found(store, seen, embeddings, k, spare, where, exclude_image)
+    others = [] if not exclude_image else [F("image_hash") != exclude_image]
+    others += [WHOLE] if seen.parts and not parts else []
+    found, short = _found(store, seen, embeddings, k, spare, where, others)
     if not short and np.isin(found.labels, ["", *seen.names_of(keys)]).all():
         return found
     # Since the look somebody has added another class, which a filter that only leaves out did not know of, or has
     # deleted more.
-    return _found(store, looking.now(), embeddings, k, 0, F("label").isin(keys), exclude_image)[0]
+    return _found(store, looking.now(), embeddings, k, 0, F("label").isin(keys), others)[0]
 
 
 def _fits(store: EmbeddingStore, k: int) -> bool:
@@ -44,14 +48,13 @@ def _fits(store: EmbeddingStore, k: int) -> bool:
 
 def _found(
     store: EmbeddingStore, seen: Inventory, embeddings: Embeddings, k: int, spare: int, where: Filter | None,
-    exclude_image: str,
+    others: list[Filter],
 ) -> tuple[Neighbours, bool]:  # fmt: skip
     """The k nearest among k and some to spare, and whether more of those than that turned out to be deleted."""
-    if exclude_image:
-        other = F("image_hash") != exclude_image
+    for other in others:
         where = other if where is None else where & other
     asked = embeddings.vectors.any(axis=1)
-    hits = store.search(embeddings.vectors[asked], k + spare, where=where, fields=["label"])
+    hits = store.search(embeddings.vectors[asked], k + spare, where=where, fields=["label", "coverage"])
     there = hits.ids != ""
     names = np.full(hits.ids.shape, "", object)
     names[there] = named(seen.names, seen.names.corrected(hits.ids[there], hits.fields["label"][there]))
@@ -63,5 +66,8 @@ def _found(
     ids[asked] = np.take_along_axis(np.where(seen_at_all, hits.ids, ""), order, 1)
     scores[asked] = np.take_along_axis(np.where(seen_at_all, hits.scores, np.float32(-np.inf)), order, 1)
     labels[asked] = np.take_along_axis(names, order, 1)
+    sizes = np.ones(shape, np.float32)
+    covered = np.where(seen_at_all, hits.fields["coverage"] / embeddings.coverage[asked, None], 1)
+    sizes[asked] = np.take_along_axis(covered, order, 1)
     short = there.all(axis=1) & (seen_at_all.sum(axis=1) < k)
-    return Neighbours(ids, scores, labels), bool(short.any())
+    return Neighbours(ids, scores, labels, sizes), bool(short.any())

@@ -19,7 +19,7 @@ class Correction:
         number: the corrections of a database are numbered in order, with gaps.
         time: when it was made, as seconds since the epoch.
         what: what it has done, for people.
-        examples: how many single examples it has moved or deleted.
+        examples: how many single examples it has moved or deleted, their parts included.
         undone: the number of the correction that has undone it, or 0.
     """
 

@@ -13,7 +13,7 @@ from knnseg.data.annotations import LabelledImage, positions
 from knnseg.data.arrays import IGNORE
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.evaluation.average_precision import AveragePrecision, DetectionCounts
-from knnseg.evaluation.metrics import ConfusionMatrix, PanopticQuality
+from knnseg.evaluation.metrics import BoundaryIoU, ConfusionMatrix, PanopticQuality
 from knnseg.method.instances import Instance
 from knnseg.method.painting import Segment
 
@@ -26,18 +26,20 @@ class Counts:
 
     Args:
         pixels: of :meth:`ConfusionMatrix.measure`.
+        boundaries: of :meth:`BoundaryIoU.measure`.
         segments: of :meth:`PanopticQuality.measure`.
         instances: of :meth:`AveragePrecision.measure`.
     """
 
     pixels: NDArray[np.int64]
+    boundaries: NDArray[np.int64]
     segments: NDArray[np.float64]
     instances: DetectionCounts
 
     def to_json(self) -> dict[str, Any]:
         """Lists of numbers; floats survive JSON bit for bit."""
         return {
-            "pixels": self.pixels.tolist(), "segments": self.segments.tolist(),
+            "pixels": self.pixels.tolist(), "boundaries": self.boundaries.tolist(), "segments": self.segments.tolist(),
             "found": self.instances.found.tolist(), "objects": self.instances.objects.tolist(),
         }  # fmt: skip
 
@@ -47,8 +49,8 @@ class Counts:
         detections = DetectionCounts(
             np.array(data["found"], np.float64).reshape(-1, 4), np.array(data["objects"], np.int64).reshape(-1, 2)
         )
-        pixels = np.array(data["pixels"], np.int64).reshape(-1, 3)
-        return cls(pixels, np.array(data["segments"], np.float64).reshape(-1, 5), detections)
+        pixels, boundaries = (np.array(data[key], np.int64).reshape(-1, 3) for key in ("pixels", "boundaries"))
+        return cls(pixels, boundaries, np.array(data["segments"], np.float64).reshape(-1, 5), detections)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +97,7 @@ class Quality:
         things = np.array([name in vocabulary.things for name in vocabulary], bool)
         self._position = {name: i for i, name in enumerate(vocabulary)}
         self.semantic = ConfusionMatrix(len(vocabulary))
+        self.boundaries = BoundaryIoU(len(vocabulary))
         self.panoptic = PanopticQuality(len(vocabulary))
         self.instances = AveragePrecision(things)
 
@@ -118,8 +121,10 @@ class Quality:
         found = {s.id: self._position[s.label] for s in panoptic[1] if s.label in self._position}  # others are unknown
         classes = [self._position[instance.label] for instance in instances]
         crowd = _crowd(example, truth, known)
+        semantic = without_unknown(semantic, self._vocabulary)
         return Counts(
-            self.semantic.measure(truth, without_unknown(semantic, self._vocabulary)),
+            self.semantic.measure(truth, semantic),
+            self.boundaries.measure(truth, semantic),
             self.panoptic.measure(example.segments, known, panoptic[0], found, crowd),
             self.instances.measure(example.segments, known, instances, classes, crowd),
         )
@@ -127,6 +132,7 @@ class Quality:
     def merge(self, counts: Counts) -> None:
         """Add what :meth:`measure` returned."""
         self.semantic.merge(counts.pixels)
+        self.boundaries.merge(counts.boundaries)
         self.panoptic.merge(counts.segments)
         self.instances.merge(counts.instances)
 

@@ -20,7 +20,7 @@ from knnseg.evaluation.counts import ImageCounts
 
 __all__ = ["Journal"]
 
-_FORMAT = 1
+_FORMAT = 2
 _ANEW = "Take another folder, or start anew (--restart)."
 
 

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from knnseg.data.annotations import positions
 from knnseg.data.arrays import IGNORE, whole_numbers
 from knnseg.errors import ShapeError
 
-__all__ = ["ConfusionMatrix", "PanopticQuality", "PanopticScores"]
+__all__ = ["BoundaryIoU", "ConfusionMatrix", "PanopticQuality", "PanopticScores"]
+
+_WIDTH = 0.02
+"""Of the strip along a boundary, of the diagonal of the image; that of Cheng et al."""
 
 
 class ConfusionMatrix:
@@ -46,13 +50,7 @@ class ConfusionMatrix:
         Raises:
             ShapeError: maps of different sizes or of no whole numbers, or values outside -1…C-1.
         """
-        truth, predicted = whole_numbers(truth, "truth"), whole_numbers(predicted, "prediction")
-        if truth.shape != predicted.shape:
-            raise ShapeError("maps", expected="one size", got=f"truth {truth.shape} and prediction {predicted.shape}")
-        for name, values in (("truth", truth), ("prediction", predicted)):
-            if values.size and not (values.min() >= IGNORE and values.max() < self.count):
-                got = f"{values.min()}…{values.max()}"
-                raise ShapeError(name, expected=f"values from {IGNORE} to {self.count - 1}", got=got)
+        truth, predicted = _checked(truth, predicted, self.count)
         valid = truth != IGNORE
         column = np.where(predicted[valid] == IGNORE, self.count, predicted[valid]).astype(np.int64)
         numbers = np.bincount(truth[valid].astype(np.int64) * (self.count + 1) + column)
@@ -77,9 +75,7 @@ class ConfusionMatrix:
 
     def mean_iou(self, classes: Sequence[int] | None = None) -> float:
         """Mean over the classes that occur, or over those of them that are listed; NaN where no class does."""
-        values = self.iou if classes is None else self.iou[list(classes)]
-        values = values[~np.isnan(values)]
-        return float(values.mean()) if len(values) else float("nan")
+        return _mean(self.iou, classes)
 
     @property
     def accuracy(self) -> NDArray[np.float64]:
@@ -93,6 +89,58 @@ class ConfusionMatrix:
         """Share of the pixels with a true class that got it; NaN without any."""
         total = int(self.matrix.sum())
         return float(self.matrix[:, : self.count].trace() / total) if total else float("nan")
+
+
+class BoundaryIoU:
+    """IoU of the strips along the boundaries (Cheng et al., CVPR 2021, arXiv 2103.16562), summed over images.
+
+    Of each class, only those pixels of the truth and of the prediction count that lie within d pixels of where it ends,
+    d = 2 % of the diagonal. As in the paper, a pixel's neighbours are the eight around it, and a class ends where the
+    image does. A pixel whose truth is ``IGNORE`` is cut out of both maps first, so a class ends there too, in both.
+
+    Args:
+        count: C, the number of classes.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.common, self.either = np.zeros(count, np.int64), np.zeros(count, np.int64)
+
+    def measure(self, truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> NDArray[np.int64]:
+        """What one image adds, without adding it.
+
+        Args:
+            truth: integer (H, W), class positions, or ``IGNORE``.
+            predicted: likewise.
+
+        Returns:
+            int64 (n, 3): class, pixels in both strips, and pixels in either, of each class that has any.
+
+        Raises:
+            ShapeError: see :meth:`ConfusionMatrix.measure`.
+        """
+        truth, predicted = _checked(truth, predicted, self.count)
+        predicted = np.where(truth == IGNORE, IGNORE, predicted)
+        width = max(1, round(_WIDTH * float(np.hypot(*truth.shape))))
+        true, found = _strips(truth, width), _strips(predicted, width)
+        common = np.bincount(true[(true == found) & (true != IGNORE)], minlength=self.count)
+        either = sum(np.bincount(one[one != IGNORE], minlength=self.count) for one in (true, found)) - common
+        classes = np.flatnonzero(either)
+        return np.stack([classes, common[classes], either[classes]], 1)
+
+    def merge(self, counts: NDArray[np.int64]) -> None:
+        """Add what :meth:`measure` returned."""
+        self.common[counts[:, 0]] += counts[:, 1]
+        self.either[counts[:, 0]] += counts[:, 2]
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """float64 (C,); NaN for a class that occurs neither in truth nor in prediction."""
+        return np.divide(self.common, self.either, out=np.full(self.count, np.nan), where=self.either > 0)
+
+    def mean_iou(self, classes: Sequence[int] | None = None) -> float:
+        """Mean over the classes that occur, or over those of them that are listed; NaN where no class does."""
+        return _mean(self.iou, classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +252,35 @@ class PanopticQuality:
         if not len(rows):
             return PanopticScores(float("nan"), float("nan"), float("nan"))
         return PanopticScores(*rows.mean(axis=0).tolist())
+
+
+def _checked(
+    truth: NDArray[np.integer], predicted: NDArray[np.integer], count: int
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Both maps, if they are of one size and have positions of classes."""
+    truth, predicted = whole_numbers(truth, "truth"), whole_numbers(predicted, "prediction")
+    if truth.shape != predicted.shape:
+        raise ShapeError("maps", expected="one size", got=f"truth {truth.shape} and prediction {predicted.shape}")
+    for name, values in (("truth", truth), ("prediction", predicted)):
+        if values.size and not (values.min() >= IGNORE and values.max() < count):
+            got = f"{values.min()}…{values.max()}"
+            raise ShapeError(name, expected=f"values from {IGNORE} to {count - 1}", got=got)
+    return truth, predicted
+
+
+def _mean(iou: NDArray[np.float64], classes: Sequence[int] | None) -> float:
+    values = iou if classes is None else iou[list(classes)]
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _strips(classes: NDArray[np.integer], width: int) -> NDArray[np.integer]:
+    """The map with ``IGNORE`` wherever no other value and no end of the image is within ``width`` pixels."""
+    beyond = IGNORE - 1
+    highest, lowest = (
+        extreme(classes, 2 * width + 1, mode="constant", cval=beyond) for extreme in (maximum_filter, minimum_filter)
+    )
+    return np.where(highest != lowest, classes, IGNORE)
 
 
 def _renumbered(segments: NDArray[np.integer], classes: Mapping[int, int]) -> tuple[NDArray[np.int64], list[int]]:

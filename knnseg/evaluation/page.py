@@ -124,7 +124,9 @@ def _shrunk(image: ImageArray, maps: Sequence[NDArray[np.int32]]) -> tuple[Image
     return picture, [np.asarray(one, np.int32) for one in small]
 
 
-_COLUMNS = {"iou": "IoU", "accuracy": "accuracy", "pq": "PQ", "sq": "SQ", "rq": "RQ", "ap": "AP"}
+_COLUMNS = {
+    "iou": "IoU", "accuracy": "accuracy", "boundary_iou": "boundary IoU", "pq": "PQ", "sq": "SQ", "rq": "RQ", "ap": "AP"
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ __all__ = ["MEANS", "Report", "Standing", "Standings", "standings"]
 
 MEANS = {
     "miou": "mean IoU", "pixel_accuracy": "pixel accuracy", "class_accuracy": "mean class accuracy",
-    "zero_iou": "classes at zero IoU",
+    "zero_iou": "classes at zero IoU", "boundary_miou": "mean boundary IoU",
     "pq": "PQ", "sq": "SQ", "rq": "RQ", "pq_things": "PQ things", "sq_things": "SQ things", "rq_things": "RQ things",
     "pq_stuff": "PQ stuff", "sq_stuff": "SQ stuff", "rq_stuff": "RQ stuff",
     "ap": "AP", "ap50": "AP50", "ap75": "AP75",
@@ -91,6 +91,7 @@ class Report:
             "pixel_accuracy": semantic.pixel_accuracy,
             "class_accuracy": _mean(semantic.accuracy),
             "zero_iou": _mean(np.where(np.isnan(iou), np.nan, iou == 0)[occurring]),
+            "boundary_miou": scores.boundaries.mean_iou(occurring.tolist()),
         }
         for group, members in groups.items():
             listed = set(occurring.tolist()) & {names.index(name) for name in members}
@@ -104,7 +105,7 @@ class Report:
         average = precision.mean(axis=1)
         result |= {"ap": _mean(average), "ap50": _mean(precision[:, _AP50]), "ap75": _mean(precision[:, _AP75])}
         columns = {
-            "iou": iou, "accuracy": semantic.accuracy,
+            "iou": iou, "accuracy": semantic.accuracy, "boundary_iou": scores.boundaries.iou,
             **dict(zip(("pq", "sq", "rq"), scores.panoptic.by_class().T, strict=True)),
             "ap": average, "ap50": precision[:, _AP50], "ap75": precision[:, _AP75],
         }  # fmt: skip

@@ -107,7 +107,7 @@ def _shares(
         records = database.store.get(list(row)[start : start + _AT_ONCE], fields=["image_hash"])
         assert records.vectors is not None  # asked for
         ones = np.ones(len(records), np.float32)
-        found = database.neighbours(Embeddings(records.vectors, ones), _ASKED)
+        found = database.neighbours(Embeddings(records.vectors, ones), _ASKED, parts=False)
         _learn(database, hashes, found.ids)
         for identity, ids, labels in zip(records.ids.tolist(), found.ids, found.labels, strict=True):
             others = [label for i, label in zip(ids, labels, strict=True) if i and hashes[i] != hashes[identity]]

@@ -1,9 +1,17 @@
-"""The invariants of docs/how-it-works.md, bit for bit, on both in-process stores and with every fusion."""
+"""The invariants of docs/how-it-works.md, bit for bit, on both in-process stores and with every fusion.
+
+Once with whole examples and regions alone, and once with parts of examples and a grid of cells beside them.
+"""
+
+from dataclasses import replace
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from knnseg import ConceptDatabase, Vocabulary
+from knnseg.config import RetrievalConfig
 
 CLASSES = Vocabulary(("sky", "grass", "sand", "ball", "kettle"), frozenset({"ball", "kettle"}))
 
@@ -14,9 +22,41 @@ def same(one, other):
     assert np.array_equal(one.panoptic, other.panoptic)
 
 
+@pytest.fixture(params=[(0, 0), (4, 6)], ids=["wholes", "parts and cells"])
+def fine(request):
+    """Tiles of an example, and cells of an image."""
+    return request.param
+
+
+@pytest.fixture
+def database(store_url, extractor, fine):
+    with ConceptDatabase.open(store_url, extractor, parts=fine[0]) as database:
+        yield database
+
+
+@pytest.fixture
+def make_segmenter(make_segmenter, fine):
+    def make(*args, **fusion):
+        made = make_segmenter(*args, **fusion)
+        made.config = replace(made.config, painting=replace(made.config.painting, cells=fine[1]))
+        return made
+
+    return make
+
+
 @pytest.fixture(params=["supported", "evidence", "late"])
 def mode(request):
     return request.param
+
+
+@pytest.fixture(params=[RetrievalConfig(), RetrievalConfig(class_balance=0.2, size_match=0.5)], ids=["plain", "sized"])
+def make_segmenter(request, make_segmenter):
+    def make(*args, **options):
+        segmenter = make_segmenter(*args, **options)
+        segmenter.config = replace(segmenter.config, retrieval=request.param)
+        return segmenter
+
+    return make
 
 
 @pytest.fixture
@@ -48,10 +88,10 @@ def test_adding_and_removing_a_concept_restores_every_prediction(database, make_
     same(segmenter.predict(image, CLASSES), before)
 
 
-def test_the_order_of_insertion_does_not_matter(store_url, extractor, make_segmenter, image, scene, mode):
+def test_the_order_of_insertion_does_not_matter(store_url, extractor, make_segmenter, image, scene, mode, fine):
     results = []
     for name, order in (("a", range(8)), ("b", reversed(range(8))), ("c", [3, 1, 4, 0, 5, 2, 7, 6])):
-        with ConceptDatabase.open(f"{store_url}-{name}", extractor) as database:
+        with ConceptDatabase.open(f"{store_url}-{name}", extractor, parts=fine[0]) as database:
             for i in order:
                 database.add(scene(i, ("sky", "sand", "ball")))
             results.append(make_segmenter(database, mode=mode).predict(image, CLASSES))
@@ -76,10 +116,11 @@ def test_supported_fusion_leaves_classes_without_examples_alone(database, make_s
     assert np.allclose(fused.sum(axis=1), 1, atol=1e-6)
 
 
-def test_both_stores_give_the_same_bits(tmp_path, extractor, make_segmenter, image, scene):
+def test_both_stores_give_the_same_bits(tmp_path, extractor, make_segmenter, image, scene, fine):
     results = []
     for url in (f"memory://{tmp_path}/m", f"faiss://{tmp_path}/f"):
-        with ConceptDatabase.open(url, extractor) as database:
+        with ConceptDatabase.open(url, extractor, parts=fine[0]) as database:
             database.add(scene(i, ("sky", "sand", "ball")) for i in range(6))
+            assert bool(fine[0]) == (database.store.count() > sum(c.count for c in database.concepts()))
             results.append(make_segmenter(database).predict(image, CLASSES))
     same(*results)

@@ -18,6 +18,7 @@ from knnseg.data.annotations import LabelledImage
 from knnseg.data.image import Image
 from knnseg.data.vocabulary import tidied
 from knnseg.database.adding import segments
+from knnseg.database.parts import WHOLE, families
 from knnseg.database.schema import CONTENT, ImageExamples, contents
 from knnseg.database.spaces import each_space
 from knnseg.datasets.formats.label_studio import labelled_task
@@ -160,11 +161,11 @@ class Backend:
         shown = {exact for one in prepared for exact, _ in one.contents(name)}
         same = {own for one in prepared for own in (*one.ids, *one.first_ids)}  # also where its concept was renamed
         stale: list[str] = []
-        for records in store.scan(F("writer").isin(writers), fields=CONTENT):
+        for records in store.scan(F("writer").isin(writers) & WHOLE, fields=CONTENT):
             rows = zip(records.ids.tolist(), contents(records.fields, name), strict=True)
             stale += [identity for identity, (exact, _) in rows if exact not in shown and identity not in same]
         for space in each_space(store) if stale else ():
-            space.delete(ids=stale)
+            space.delete(ids=[one for whole, parts in families(space, stale).items() for one in (whole, *parts)])
         if example is not None:  # what stays, stays because of the annotation that counts now
             store.update({"writer": self._writer(number, annotation)}, where=F("writer").isin(writers))
         return len(stale)

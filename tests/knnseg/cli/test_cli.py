@@ -198,7 +198,7 @@ def test_concepts(folder, tmp_path, run):
     one = ["--mask", folder / "kettle.png", "--label", "kettle", "--thing"]
     assert "examples added: 1," in run("add", folder / "images" / "0.png", "-s", url, *one).stdout
     assert json.loads(run("concepts", "list", "-s", url, "--json").stdout) == [
-        {"label": "kettle", "count": 1, "things": 1, "aliases": [], "thing": True}
+        {"label": "kettle", "count": 1, "things": 1, "aliases": [], "keys": 1, "thing": True}
     ]
     assert "'pot'" in run("concepts", "rename", "kettle", "pot", "-s", url).stdout
     assert json.loads(run("concepts", "merge", "pot", "--into", "vessel", "-s", url, "--json").stdout) == {"merged": 1}
@@ -224,13 +224,13 @@ def test_one_default_for_things_and_what_is_mixed_is_said(folder, tmp_path, run)
     one = ["--mask", folder / "kettle.png", "--label", "pot", "-s", url]
     run("add", folder / "images" / "0.png", *one)
     listed = lambda: json.loads(run("concepts", "list", "-s", url, "--json").stdout)
-    assert listed() == [{"label": "pot", "count": 1, "things": 0, "aliases": [], "thing": False}]
+    assert listed() == [{"label": "pot", "count": 1, "things": 0, "aliases": [], "keys": 1, "thing": False}]
     said = run("add", folder / "images" / "1.png", *one, "--thing").stderr
     assert "'pot': 1 of 2 examples say that it is a thing" in said and "concepts kind" in said
     assert "of 2, 1 say thing" in run("concepts", "list", "-s", url).stdout
     image = folder / "images" / "2.png"
     assert "'pot': 1 of 2" in run("segment", image, "-s", url, "-o", tmp_path / "out").stderr
-    assert "1 examples of 'pot' are now thing" in run("concepts", "kind", "pot", "--thing", "-s", url).stdout
+    assert "'pot' is now a thing: 1 example" in run("concepts", "kind", "pot", "--thing", "-s", url).stdout
     assert run("add", image, *one).stderr == "" and listed()[0]["things"] == 3
 
 

@@ -61,10 +61,10 @@ def test_show_and_sheet(there, run, tmp_path):
 def test_relabel_delete_and_undo(there, run, tmp_path):
     url, ids = there
     assert run("examples", "relabel", ids[0][:8], "-s", url, "--to", "pot, pan").stdout == (
-        "1 examples are now 'pot, pan'\n"
+        "moved to 'pot, pan': 1 example\n"
     )
     refused = CliRunner().invoke(app, ["examples", "delete", ids[1], "-s", url], input="n\n")
-    assert refused.exit_code == 1 and "Delete 1 examples" in refused.stderr and len(listed(run, url)) == 4
+    assert refused.exit_code == 1 and "Delete 1 example from" in refused.stderr and len(listed(run, url)) == 4
     deleted = run("examples", "delete", "--writer", "ann", "--concept", "ball", "-s", url, "--yes", "--json").stdout
     assert json.loads(deleted) == {"deleted": 1} and listed(run, url) == ids[2::-1]
     run("examples", "delete", "-s", url, "--yes", code=2)

@@ -288,6 +288,20 @@ def test_neighbours_obey_vocabulary_and_excluded_image(database, scene):
     assert set(only.labels[only.found]) == {"sky"} and (only.ids[~only.found] == "").all()
 
 
+def test_neighbours_know_how_large_they_are_beside_the_mask(database, scene):
+    example = scene(0)
+    database.add(example)
+    features = database.extractor.extract([Image(example.image)])[0]
+    embeddings = pool(features, Masks.from_partition(example.segments))
+    found = database.neighbours(embeddings, 50)
+    stored = database.store.get(found.ids[0, found.found[0]].tolist(), fields=["coverage"])
+    cells = dict(zip(stored.ids, stored.fields["coverage"], strict=True))
+    for n, own in enumerate(embeddings.coverage):
+        expected = [cells[i] / own if i else 1 for i in found.ids[n]]
+        np.testing.assert_allclose(found.sizes[n], expected, rtol=1e-6)
+    np.testing.assert_allclose(found.sizes[:, 0], 1, rtol=1e-6)  # each mask finds itself
+
+
 def test_each_space_has_a_collection_of_its_own_and_the_same_instance_ids(tmp_path, colour_features, scene):
     url = f"faiss://{tmp_path}/db"
     identities = []

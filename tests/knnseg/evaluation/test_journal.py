@@ -75,7 +75,7 @@ def test_lines_come_back_bit_for_bit(counted, tmp_path):
     for kind in ("base", "final"):
         ours, theirs = getattr(first, kind), getattr(counts, kind)
         for got, expected in (
-            (ours.pixels, theirs.pixels), (ours.segments, theirs.segments),
+            (ours.pixels, theirs.pixels), (ours.boundaries, theirs.boundaries), (ours.segments, theirs.segments),
             (ours.instances.found, theirs.instances.found), (ours.instances.objects, theirs.instances.objects),
         ):  # fmt: skip
             assert got.dtype == expected.dtype and np.array_equal(got, expected)
@@ -99,10 +99,10 @@ def test_a_torn_line_is_cut_off(counted, tmp_path, torn):
 
 def test_a_kill_before_the_first_line_was_whole_is_a_new_run(counted, tmp_path):
     path = tmp_path / "progress.jsonl"
-    path.write_bytes(b'{"format": 1, "sett')
+    path.write_bytes(b'{"format": 2, "sett')
     with Journal(path, counted[0]) as journal:
         assert len(journal) == 0
-    assert json.loads(path.read_bytes())["format"] == 1
+    assert json.loads(path.read_bytes())["format"] == 2
 
 
 def test_images_that_are_done_are_not_read_again(segmenter, examples, tmp_path):
@@ -182,7 +182,7 @@ def test_who_is_interrupted_hears_what_is_measured(segmenter, examples, tmp_path
     monkeypatch.setattr(segmenter.database.store, "_search", down_after_two)
     with pytest.raises(StoreConnectionError) as caught:
         run_eval(segmenter, examples, examples.vocabulary, {}, out=out)
-    done = f"2 images are measured and kept in {out}. Running it again goes on from there."
+    done = f"Measured and kept in {out}: 2 images. Running it again goes on from there."
     assert caught.value.__notes__ == [
         done if kept else "Nothing of this run is kept; with --out FOLDER a run that was stopped goes on."
     ]
@@ -205,9 +205,9 @@ def test_files_of_the_configuration_are_settings(segmenter, examples, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"[1]\n", "expected the progress"), (b"hello\n", "expected the progress"), (b'{"format": 2, "settings": {}}\n', "format 1, got 2"),
-     (b'{"format": 1, "settings": {"a": 1}}\n{"n": 0}\n', "one line for each image"), (b'{"format": 1, "settings": {"a": 1}}\n7\n', "one line"),
-     (b'{"format": 1, "settings": {"a": 1}}\n{"n": 1, "image": "", "degraded": "", "base": {"pixels": [], "segments": [], "found": [], "objects": []}}\n' + b'{"n": 1, "image": "", "degraded": "", "base": {"pixels": [], "segments": [], "found": [], "objects": []}}\n', "twice")],
+    [(b"[1]\n", "expected the progress"), (b"hello\n", "expected the progress"), (b'{"format": 1, "settings": {}}\n', "format 2, got 1"),
+     (b'{"format": 2, "settings": {"a": 1}}\n{"n": 0}\n', "one line for each image"), (b'{"format": 2, "settings": {"a": 1}}\n7\n', "one line"),
+     (b'{"format": 2, "settings": {"a": 1}}\n{"n": 1, "image": "", "degraded": "", "base": {"pixels": [], "boundaries": [], "segments": [], "found": [], "objects": []}}\n' + b'{"n": 1, "image": "", "degraded": "", "base": {"pixels": [], "boundaries": [], "segments": [], "found": [], "objects": []}}\n', "twice")],
 )  # fmt: skip
 def test_other_files_are_refused_and_left_alone(tmp_path, content, message):
     path = tmp_path / "j"

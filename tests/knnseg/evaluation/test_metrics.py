@@ -5,11 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import binary_erosion
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 from torchmetrics.detection import PanopticQuality as Reference
 
 from knnseg.errors import ShapeError
-from knnseg.evaluation.metrics import ConfusionMatrix, PanopticQuality
+from knnseg.evaluation.metrics import BoundaryIoU, ConfusionMatrix, PanopticQuality
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -40,6 +41,55 @@ def test_nothing_counted_is_nan_and_wrong_maps_are_refused():
         ConfusionMatrix(3).add(np.zeros((2, 2), int), np.zeros((2, 3), int))
     with pytest.raises(ShapeError, match="-1 to 2"):
         ConfusionMatrix(3).add(np.full((2, 2), 3), np.zeros((2, 2), int))
+
+
+def blobs(rng, size, classes=4):
+    """Class positions in connected pieces, some of them void."""
+    centres = rng.integers(0, max(size), (12, 2))
+    grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1)
+    return rng.integers(-1, classes, 12)[((grid[:, :, None] - centres) ** 2).sum(-1).argmin(-1)]
+
+
+def strip(mask, width):
+    """What erosion by so many steps takes from a mask; beyond the image nothing is of it."""
+    return mask & ~binary_erosion(mask, np.ones((3, 3)), iterations=width)
+
+
+@pytest.mark.parametrize(
+    ("seed", "size", "width"), [(0, (60, 80), 2), (1, (30, 40), 1), (2, (9, 200), 4), (3, (5, 4), 1)]
+)
+def test_boundary_iou_is_its_definition(seed, size, width):
+    rng = np.random.default_rng(seed)
+    ours, common, either = BoundaryIoU(5), np.zeros(5), np.zeros(5)
+    for _ in range(3):
+        truth, predicted = blobs(rng, size), blobs(rng, size)
+        ours.merge(ours.measure(truth, predicted))
+        for c in range(5):  # class 4 never occurs
+            true, found = (strip(one & (truth >= 0), width) for one in (truth == c, predicted == c))
+            common[c] += (true & found).sum()
+            either[c] += (true | found).sum()
+    np.testing.assert_array_equal(ours.iou[:4], common[:4] / either[:4])
+    assert 0 < ours.mean_iou() < 1 and np.isnan(ours.iou[4])
+    assert ours.mean_iou() == pytest.approx(np.mean(ours.iou[:4]))
+
+
+def test_boundary_iou_sees_an_outline_that_iou_hardly_sees():
+    truth = np.zeros((200, 200), int)
+    truth[40:160, 40:160] = 1
+    loose = np.zeros((200, 200), int)
+    loose[36:164, 36:164] = 1  # four pixels too wide all around, and the strip is six wide
+    boundaries, areas = BoundaryIoU(2), ConfusionMatrix(2)
+    boundaries.merge(boundaries.measure(truth, loose))
+    areas.add(truth, loose)
+    assert areas.iou[1] == pytest.approx(120**2 / 128**2)
+    assert boundaries.iou[1] < 0.25
+    void = truth.copy()
+    void[30:50] = -1
+    perfect, wild = BoundaryIoU(2), np.where(void == -1, np.indices(void.shape)[1] % 2, void)
+    perfect.merge(perfect.measure(void, wild))
+    assert perfect.mean_iou() == 1
+    with pytest.raises(ShapeError, match="one size"):
+        perfect.measure(truth, truth[1:])
 
 
 def panoptic(rng, size=(40, 40), segments=9, classes=4):

@@ -83,6 +83,7 @@ def test_share_of_classes_at_zero():
     result = Report.of(VOCABULARY, [ImageCounts("", counts, counts)]).to_dict()["final"]
     assert result["zero_iou"] == pytest.approx(2 / 3) and result["miou"] == pytest.approx(0.5 / 3)
     assert result["pq"] == 0 and result["ap"] == 0
+    assert result["boundary_miou"] == result["miou"]  # of what is thinner than the strip
 
 
 @pytest.mark.parametrize("crowds", [True, False])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from knnseg import ConceptDatabase
+from knnseg.database.parts import WHOLE
 from knnseg.errors import ConfigError, DatasetError, KnnSegWarning
 from knnseg.export.label_studio import LabelConfig
 from knnseg.integrations.label_studio import client as client_module
@@ -28,8 +29,8 @@ def client(fake):
 
 
 @pytest.fixture
-def memory(extractor, tmp_path):
-    with ConceptDatabase.open(f"memory://{tmp_path}/db", extractor) as database:
+def memory(extractor, tmp_path, request):
+    with ConceptDatabase.open(f"memory://{tmp_path}/db", extractor, parts=getattr(request, "param", 0)) as database:
         yield database
 
 
@@ -58,7 +59,7 @@ def listening(backend):
 def examples(database):
     """Label, task and annotation, and sides of each example."""
     rows = []
-    for r in database.store.scan():
+    for r in database.store.scan(WHOLE):
         for label, writer, x0, x1 in zip(
             *(r.fields[name].tolist() for name in ("label", "writer", "x0", "x1")), strict=True
         ):
@@ -66,6 +67,7 @@ def examples(database):
     return sorted(rows)
 
 
+@pytest.mark.parametrize("memory", [0, 4], indirect=True)
 def test_a_task_and_its_examples_agree_whatever_happens_to_its_annotations(fake, backend, memory, scene, client):
     memory.add(scene(1), writer="me")
     others = memory.store.count()
@@ -78,6 +80,8 @@ def test_a_task_and_its_examples_agree_whatever_happens_to_its_annotations(fake,
         return [one for one in examples(memory) if one[1].startswith("5")]
 
     assert there() == mine
+    written = memory.store.count()
+    assert backend.sync(5) == 0 and memory.store.count() == written
     fake.annotate(5, 11, ("sky", 2, 2, 30, 12), ("ball", 44, 20, 54, 30))  # moved
     assert backend.sync(5) == 0 and there() == [("ball", "5 annotation 11", 44, 54), mine[1]]
     fake.annotate(5, 12, ("sky", 2, 2, 30, 12))  # a second opinion, later, which agrees on the sky
@@ -90,7 +94,7 @@ def test_a_task_and_its_examples_agree_whatever_happens_to_its_annotations(fake,
     (kept,) = [
         record
         for part in memory.store.scan(
-            F("writer") == "label-studio " + fake.url.removeprefix("http://") + " task 5 annotation 12"
+            WHOLE & (F("writer") == "label-studio " + fake.url.removeprefix("http://") + " task 5 annotation 12")
         )
         for record in part.ids
     ]

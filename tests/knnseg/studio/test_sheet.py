@@ -35,7 +35,7 @@ def test_everything_is_in_one_file(database, make_segmenter, scene, tmp_path):
 def test_the_command(run, tmp_path, scene):
     Image.fromarray(scene(1).image).save(tmp_path / "scene.png")
     said = run("explain", tmp_path / "scene.png", "-c", "sky,grass,ball", "--out", tmp_path / "x.html").output
-    assert "segments explained" in said and "No example voted." in (tmp_path / "x.html").read_text(encoding="utf-8")
+    assert " explained: " in said and "No example voted." in (tmp_path / "x.html").read_text(encoding="utf-8")
     run("explain", tmp_path / "scene.png", code=2)
 
 

@@ -227,7 +227,7 @@ def test_one_checkpoint_for_keys_masks_and_base_from_the_command_line(files, run
     assert run(*added, *common) == 0
     capsys.readouterr()
     assert run("concepts", "list", *store, *common) == 0
-    kettle = {"label": "kettle", "count": 1, "thing": False, "things": 0, "aliases": []}
+    kettle = {"label": "kettle", "count": 1, "thing": False, "things": 0, "aliases": [], "keys": 1}
     assert json.loads(capsys.readouterr().out) == [kettle]
     assert run(*segment, f"{tmp_path}/with", *store) == 0
     before, after = (np.asarray(Image.open(tmp_path / f"{name}/semantic/photo.png")) for name in ("without", "with"))
