@@ -30,7 +30,8 @@ def info(
         print_json(found)
         return
     for space in found:
-        print(f"{space['space']}: {space['encoder']}, {space['dim']} numbers, {space['examples']} examples")
+        half = " in half precision" if space["dtype"] == "float16" else ""
+        print(f"{space['space']}: {space['encoder']}, {space['dim']} numbers{half}, {space['examples']} examples")
         if space["note"]:
             print(f"  made with {space['note']}")
         newest = {one["base"]: one["version"] for one in space["settings"]}
@@ -50,6 +51,7 @@ def _space(place: StoreURL) -> dict[str, Any]:
             "encoder": "" if space is None else space.encoder,
             "note": "" if space is None else space.note,
             "dim": opened.spec.dim,
+            "dtype": opened.spec.dtype,
             "examples": opened.count(),
             "settings": [asdict(one) for one in settings_of(opened)],
         }

@@ -141,6 +141,9 @@ def test_half_precision_is_said_once_and_used_ever_after(folder, store, tmp_path
     run("concepts", "rename", "--store", half, "magma", "lava")
     dtypes = [knnstore.open_store(place).spec.dtype for place in knnstore.collections(half)]
     assert sorted(dtypes) == ["float16", "float32"]  # the embeddings, and the changes of concepts
+    for url in (half, f"{half}?dtype=float16"):
+        assert "128 numbers in half precision, " in run("info", "-s", url).stdout
+        assert json.loads(run("info", "-s", url, "--json").stdout)[0]["dtype"] == "float16"
     maps = []
     for number, url in enumerate((store, half, f"{half}?dtype=float16")):
         run(
