@@ -144,14 +144,14 @@ def test_page_and_plot(measured, continual, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_photographs(continual, one_thread, real_folder):
-    """A part of what the command measures: every sixth image of a half to learn from, every twentieth to answer."""
+    """A part of what the command measures, whose figures are on the page "Nothing is forgotten"."""
     reference, query = (continual.photographs(real_folder, half) for half in ("reference", "query"))
-    found = continual.measure("msrc", reference[::6], query[::20], seeds=1, epochs=4)
-    last = {way: rows(found, way)[-1] for way in ("ours", "head", "head and block", "base")}
+    found = continual.measure("msrc", reference[::8], query[::24], seeds=1, epochs=4)
+    last = {way: rows(found, way)[-1] for way in ("base", "ours", "head", "head and block")}
     print({way: {k: v for k, v in row.items() if k != "groups"} for way, row in last.items()})
     assert [row["changed"] for way in ("ours", "ours with the base") for row in rows(found, way)[1:]] == [0] * 6
     (check,) = rows(found, "check")
     assert check["exact"] and check["agree"] > 99
-    assert last["head"]["forgetting"] > last["ours"]["forgetting"] + 10
     assert last["head"]["all"] < last["ours"]["all"] - 10
-    assert last["head and block"]["all"] < last["ours"]["all"] - 10
+    assert last["head and block"]["all"] < last["base"]["all"]
+    assert last["head and block"]["forgetting"] > last["ours"]["forgetting"] + 20
