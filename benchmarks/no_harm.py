@@ -9,7 +9,7 @@ Examples come from the reference halves, measured is on the query halves. The ba
 head on the same encoder, trained on the whole reference half for one half of the classes, another one in each draw; it
 gives the others nothing. Features of an image are made once and kept in ``--cache``; a cell then takes a second or two.
 
-Maps are made as painting makes them, but without the edges of images that are larger than the grid of the regions.
+Maps are made as painting makes them, on every fourth row and column of the grid of the masks.
 """
 
 from __future__ import annotations
@@ -30,18 +30,22 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from mobilenet import photographs
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.special import softmax
 from tqdm import tqdm
 
-from knnseg import ClassScores, Config, Image, Masks, Segmenter, Vocabulary
+from knnseg import ClassScores, Config, Image, Segmenter, Vocabulary
 from knnseg.config import FusionConfig
 from knnseg.data.masks import nearest
 from knnseg.data.scores import Neighbours
 from knnseg.datasets import LabelledImages
+from knnseg.evaluation.metrics import ConfusionMatrix
+from knnseg.method.cells import with_cells
 from knnseg.method.fusion import fuse
 from knnseg.method.pooling import pool
 from knnseg.method.voting import confidence, vote, vote_weights
 from knnseg.stages.protocols import features_of, masks_of, scores_of
+from knnstore import Records
 
 CONFIG = Config.preset("photo-words")
 FUSIONS = {
@@ -56,6 +60,8 @@ CELLS = [(0.0, 0), *product(SHARES, COUNTS)]
 """Where nothing has examples there is one cell."""
 BASE_LOSS, RETRIEVAL_LOSS = 0.2, 1.0
 """Points of mean IoU that may be lost against the base; and against retrieval, where every class has examples."""
+EVERY, BLOCK = 4, 4096
+"""Rows and columns of the grid between the pixels that are measured; masks that are compared at once."""
 BASES = ("conse", "half")
 Floats: TypeAlias = NDArray[np.float32]
 Row: TypeAlias = dict[str, Any]
@@ -64,90 +70,97 @@ Row: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class Examples:
-    """Of one half: N true masks.
+    """The N rows of a concept database with one half in it: examples, and parts of them.
 
     Args:
         keys: float32 (N, D).
         labels: int (N,), positions in the vocabulary.
         images: int (N,), which image they are of.
+        whole: bool (N,), those that are no part.
+        cells: float32 (N,), cells of the features that they cover.
     """
 
     keys: Floats
     labels: NDArray[np.int64]
     images: NDArray[np.int64]
+    whole: NDArray[np.bool_]
+    cells: Floats
 
 
 @dataclass(frozen=True)
-class Regions:
-    """Of one half: N regions, in P partitions of each image, and the A pieces into which these cut the images.
+class Masks:
+    """Of some images: N masks, regions and cells, and A of the pixels that they cover.
 
     Args:
         keys: float32 (N, D).
         base: float32 (N, C), of ``conse``.
-        pieces: int (A, P), the regions that a piece lies in.
-        truth: float32 (A, C), pixels of each class in a piece.
+        coverage: float32 CSR (A, N), how much of a pixel each mask covers.
+        truth: int (A,), its class, -1 where nobody knows.
+        cells: float32 (N,), cells of the features that each mask covers.
     """
 
     keys: Floats
     base: Floats
-    pieces: NDArray[np.int64]
-    truth: Floats
+    coverage: sparse.csr_array
+    truth: NDArray[np.int64]
+    cells: Floats
 
     def mean_iou(self, scores: Floats) -> float:
-        """In points, of the map that scores (N, C) give; a piece that nobody has an opinion of is of no class."""
-        total = scores[self.pieces].sum(axis=1)
-        classes = total.shape[1]
-        found = np.where(total.any(axis=1), total.argmax(axis=1), classes)
-        matrix = np.zeros((classes + 1, classes))
-        np.add.at(matrix, found, self.truth)
-        right, present = np.diag(matrix), matrix.sum(axis=0)
-        union = present + matrix[:classes].sum(axis=1) - right
-        return 100 * float(np.mean(right[present > 0] / union[present > 0]))
+        """In points, of the map that scores (N, C) give; a pixel that nobody has an opinion of is of no class."""
+        total, classes = self.coverage @ scores, scores.shape[1]
+        matrix = ConfusionMatrix(classes)
+        matrix.merge(matrix.measure(self.truth[None], np.where(total.any(axis=1), total.argmax(axis=1), -1)[None]))
+        return 100 * matrix.mean_iou()
 
 
 # -- features, once ---------------------------------------------------------------------------------------------------
 
 
-def look(reference: LabelledImages, query: LabelledImages, path: Path) -> tuple[Examples, Regions]:
+def look(reference: LabelledImages, query: LabelledImages, path: Path) -> tuple[Examples, Masks]:
     """The pooled features of one set, from the file if it is there."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = Segmenter.from_config(CONFIG)
-        examples = [_true_masks(made, reference, i) for i in tqdm(range(len(reference)), desc="examples")]
-        regions = [_regions(made, query, i) for i in tqdm(range(len(query)), desc="regions")]
-        offsets = np.cumsum([0, *(len(keys) for keys, _, _, _ in regions[:-1])])
-        np.savez(
-            path,
-            **{f"examples{i}": np.concatenate([one[i] for one in examples]) for i in range(3)},
-            **{f"regions{i}": np.concatenate([one[i] for one in regions]) for i in (0, 1, 3)},
-            regions2=np.concatenate([one[2] + start for one, start in zip(regions, offsets, strict=True)]),
-        )
+        with tempfile.TemporaryDirectory() as folder, Segmenter.from_config(CONFIG, f"faiss://{folder}/db") as made:
+            examples = _examples(made, reference)
+            seen = [_masks(made, query, i) for i in tqdm(range(len(query)), desc="masks")]
+        parts = {f"examples{i}": column for i, column in enumerate(examples)}
+        parts |= {f"masks{i}": np.concatenate([one[i] for one in seen]) for i in (0, 1, 3, 4)}
+        coverage = sparse.block_diag([one[2] for one in seen], format="csr")
+        parts |= {name: getattr(coverage, name) for name in ("data", "indices", "indptr", "shape")}
+        np.savez(path, **parts)
     with np.load(path) as file:
-        return Examples(*(file[f"examples{i}"] for i in range(3))), Regions(*(file[f"regions{i}"] for i in range(4)))
+        keys, base, truth, cells = (file[f"masks{i}"] for i in (0, 1, 3, 4))
+        coverage = sparse.csr_array((file["data"], file["indices"], file["indptr"]), shape=tuple(file["shape"]))
+        return Examples(*(file[f"examples{i}"] for i in range(5))), Masks(keys, base, coverage, truth, cells)
 
 
-def _true_masks(made: Segmenter, images: LabelledImages, i: int) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-    example = images[i]
-    masks = Masks.from_partition(np.where(example.segments > 0, example.segments, -1))
-    keys = pool(features_of([Image(example.image)], made.extractor)[0], masks).vectors
-    labels = images.vocabulary.index(np.array([segment.label for segment in example.info], object))
-    return keys, labels, np.full(len(labels), i)
+def _examples(made: Segmenter, images: LabelledImages) -> tuple[NDArray[Any], ...]:
+    """The columns of :class:`Examples`."""
+    database = made.database
+    assert database is not None
+    database.add(images, progress=True)
+    fields = ["label", "image_hash", "whole", "coverage"]
+    rows = Records.concatenate(list(database.store.scan(fields=fields, with_vectors=True)))
+    assert rows.vectors is not None
+    labels = images.vocabulary.index(database.named(rows.fields["label"]))
+    numbers = np.unique(rows.fields["image_hash"].astype(str), return_inverse=True)[1]
+    return rows.vectors, labels, numbers, rows.fields["whole"] == "", rows.fields["coverage"].astype(np.float32)
 
 
-def _regions(made: Segmenter, images: LabelledImages, i: int) -> tuple[Floats, Floats, NDArray[np.int64], Floats]:
+def _masks(made: Segmenter, images: LabelledImages, i: int) -> tuple[Floats, Floats, Any, NDArray[np.int64], Floats]:
+    """The columns of :class:`Masks`, of one image."""
     example, vocabulary = images[i], images.vocabulary
     image = Image(example.image)
     (masks,) = masks_of([image], made.proposer)
-    keys = pool(features_of([image], made.extractor)[0], masks).vectors
+    masks = with_cells(masks, CONFIG.painting.cells)
+    keys = pool(features_of([image], made.extractor)[0], masks)
     (scores,) = scores_of([image], [masks], vocabulary, made.base)
-    columns = masks.matrix.tocsc()
-    columns.sort_indices()
-    pieces, at = np.unique(columns.indices.reshape(columns.shape[1], -1), axis=0, return_inverse=True)
-    truth = example.semantic(list(vocabulary))
-    there, known = nearest(at.reshape(masks.grid), truth.shape), (truth >= 0) & (truth < len(vocabulary))
-    pixels = np.zeros((len(pieces), len(vocabulary)), np.float32)
-    np.add.at(pixels, (there[known], truth[known]), 1)
-    return keys, scores.probabilities, pieces, pixels
+    height, width = masks.grid
+    pixels = np.arange(height * width).reshape(height, width)[::EVERY, ::EVERY].ravel()
+    coverage = sparse.csr_array(sparse.diags_array(masks.scores) @ masks.matrix).T.tocsr()[pixels]
+    truth = nearest(example.semantic(list(vocabulary)), masks.grid).reshape(-1)[pixels]
+    known = np.where(truth < len(vocabulary), truth, -1).astype(np.int64)
+    return keys.vectors, scores.probabilities, coverage, known, keys.coverage
 
 
 # -- cells ------------------------------------------------------------------------------------------------------------
@@ -157,7 +170,7 @@ def linear_head(
     examples: Examples, known: NDArray[np.int64], classes: int, scale: float = 10.0
 ) -> tuple[Floats, Floats]:
     """Weights (D, C) and biases (C,) of a multinomial regression on some of the classes, all of which count alike."""
-    kept = np.isin(examples.labels, known)
+    kept = examples.whole & np.isin(examples.labels, known)
     keys, labels = (
         torch.from_numpy(scale * examples.keys[kept]),
         torch.from_numpy(np.searchsorted(known, examples.labels[kept])),
@@ -190,47 +203,54 @@ def draw(examples: Examples, rng: np.random.Generator, share: float, count: int)
     return np.sort(np.concatenate(taken))
 
 
-def neighbours(similar: Floats, labels: NDArray[np.object_], taken: NDArray[np.int64]) -> Neighbours:
-    """The k best among the masks taken."""
-    scores, k = similar[:, taken], min(CONFIG.retrieval.k, len(taken))
-    best = np.argpartition(-scores, k - 1, axis=1)[:, :k] if k else np.empty((len(scores), 0), np.int64)
-    best = np.take_along_axis(best, np.argsort(-np.take_along_axis(scores, best, 1), axis=1, kind="stable"), 1)
-    found = labels[taken[best]]
-    return Neighbours(found, np.take_along_axis(scores, best, 1), found)
+def neighbours(masks: Masks, examples: Examples, labels: NDArray[np.object_], taken: NDArray[np.int64]) -> Neighbours:
+    """The k best for each mask among the rows taken."""
+    k, keys = min(CONFIG.retrieval.k, len(taken)), examples.keys[taken].T
+    if not k:
+        nothing = np.empty((len(masks.keys), 0), object)
+        return Neighbours(nothing, nothing.astype(np.float32), nothing, nothing.astype(np.float32))
+    best, found = [], []
+    for start in range(0, len(masks.keys), BLOCK):
+        scores = masks.keys[start : start + BLOCK] @ keys
+        some = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        order = np.argsort(-np.take_along_axis(scores, some, 1), axis=1, kind="stable")
+        best.append(np.take_along_axis(some, order, 1))
+        found.append(np.take_along_axis(scores, best[-1], 1))
+    rows = taken[np.concatenate(best)]
+    names, sizes = labels[rows], examples.cells[rows] / masks.cells[:, None]
+    return Neighbours(names, np.concatenate(found), names, sizes)
 
 
-def measure(examples: Examples, regions: Regions, vocabulary: Vocabulary, draws: int) -> Iterator[Row]:
+def measure(examples: Examples, masks: Masks, vocabulary: Vocabulary, draws: int) -> Iterator[Row]:
     """A row for each cell, base and draw: mean IoU of the base, of retrieval, and of each fusion."""
-    names, similar = np.array(vocabulary.names, object), regions.keys @ examples.keys.T
+    names = np.array(vocabulary.names, object)
     bar = tqdm(total=draws * len(CELLS), desc="cells")
     for number in range(draws):
         rng = np.random.default_rng(number)
         present = np.unique(examples.labels)
         weights, bias = linear_head(examples, np.sort(rng.permutation(present)[: len(present) // 2]), len(names))
-        half = softmax(regions.keys @ weights + bias, axis=1).astype(np.float32)
-        bases = {"conse": ClassScores(regions.base, vocabulary.names), "half": ClassScores(half, vocabulary.names)}
-        alone = {name: regions.mean_iou(base.probabilities) for name, base in bases.items()}
+        half = softmax(masks.keys @ weights + bias, axis=1).astype(np.float32)
+        bases = {"conse": ClassScores(masks.base, vocabulary.names), "half": ClassScores(half, vocabulary.names)}
+        alone = {name: masks.mean_iou(base.probabilities) for name, base in bases.items()}
         for share, count in CELLS:
             taken = draw(examples, rng, share, count)
-            found = neighbours(similar, names[examples.labels], taken)
+            found = neighbours(masks, examples, names[examples.labels], taken)
             entries = np.bincount(examples.labels[taken], minlength=len(names))
             counts = {name: int(n) for name, n in zip(names, entries, strict=True) if n}
             voted = vote(found, vote_weights(found, CONFIG.retrieval, counts), vocabulary)
-            place: Row = {"share": share, "count": count, "retrieval": regions.mean_iou(voted.probabilities)}
+            place: Row = {"share": share, "count": count, "retrieval": masks.mean_iou(voted.probabilities)}
             for name, base in bases.items():
-                yield place | {"base": name, "alone": alone[name]} | _fused(regions, base, found, voted, entries > 0)
+                yield place | {"base": name, "alone": alone[name]} | _fused(masks, base, found, voted, entries > 0)
             bar.update()
     bar.close()
 
 
-def _fused(
-    regions: Regions, base: ClassScores, found: Neighbours, voted: ClassScores, supported: NDArray[np.bool_]
-) -> Row:
+def _fused(masks: Masks, base: ClassScores, found: Neighbours, voted: ClassScores, supported: NDArray[np.bool_]) -> Row:
     """The mean IoU of each fusion."""
     scores = {
         mode: fuse(base, voted, confidence(found, voted, config), supported, config) for mode, config in FUSIONS.items()
     }
-    return {mode: regions.mean_iou(fused.probabilities) for mode, fused in scores.items()}
+    return {mode: masks.mean_iou(fused.probabilities) for mode, fused in scores.items()}
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------

@@ -74,12 +74,15 @@ class RetrievalConfig:
         weighting: w_j = exp((s_j - 1)/τ) for ``"exponential"``, 1 for ``"uniform"``, max(s_j, 0) for ``"similarity"``.
         temperature: τ, in units of cosine similarity.
         class_balance: γ; w_j is multiplied by n_c^-γ, n_c the number of entries of the class. 0 turns it off.
+        size_match: β; w_j is multiplied by a^β, a how well the size of the entry goes with that of the mask, at most 1.
+            0 turns it off.
     """
 
     k: Count = 16
     weighting: Literal["exponential", "uniform", "similarity"] = "exponential"
     temperature: Positive = 0.1
     class_balance: Share = 0.0
+    size_match: Share = 0.0
 
 
 @checked("configuration fusion")
@@ -136,7 +139,19 @@ class PaintingConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A whole pipeline: three stages by name, and the numbers between them."""
+    """A whole pipeline: three stages by name, and the numbers between them.
+
+    Args:
+        features: makes the keys.
+        masks: proposes masks.
+        base: predicts without the database.
+        keys: what is made of the features.
+        retrieval: equations 2 and 3.
+        fusion: equation 4.
+        painting: from scored masks to maps.
+        unstated: the numbers of ``retrieval`` and ``fusion`` that no file has stated, by ``"section.key"``. What is
+            kept with a database takes their place, see :meth:`filled`; a number that was changed since is stated too.
+    """
 
     features: StageConfig
     masks: StageConfig
@@ -145,17 +160,19 @@ class Config:
     retrieval: RetrievalConfig = RetrievalConfig()
     fusion: FusionConfig = FusionConfig()
     painting: PaintingConfig = PaintingConfig()
+    unstated: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def preset(cls, name: str) -> Config:
-        """One of :func:`presets`.
+        """One of :func:`presets`, whose numbers are nobody's own.
 
         Raises:
             ConfigError: no such preset.
         """
         if name not in presets():
             raise ConfigError("preset", expected=f"one of {presets()}", got=repr(name))
-        return cls.from_toml(Path(str(resources.files("knnseg") / "presets" / f"{name}.toml")))
+        read = cls.from_toml(Path(str(resources.files("knnseg") / "presets" / f"{name}.toml")))
+        return dataclasses.replace(read, unstated=_unstated(read, {}))
 
     @classmethod
     def from_toml(cls, path: str | PathLike[str]) -> Config:
@@ -181,7 +198,7 @@ class Config:
         """The same from a nested dictionary, as TOML reads it."""
         data = dict(data)
         start = cls.preset(data.pop("preset")) if "preset" in data else None
-        known = [part.name for part in dataclasses.fields(cls)]
+        known = [part.name for part in dataclasses.fields(cls) if part.name != "unstated"]
         sections: dict[str, Any] = {}
         for name, values in data.items():
             if name not in known:
@@ -191,16 +208,34 @@ class Config:
                 raise ConfigError(f"configuration {name}", expected="a section with keys", got=repr(values))
             sections[name] = _section(name, values, getattr(start, name, _NUMBERS.get(name)))
         if start is not None:
-            return dataclasses.replace(start, **sections)
+            made = dataclasses.replace(start, **sections)
+            return dataclasses.replace(made, unstated=_unstated(made, data))
         if not {"features", "masks"} <= set(sections):
             raise ConfigError(
                 "configuration",
                 expected="the sections features and masks, or a preset to start from",
                 got=sorted(sections),
             )
-        return cls(**sections)
+        made = cls(**sections)
+        return dataclasses.replace(made, unstated=_unstated(made, data))
+
+    def filled(self, numbers: Mapping[str, Mapping[str, Any]]) -> Config:
+        """With other numbers in place of those that nobody has stated.
+
+        Args:
+            numbers: by section and key, as TOML has them.
+        """
+        config = self
+        for section, values in numbers.items():
+            own = getattr(config, section)
+            free = {k: v for k, v in values.items() if self.unstated.get(f"{section}.{k}", _STATED) == getattr(own, k)}
+            config = dataclasses.replace(config, **{section: dataclasses.replace(own, **free)})
+        return config
 
 
+_STATED = object()
+_FITTED = ("retrieval", "fusion")
+"""The sections whose numbers may come from the database."""
 _NUMBERS: dict[str, Any] = {
     "keys": KeysConfig(),
     "retrieval": RetrievalConfig(),
@@ -215,6 +250,16 @@ def _anchor(data: dict[str, Any], folder: Path) -> None:
     keys = data.get("keys")
     if isinstance(keys, dict) and isinstance(keys.get("whitening"), str) and keys["whitening"]:
         keys["whitening"] = str(folder / keys["whitening"])
+
+
+def _unstated(config: Config, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers that a file does not state; see :attr:`Config.unstated`."""
+    return {
+        f"{section}.{key}": value
+        for section in _FITTED
+        for key, value in dataclasses.asdict(getattr(config, section)).items()
+        if key not in data.get(section, {})
+    }
 
 
 def _section(name: str, values: dict[str, Any], start: Any) -> Any:

@@ -23,6 +23,7 @@ from knnseg.data.scores import ClassScores, Neighbours, check_branch
 from knnseg.data.vocabulary import Vocabulary
 from knnseg.database.concepts import Concept, ConceptDatabase
 from knnseg.database.naming import taken_as
+from knnseg.database.settings import with_settings
 from knnseg.errors import ConfigError, ImageError, KnnSegWarning, MaskError, VocabularyError, skipping, those_that_can
 from knnseg.later import Later, ahead, batched, each
 from knnseg.method.cells import with_cells
@@ -108,6 +109,7 @@ class Segmenter:
         device: str = "auto",
         create: bool = True,
         on_store_error: Literal["raise", "base"] = "raise",
+        settings: bool = True,
     ) -> Segmenter:
         """Make the stages that a configuration names.
 
@@ -117,6 +119,7 @@ class Segmenter:
             device: for the models: ``"auto"``, ``"cpu"``, ``"cuda"``.
             create: make the database where it does not exist.
             on_store_error: see the class. With ``"base"``, a store that cannot be reached now is opened when it can.
+            settings: use the numbers that are kept with the database where the configuration states none.
         """
         loaded = config if isinstance(config, Config) else read_config(config)
         stages.prepare("features", loaded.features, device=device)  # a mistake in it is found before weights are read
@@ -124,11 +127,13 @@ class Segmenter:
         base = stages.make("base", loaded.base, device=device)
         # Without a store no keys are needed, and so no weights of the model that makes them.
         extractor = Later(partial(stages.make_extractor, loaded, device=device))
-        database = None
-        if store is not None:
-            database = Later(
-                lambda: ConceptDatabase.open(store, extractor.get(), create=create, parts=loaded.keys.parts)
-            )
+
+        def opened() -> ConceptDatabase:
+            database = ConceptDatabase.open(store or "", extractor.get(), create=create, parts=loaded.keys.parts)
+            segmenter.config = with_settings(loaded, database.store) if settings else loaded
+            return database
+
+        database = None if store is None else Later(opened)
         segmenter = cls(extractor, proposer, base, database, config=loaded, on_store_error=on_store_error)
         segmenter._concepts()  # opens the database, or finds out that it cannot be reached
         return segmenter
@@ -212,9 +217,8 @@ class Segmenter:
             raise MaskError("masks", expected=f"one set for each of {len(images)} images", got=len(given))
         found: list[Segmentation] = []
         for start in range(0, len(images), BATCH):
-            part = slice(start, start + BATCH)
-            own = None if given is None else given[part]
-            found += self._predict(each(Image.read, images[part]), own, active, exclude_image)
+            own = None if given is None else given[start : start + BATCH]
+            found += self._predict(each(Image.read, images[start : start + BATCH]), own, active, exclude_image)
         return found
 
     def stream(
@@ -247,8 +251,7 @@ class Segmenter:
     def _stream(
         self, sources: Iterable[Image | ImageLike], active: tuple[Vocabulary, str], batch: int, failed: list[str] | None
     ) -> Iterator[Segmentation]:
-        kept: list[str] = [] if failed is None else failed
-        strict = failed is None
+        kept, strict = [] if failed is None else failed, failed is None
 
         def segmented(images: list[tuple[int, Image]]) -> list[Segmentation]:
             return self._predict([image for _, image in images], None, active, "")
@@ -357,16 +360,14 @@ class Segmenter:
             counts = {one.label: one.keys if parts else one.count for one in database.concepts()}
         supported = np.array([counts.get(name, 0) > 0 for name in vocabulary])
         with clock("fusion"):
-            fused = [
-                self._fused(own, scores, counts, supported, vocabulary) for own, scores in zip(found, base, strict=True)
-            ]
+            fused = [self._fused(*one, counts, supported, vocabulary, parts) for one in zip(found, base, strict=True)]
         return [final for final, _ in fused], [evidence for _, evidence in fused]
 
     def _fused(
         self, found: Neighbours, base: ClassScores, counts: dict[str, int], supported: NDArray[np.bool_],
-        vocabulary: Vocabulary,
+        vocabulary: Vocabulary, parts: bool,
     ) -> tuple[ClassScores, Evidence]:  # fmt: skip
-        weights = vote_weights(found, self.config.retrieval, counts)
+        weights = vote_weights(found, self.config.retrieval, counts, whole=not parts)
         retrieved = vote(found, weights, vocabulary)
         certainty = confidence(found, retrieved, self.config.fusion)
         final = fuse(base, retrieved, certainty, supported, self.config.fusion)
@@ -403,9 +404,8 @@ def read_config(source: str | PathLike[str]) -> Config:
     """A preset by name, or a TOML file by path."""
     text = str(source)
     if not text.endswith(".toml") and text not in presets():
-        raise ConfigError(
-            "preset", expected=f"one of {presets()}, or the path of a file that ends in .toml", got=repr(text)
-        )
+        wanted = f"one of {presets()}, or the path of a file that ends in .toml"
+        raise ConfigError("preset", expected=wanted, got=repr(text))
     return Config.from_toml(text) if text.endswith(".toml") else Config.preset(text)
 
 

@@ -16,6 +16,7 @@ from knnstore._plugins import collections, get_backend, known_backends, open_sto
 from knnstore._transfer_commands import add_transfer_commands
 from knnstore._upkeep_commands import add_upkeep_commands
 from knnstore.errors import BackendUnavailableError, BrokenPluginError, KnnStoreError, StoreNotFoundError
+from knnstore.transfer.moving import name_below
 from knnstore.types import StoreSpec
 from knnstore.url import StoreURL
 
@@ -74,7 +75,7 @@ def info(url: Url, as_json: Json = False) -> None:
     """Show what is stored at a URL: the spec, the embedding space, figures, capabilities, and collections below it."""
     parsed = StoreURL.parse(url)
     found = collections(parsed)
-    here = next((place for place in found if str(place) == str(parsed)), None)
+    here = next((place for place in found if not name_below(parsed, place)), None)
     below = [_described(place) for place in found if place is not here]
     if here is None and not below:
         raise StoreNotFoundError(f"nothing is stored at {parsed}")
@@ -121,7 +122,9 @@ def _lines(value: dict[str, Any], indent: str = "") -> list[str]:
 def _one_line(entry: dict[str, Any]) -> str:
     space = entry["spec"]["space"]
     encoder = f", {space['encoder']}" if space else ""
-    return f"{entry['url']}  {entry['count']} records, dim {entry['spec']['dim']}, {entry['spec']['metric']}{encoder}"
+    half = f" {entry['spec']['dtype']}" if entry["spec"]["dtype"] != "float32" else ""
+    width = f"dim {entry['spec']['dim']}{half}"
+    return f"{entry['url']}  {entry['count']} records, {width}, {entry['spec']['metric']}{encoder}"
 
 
 app.command(epilog="Example: knnstore check 'qdrant://db.example:6334/scratch?tls=1' --test test_delete_by_id")(check)

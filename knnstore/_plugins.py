@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 
 from knnstore import hookspecs
@@ -22,6 +22,7 @@ from knnstore.errors import (
     UnsupportedOperationError,
     did_you_mean,
 )
+from knnstore.options import dtype_option
 from knnstore.types import Consistency, StoreSpec
 from knnstore.url import StoreURL
 
@@ -196,7 +197,8 @@ def open_store(
     """Open a collection, creating it where it does not exist and a spec is given. Nothing is ever dropped.
 
     Args:
-        url: ``memory:///name``, ``faiss:///folder``, ``milvus://…``, ``qdrant://…``; options after ``?``.
+        url: ``memory:///name``, ``faiss:///folder``, ``milvus://…``, ``qdrant://…``; options after ``?``. Every store
+            has ``dtype=float16`` or ``float32``, which counts in place of the spec's.
         spec: what the collection must hold. None opens whatever is there.
         read_only: refuse to write, and create nothing.
         consistency: ``"strong"``, ``"session"`` (read your own writes) or ``"eventual"``. An embedded store is always
@@ -210,9 +212,11 @@ def open_store(
         BackendUnavailableError: the backend's client library or device is not usable; with the pip command.
         UnsupportedOperationError: the backend has no consistency as strong as asked for.
     """
-    parsed = StoreURL.parse(url)
+    parsed, dtype = dtype_option(StoreURL.parse(url))
     if spec is not None and not isinstance(spec, StoreSpec):
         raise InvalidInputError("spec", expected="a StoreSpec or None", got=type(spec).__name__)
+    if spec is not None and dtype is not None:
+        spec = replace(spec, dtype=dtype)
     if consistency not in _LEVELS:
         raise InvalidInputError("consistency", expected=f"one of {', '.join(_LEVELS)}", got=repr(consistency))
     backend = get_backend(parsed.backend)
@@ -222,6 +226,9 @@ def open_store(
         raise BrokenPluginError(
             f"backend {parsed.backend!r}: open", expected="an EmbeddingStore", got=type(store).__name__
         )
+    if dtype is not None and store.spec.dtype != dtype:
+        store.close()
+        replace(store.spec, dtype=dtype).check_against(store.spec, str(parsed))
     offered = store.capabilities.consistency
     if max(map(_LEVELS.index, offered)) < _LEVELS.index(consistency):
         store.close()
@@ -230,12 +237,12 @@ def open_store(
 
 
 def collections(url: str | StoreURL) -> list[StoreURL]:
-    """The collections at a URL and one level below it.
+    """The collections at a URL and one level below it; their URLs do not say the ``dtype``, which is stored.
 
     Raises:
         InvalidURLError, UnknownBackendError, BackendUnavailableError: see :func:`open_store`.
     """
-    parsed = StoreURL.parse(url)
+    parsed, _ = dtype_option(StoreURL.parse(url))
     backend = get_backend(parsed.backend)
     with _mapped(backend, parsed, "collections"):
         return backend.collections(parsed)
@@ -249,7 +256,7 @@ def drop_store(url: str | StoreURL) -> None:
         UnsupportedOperationError: the backend cannot drop one.
         StoreBusyError: it is open, on a backend for which that matters.
     """
-    parsed = StoreURL.parse(url)
+    parsed, _ = dtype_option(StoreURL.parse(url))
     backend = get_backend(parsed.backend)
     with _mapped(backend, parsed, "drop"):
         if not backend.drop(parsed):
@@ -265,7 +272,7 @@ def ping(url: str | StoreURL) -> float:
     Raises:
         StoreConnectionError, StoreTimeoutError, StoreAuthenticationError: it did not answer, or did not let us in.
     """
-    parsed = StoreURL.parse(url)
+    parsed, _ = dtype_option(StoreURL.parse(url))
     backend, start = get_backend(parsed.backend), time.perf_counter()
     with _mapped(backend, parsed, "ping"):
         backend.ping(parsed)
@@ -284,9 +291,10 @@ def may_write(store: EmbeddingStore) -> None:
 
 def remove_empty(url: StoreURL) -> bool:
     """See :meth:`Backend.remove_empty`. Not public: the kit cleans up with it."""
-    backend = get_backend(url.backend)
-    with _mapped(backend, url, "remove_empty"):
-        return backend.remove_empty(url)
+    parsed, _ = dtype_option(url)
+    backend = get_backend(parsed.backend)
+    with _mapped(backend, parsed, "remove_empty"):
+        return backend.remove_empty(parsed)
 
 
 def _mapped(backend: Backend, url: StoreURL, operation: str) -> AbstractContextManager[None]:

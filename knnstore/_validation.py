@@ -19,9 +19,9 @@ from knnstore.errors import (
     UnknownFieldError,
 )
 from knnstore.filters import FieldType
-from knnstore.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Batch, Column, Ids, Metric, StoreSpec
+from knnstore.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Batch, Column, Dtype, Ids, Metric, StoreSpec
 
-__all__ = ["check_batch", "check_changes", "check_fields", "check_ids", "check_limit", "check_vectors"]
+__all__ = ["check_batch", "check_changes", "check_fields", "check_ids", "check_limit", "check_vectors", "rounded"]
 
 _LARGEST = sys.float_info.max
 _DTYPES: dict[FieldType, type[np.generic]] = {int: np.int64, float: np.float64, bool: np.bool_}
@@ -29,6 +29,9 @@ _UNIT = 2.0**-22
 """A row whose length is this close to 1 counts as normalised and is left alone, so that normalising twice is
 normalising once and a vector read back can be written again without a change. Rounding to float32 moves a length by at
 most 2^-24."""
+_HALF_UNIT = 2.0**-10
+"""The same for a row of float16 numbers where those are stored: rounding to them moves a length by 2^-11, and by next
+to nothing more through numbers below 2^-14."""
 
 
 def check_limit(name: str, value: object, most: int | None = None) -> int:
@@ -70,8 +73,10 @@ def _utf8_bytes(text: str, error: Exception) -> int:
         raise error from None
 
 
-def check_vectors(vectors: object, dim: int, metric: Metric, name: str = "vectors") -> NDArray[np.float32]:
-    """Our own float32 (N, dim) copy, C-contiguous and finite, rows normalised under cosine."""
+def check_vectors(
+    vectors: object, dim: int, metric: Metric, name: str = "vectors", dtype: Dtype = "float32"
+) -> NDArray[np.float32]:
+    """Our own float32 (N, dim) copy, C-contiguous and finite, rows normalised under cosine, of numbers of ``dtype``."""
     array = _as_array(vectors, name)
     if array.ndim in (1, 2) and len(array) == 0:
         return np.empty((0, dim), np.float32)
@@ -92,7 +97,26 @@ def check_vectors(vectors: object, dim: int, metric: Metric, name: str = "vector
     if not finite.all():
         row = int(np.flatnonzero(~finite)[0])
         raise InvalidVectorError(name, expected="finite numbers", got=f"NaN or infinity in row {row}")
-    return _normalised(array, name) if metric == "cosine" else array
+    return rounded(_normalised(array, name, dtype) if metric == "cosine" else array, dtype, name)
+
+
+def rounded(rows: NDArray[np.float32], dtype: Dtype, name: str = "vectors") -> NDArray[np.float32]:
+    """float32 (N, D) of the numbers of ``dtype`` that are nearest; rounding twice is rounding once.
+
+    Raises:
+        InvalidVectorError: a number beyond the largest of them.
+    """
+    if dtype == "float32":
+        return rows
+    with np.errstate(over="ignore"):
+        near = rows.astype(np.float16).astype(np.float32)
+    if not np.isfinite(near).all():
+        row = int(np.flatnonzero(~np.isfinite(near).all(axis=1))[0])
+        raise InvalidVectorError(
+            name, expected="numbers up to 65504, the largest float16", got=f"{np.abs(rows[row]).max():g} in row {row}",
+            hint="Scale the vectors, or store them as float32.",
+        )  # fmt: skip
+    return near
 
 
 def _as_array(vectors: object, name: str) -> NDArray[Any]:
@@ -129,13 +153,17 @@ def _is_tensor(value: object) -> TypeGuard[Any]:
     return callable(getattr(value, "detach", None)) and callable(getattr(value, "cpu", None))
 
 
-def _normalised(rows: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+def _normalised(rows: NDArray[np.float32], name: str, dtype: Dtype) -> NDArray[np.float32]:
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     if not lengths.all():
         row = int(np.flatnonzero(lengths == 0)[0])
         raise InvalidVectorError(name, expected="a direction under cosine", got=f"a zero vector in row {row}")
-    stale = np.flatnonzero(np.abs(lengths - 1) > _UNIT)
-    if len(stale):
+    wrong = np.abs(lengths - 1)
+    stale = wrong > _UNIT
+    if dtype == "float16":
+        near = np.flatnonzero(stale & (wrong <= _HALF_UNIT))
+        stale[near] = (rows[near] != rows[near].astype(dtype)).any(axis=1)
+    if stale.any():
         rows[stale] = (rows[stale] / lengths[stale, None]).astype(np.float32)
     return rows
 
@@ -157,7 +185,7 @@ def check_batch(
 ) -> Batch:
     """Everything about one upsert."""
     checked = check_ids(ids, distinct=True)
-    rows = check_vectors(vectors, spec.dim, spec.metric)
+    rows = check_vectors(vectors, spec.dim, spec.metric, dtype=spec.dtype)
     if len(rows) != len(checked):
         raise DimensionMismatchError("vectors", expected=f"one row for each of {len(checked)} ids", got=f"{len(rows)}")
     given = _declared(spec, {} if fields is None else fields)

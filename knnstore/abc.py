@@ -89,7 +89,8 @@ class EmbeddingStore(Engine):
 
         Args:
             ids: N distinct non-empty strings of at most 512 bytes in UTF-8.
-            vectors: float32 (N, D), finite; normalised here under cosine, stored bit for bit as given otherwise.
+            vectors: float32 (N, D), finite; normalised here under cosine, stored bit for bit as given otherwise, but
+                for what ``spec.dtype`` rounds.
             fields: a column of N values for each declared field.
             on_conflict: what to do with ids that are stored already: ``"replace"`` them, ``"skip"`` them, or
                 ``"error"``.
@@ -200,7 +201,7 @@ class EmbeddingStore(Engine):
             UnsupportedFilterError: the engine cannot express the filter.
         """
         self._usable("search")
-        rows = checks.check_vectors(queries, self._spec.dim, self._spec.metric, "queries")
+        rows = checks.check_vectors(queries, self._spec.dim, self._spec.metric, "queries", self._spec.dtype)
         k = checks.check_limit("k", k, self.capabilities.max_k)
         names = checks.check_fields(fields, self._spec, default_all=False)
         checked = self._checked(where)

@@ -14,7 +14,7 @@ KnnStoreError
 ├── UnknownBackendError(LookupError)          a URL scheme that no plugin provides
 ├── StoreNotFoundError(FileNotFoundError)     nothing is stored at this URL and no spec was given to create it
 ├── ConflictError(ValueError)                 on_conflict="error" and the id is stored already
-├── SpecMismatchError(ValueError)             the collection has another dim, metric, fields, space or creation option
+├── SpecMismatchError(ValueError)             the collection has another dim, metric, dtype, fields, space or option
 ├── ContentMismatchError(RuntimeError)        what a copy leaves behind is not what its source holds
 ├── UnsupportedFilterError(NotImplementedError)
 ├── UnsupportedOperationError(NotImplementedError)

@@ -26,7 +26,7 @@ class _View:
     """The columns at one moment. Rows below its length are never written again, so readers need no lock."""
 
     ids: NDArray[np.object_]
-    vectors: NDArray[np.float32]
+    vectors: NDArray[np.float32] | NDArray[np.float16]
     norms: NDArray[np.float64]
     fields: dict[str, Column]
 
@@ -40,7 +40,11 @@ class _View:
     def records(self, rows: NDArray[np.intp], fields: list[str], with_vectors: bool) -> Records:
         """Copies, which the caller may scribble on."""
         columns = {name: self.fields[name][rows] for name in fields}
-        return Records(self.ids[rows], self.vectors[rows] if with_vectors else None, columns)
+        return Records(self.ids[rows], self.wide(rows) if with_vectors else None, columns)
+
+    def wide(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """A copy of some vectors, in float32 whatever they are kept as."""
+        return self.vectors[rows].astype(np.float32, copy=False)
 
 
 class _Collection:
@@ -60,7 +64,7 @@ class _Collection:
         self._used = 0
         self._columns = _View(
             empty_column(str, 0),
-            np.empty((0, spec.dim), np.float32),
+            np.empty((0, spec.dim), spec.dtype),
             np.empty(0, np.float64),
             {name: empty_column(kind, 0) for name, kind in spec.fields.items()},
         )
@@ -95,7 +99,7 @@ class _Collection:
         part, here = self._columns, slice(self._used, self._used + len(picked))
         part.ids[here] = [batch.ids[i] for i in picked]
         part.vectors[here] = batch.vectors[picked]
-        part.norms[here] = np.einsum("nd,nd->n", part.vectors[here], part.vectors[here], dtype=np.float64)
+        part.norms[here] = np.einsum("nd,nd->n", batch.vectors[picked], batch.vectors[picked], dtype=np.float64)
         for name, column in part.fields.items():
             column[here] = batch.fields[name][picked]
         # Nothing has changed for anyone up to here, should memory have run out on the way.
@@ -142,7 +146,9 @@ class MemoryStore(EmbeddingStore):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(persistent=False, conditional=True, update_in_place=True, revision=True)
+        return Capabilities(
+            persistent=False, conditional=True, update_in_place=True, revision=True, half_precision=True
+        )  # fmt: skip
 
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
         with self._data.lock:
@@ -185,7 +191,7 @@ class MemoryStore(EmbeddingStore):
         hits = Hits.empty(len(queries), k, self.spec, fields)
         metric = self.spec.metric
         for q, candidates in enumerate(nominated(queries, view.vectors, view.norms, k, metric)):
-            scores = pair_scores(queries[q], view.vectors[candidates], metric)
+            scores = pair_scores(queries[q], view.wide(candidates), metric)
             order = best(view.ids[candidates], scores, k)
             found, picked = len(order), candidates[order]
             hits.ids[q, :found], hits.scores[q, :found] = view.ids[picked], scores[order]

@@ -18,11 +18,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from knnstore.errors import InvalidURLError, SpecMismatchError
-from knnstore.types import ASKED, STORED
+from knnstore.types import ASKED, DTYPES, STORED, Dtype
 from knnstore.url import SECRET_SOURCES, Secret, StoreURL
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Reader",
     "check_created",
+    "dtype_option",
     "flag",
     "integer",
     "matching",
@@ -116,6 +117,18 @@ def check_created(wanted: Mapping[str, object], there: Mapping[str, object], whe
             got=", ".join(f"{name}={there.get(name, 'default')}" for name in wrong) + STORED,
             hint="Nothing was changed. Leave these options out, or copy the records into a new collection.",
         )
+
+
+def dtype_option(url: StoreURL) -> tuple[StoreURL, Dtype | None]:
+    """The URL as backends see it, and what its option ``dtype`` says, which the URL of every store may have.
+
+    Raises:
+        InvalidURLError: it says something else than a dtype.
+    """
+    if "dtype" not in url.options:
+        return url, None
+    left = {name: value for name, value in url.options.items() if name != "dtype"}
+    return replace(url, options=left), _read(one_of(*DTYPES), "dtype", str(url.options["dtype"]))
 
 
 # -- readers -----------------------------------------------------------------------------------------------------------

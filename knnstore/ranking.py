@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from knnstore.types import Metric
 
-__all__ = ["best", "error_bound", "nominated", "overflows", "pair_scores"]
+__all__ = ["best", "error_bound", "nominated", "overflows", "pair_scores", "product"]
 
 _LARGEST = float(np.finfo(np.float32).max)
 _PRODUCT = 16_000_000
 """Entries of a score matrix held at once: 64 MB in float32."""
 _GROUP = 64
+_WIDENED = 512
+"""Rows of float16 made float32 at once, so few that they are multiplied before they leave the cache."""
 
 
 def pair_scores(queries: NDArray[np.float32], vectors: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
@@ -85,6 +87,26 @@ def overflows(queries: NDArray[np.float32], largest: float, metric: Metric) -> b
     return not reach < _LARGEST / 4
 
 
+def product(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32] | NDArray[np.float16], out: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The dot product of every pair by products of matrices, in float32 whatever the vectors are kept as.
+
+    Args:
+        queries: float32 (Q, D).
+        vectors: float32 or float16 (N, D).
+        out: float32 (Q, N), for the result.
+    """
+    step = max(len(vectors), 1) if vectors.dtype == np.float32 else _WIDENED
+    for start in range(0, len(vectors), step):
+        wide, part = vectors[start : start + step].astype(np.float32, copy=False), out[:, start : start + step]
+        if len(queries) == 1:
+            np.matmul(wide, queries[0], out=part[0])
+        else:
+            np.matmul(queries, wide.T, out=part)
+    return out
+
+
 def best(ids: NDArray[np.object_], scores: NDArray[np.float32], k: int) -> NDArray[np.intp]:
     """Positions of the k best of M candidates, by falling score, then by rising id.
 
@@ -102,13 +124,17 @@ def best(ids: NDArray[np.object_], scores: NDArray[np.float32], k: int) -> NDArr
 
 
 def nominated(
-    queries: NDArray[np.float32], vectors: NDArray[np.float32], norms: NDArray[np.float64], k: int, metric: Metric
+    queries: NDArray[np.float32],
+    vectors: NDArray[np.float32] | NDArray[np.float16],
+    norms: NDArray[np.float64],
+    k: int,
+    metric: Metric,
 ) -> Iterator[NDArray[np.intp]]:
     """For each query, the positions of every record that could be among its k best once scored exactly.
 
     Args:
         queries: float32 (Q, D).
-        vectors: float32 (N, D).
+        vectors: float32 or float16 (N, D).
         norms: float64 (N,), the squared Euclidean norm of each vector.
         k: how many are wanted.
         metric: the metric.
@@ -148,12 +174,12 @@ def _below(value: np.floating[Any], slack: float) -> np.floating[Any]:
     return np.nextafter(kind(max(float(value) - slack, -_LARGEST)), kind(-np.inf))
 
 
-def _rough(queries: NDArray[np.float32], vectors: NDArray[np.float32], *, safe: bool) -> NDArray[Any]:
+def _rough(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32] | NDArray[np.float16], *, safe: bool
+) -> NDArray[Any]:
     """The matrix product, in float64 where float32 overflows; ``safe`` says that it cannot."""
-    if safe:
-        return np.asarray(queries @ vectors.T)
     with np.errstate(over="ignore", invalid="ignore"):
-        product = queries @ vectors.T
-    if np.isfinite(product).all():
-        return product
+        rough = product(queries, vectors, np.empty((len(queries), len(vectors)), np.float32))
+    if safe or np.isfinite(rough).all():
+        return rough
     return np.asarray(queries.astype(np.float64) @ vectors.astype(np.float64).T)

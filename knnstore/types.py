@@ -18,6 +18,7 @@ from knnstore.filters import FieldType
 
 __all__ = [
     "ASKED",
+    "DTYPES",
     "MAX_ID_BYTES",
     "MAX_TEXT_BYTES",
     "STORED",
@@ -26,6 +27,7 @@ __all__ = [
     "Column",
     "Conflict",
     "Consistency",
+    "Dtype",
     "EmbeddingSpace",
     "Hits",
     "Ids",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 Metric: TypeAlias = Literal["cosine", "dot", "l2"]
+Dtype: TypeAlias = Literal["float32", "float16"]
 Conflict: TypeAlias = Literal["replace", "skip", "error"]
 Consistency: TypeAlias = Literal["strong", "session", "eventual"]
 Column: TypeAlias = NDArray[Any]
@@ -47,6 +50,9 @@ MAX_ID_BYTES = 512
 """Longest id, in UTF-8 bytes."""
 MAX_TEXT_BYTES = 65_535
 """Longest value of a ``str`` field, in UTF-8 bytes: what the narrowest of the supported engines (Milvus) can hold."""
+
+DTYPES: tuple[Dtype, ...] = ("float32", "float16")
+"""What the numbers of a vector may be kept as."""
 
 ASKED, STORED = " (asked for)", " (stored)"
 """Which side of a mismatch is which."""
@@ -91,9 +97,11 @@ class StoreSpec:
             product, negative squared distance).
         fields: name and type (str, int, float, bool) of each field; every record has a value for every field.
         space: the embedding space, or None where the caller keeps track.
+        dtype: what the numbers of a vector are kept as. ``"float16"`` takes half the space: vectors, and queries, are
+            rounded to it once on their way in, and are float32 arrays of such numbers from there on.
 
     Raises:
-        InvalidInputError: dim below 1, an unknown metric.
+        InvalidInputError: dim below 1, an unknown metric or dtype.
         InvalidFieldError: a field name that is not an ASCII identifier, starts with an underscore, or is ``id`` or
             ``vector``; or another type.
     """
@@ -102,12 +110,15 @@ class StoreSpec:
     metric: Metric = "cosine"
     fields: Mapping[str, FieldType] = field(default_factory=dict)
     space: EmbeddingSpace | None = None
+    dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
         if not isinstance(self.dim, int | np.integer) or isinstance(self.dim, bool) or self.dim < 1:
             raise InvalidInputError("spec.dim", expected="a whole number of at least 1", got=repr(self.dim))
         if self.metric not in ("cosine", "dot", "l2"):
             raise InvalidInputError("spec.metric", expected="cosine, dot or l2", got=repr(self.metric))
+        if self.dtype not in DTYPES:
+            raise InvalidInputError("spec.dtype", expected=" or ".join(DTYPES), got=repr(self.dtype))
         if not isinstance(self.fields, Mapping):
             raise InvalidFieldError("spec.fields", expected="a mapping from name to type", got=repr(self.fields)[:80])
         for name, kind in self.fields.items():
@@ -118,7 +129,7 @@ class StoreSpec:
         object.__setattr__(self, "fields", dict(self.fields))
 
     def __hash__(self) -> int:
-        return hash((self.dim, self.metric, frozenset(self.fields.items()), self.space))
+        return hash((self.dim, self.metric, frozenset(self.fields.items()), self.space, self.dtype))
 
     def to_json(self) -> str:
         """The text that a backend stores beside the data."""
@@ -126,11 +137,12 @@ class StoreSpec:
             "encoder": self.space.encoder, "fingerprint": self.space.fingerprint, "note": self.space.note,
         }  # fmt: skip
         fields = {name: kind.__name__ for name, kind in self.fields.items()}
-        return json.dumps({"dim": self.dim, "metric": self.metric, "fields": fields, "space": space}, sort_keys=True)
+        kept = {"dim": self.dim, "metric": self.metric, "fields": fields, "space": space, "dtype": self.dtype}
+        return json.dumps(kept, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> StoreSpec:
-        """The inverse of :meth:`to_json`.
+        """The inverse of :meth:`to_json`; what was written before there was a choice of ``dtype`` is float32.
 
         Raises:
             StoreCorruptError: not what :meth:`to_json` writes.
@@ -139,7 +151,7 @@ class StoreSpec:
             raw = json.loads(text)
             fields = {name: _FIELD_TYPES[kind] for name, kind in raw["fields"].items()}
             space = None if raw["space"] is None else EmbeddingSpace(**raw["space"])
-            return cls(raw["dim"], raw["metric"], fields, space)
+            return cls(raw["dim"], raw["metric"], fields, space, raw.get("dtype", "float32"))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise StoreCorruptError("the stored spec", expected="JSON of a StoreSpec", got=repr(text)[:80]) from error
 
@@ -155,6 +167,7 @@ class StoreSpec:
             "dim": (self.dim, stored.dim),
             "metric": (self.metric, stored.metric),
             "fields": (_typed(self.fields), _typed(stored.fields)),
+            "dtype": (self.dtype, stored.dtype),
         }
         if self.space is not None:
             pairs["space"] = (_identity(self.space), _identity(stored.space))
@@ -193,7 +206,8 @@ class Batch:
 
     Args:
         ids: N distinct strings.
-        vectors: float32 (N, D), C-contiguous; unit-norm rows under cosine.
+        vectors: float32 (N, D), C-contiguous; unit-norm rows under cosine; numbers that the spec's dtype has, so that
+            ``vectors.astype(spec.dtype)`` loses nothing.
         fields: one column of N values for each declared field.
     """
 
@@ -321,6 +335,8 @@ class Capabilities:
             does not come back. Where it does not, records are read and written again, which undoes what happens to
             them in between.
         revision: ``revision()`` changes with every write of anyone. Where it does not, nothing may be cached over it.
+        half_precision: a collection of ``dtype="float16"`` takes half the space; where it does not, its vectors are the
+            same and nothing is saved.
         consistency: the levels that the backend tells apart. A request is met by that level or by a stronger one
             (``eventual`` < ``session`` < ``strong``); where there is neither, opening is an UnsupportedOperationError.
     """
@@ -338,6 +354,7 @@ class Capabilities:
     conditional: bool = False
     update_in_place: bool = False
     revision: bool = False
+    half_precision: bool = False
     consistency: tuple[Consistency, ...] = ("strong",)
 
     def filters_on(self, kind: FieldType) -> frozenset[str]:

@@ -46,6 +46,7 @@ WITHIN = {
         "schema",
         "parts",
         "spaces",
+        "settings",
         "inventory",
         "originals",
         "adding",
@@ -57,7 +58,7 @@ WITHIN = {
         "reembedding",
     ],
     "export": ["files", "coco", "maps", "polygons", "yolo", "label_studio", "libraries", "notebook", "run"],
-    "calibration": ["leave_one_out", "fitting"],
+    "calibration": ["leave_one_out", "recipes", "judging", "fitting"],
     "mining": ["clustering", "sharing", "regions", "pages", "sources", "discovering", "harvesting"],
     "studio": [
         "remembered",

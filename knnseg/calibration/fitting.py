@@ -1,69 +1,57 @@
-"""Fitting k, τ, λ and T on the database itself: every image of it is asked about as if it were not there.
-
-Where there is no base and the configuration knows the class ``unknown``, T keeps most of the right answers. What
-becomes of a class that nobody taught is asked as if the examples of its own were not there.
+"""Choosing numbers, and keys, on the database itself: every image of it is asked about as if it were not there.
 
 No test labels are needed. The stored masks say what is where in an image. What the proposer cuts out of it is embedded,
-its neighbours are taken from the other images, and what the fusion would say is compared with what is there.
+its neighbours are taken from the other images, and the fused votes are added up at some pixels, as in painting. What
+decides is the mean IoU of that map with what is stored. (Mean -ln P of single masks decided before. It prefers other
+numbers than the map does, and other keys: see docs/design/calibration.md.)
 
-What is best of many choices looks better than it is on the masks that chose it. So the gain is measured apart: each
-fifth of the images is judged by what the others choose, and only a gain above its standard error changes a number.
+What is best of many choices looks better than it is on the images that chose it. So the gain is measured apart: each
+fifth of the images is judged by what the others choose, and only a gain above its standard error changes anything. Keys
+are judged against the best numbers with the keys of now, since to change them takes embedding again.
+
+Where there is no base and the configuration knows the class ``unknown``, T keeps most of the right answers, and nearly
+all of the map. What becomes of a class that nobody taught is asked as if the examples of its own were not there.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from knnseg.calibration.leave_one_out import ExampleAsker, ProposalAsker, Queries
-from knnseg.config import Config, FusionConfig, RetrievalConfig
-from knnseg.data.scores import ClassScores
-from knnseg.data.vocabulary import Vocabulary
-from knnseg.database.concepts import ConceptDatabase
+from knnseg.calibration.judging import NEIGHBOURS, Axis, Choice, Judge, Trial
+from knnseg.calibration.leave_one_out import Asker, ExampleAsker, ProposalAsker, Queries
+from knnseg.calibration.recipes import KeysAsker, Recipe, Workshop
+from knnseg.config import Config
 from knnseg.database.originals import Originals
 from knnseg.errors import ConfigError
-from knnseg.method.fusion import fuse
-from knnseg.method.voting import confidence, vote, vote_weights
-from knnseg.models.base import NoBase
 from knnseg.segmenter import Segmenter
+from knnseg.stages.keys import Whitened
+from knnseg.stages.protocols import FeatureExtractor
 
-__all__ = ["Calibration", "Trial", "calibrate"]
-
-_NEIGHBOURS = (1, 2, 4, 8, 16, 32, 64)
-_TEMPERATURES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-_BALANCES = (0.0, 0.2, 0.5)
-_WEIGHTS = tuple(i / 10 for i in range(11))
-_QUANTILES = tuple(i / 20 for i in range(1, 20))
-_NO_THRESHOLD = -1.0
-_PARTS = 5
-"""Of the images, to measure the gain on."""
-_KEPT = 0.95
-"""Share of the right answers that T keeps where there is no base; the least certain of them become ``unknown``."""
-_LEAST = 1e-3
-"""A probability of 0 for the right class would cost infinitely much, and one mislabelled example decide alone."""
+__all__ = ["Calibration", "KeysFound", "Trial", "calibrate"]
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """How good one choice of numbers is; every class counts alike, and within a class proposals by their area.
+class KeysFound:
+    """Other keys that the images speak for.
 
     Args:
-        retrieval: with its k, τ and γ.
-        fusion: with its λ and T.
-        accuracy: share of the masks whose class gets the highest probability, 0 to 1.
-        loss: mean of -ln P_final of the right class, which decides; lower is better.
+        recipe: how they are made.
+        gain: how much higher the mean IoU is than with the best numbers for the keys of now, on images that had no
+            part in the choice.
+        spread: standard error of ``gain``.
+        extractor: makes them.
+        whitening: what of them has to be kept in a file; None where nothing has.
+        sections: what a configuration has to say for them, beside that file.
     """
 
-    retrieval: RetrievalConfig
-    fusion: FusionConfig
-    accuracy: float
-    loss: float
+    recipe: Recipe
+    gain: float
+    spread: float
+    extractor: FeatureExtractor
+    whitening: Whitened | None
+    sections: Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +59,21 @@ class Calibration:
     """What :func:`calibrate` found.
 
     Args:
-        config: the segmenter's, with the best numbers.
+        config: the segmenter's, with the best numbers. Where ``keys`` are found, they go with those.
         before: the numbers that the segmenter has.
-        best: the best ones; those of ``before`` where the gain is not above its spread.
-        gain: how much lower the loss is on images that had no part in the choice.
+        best: the best ones; those of ``before`` where no gain is above its spread.
+        gain: how much higher the mean IoU is with other numbers alone, on images that had no part in the choice.
         spread: standard error of ``gain``. Both are 0 where all masks come from one image.
         base: what the base alone gets right, as a share like :attr:`Trial.accuracy`; 0 without a base.
         asked: how many masks were asked about.
+        images: how many images they are in.
         alone: masks left out because their class has no example in another image.
         missing: examples left out because their image has to be seen, or their mask, and it was not found.
         unknown: share of the masks that the best numbers would call ``unknown`` if their class had not been taught; 0
             where nothing is called so.
+        keys: better keys; None where they were not looked for, or no others are better by more than their spread.
+        keys_gain: as :attr:`KeysFound.gain`, also where it was not enough.
+        keys_spread: its standard error.
     """
 
     config: Config
@@ -91,9 +83,13 @@ class Calibration:
     spread: float
     base: float
     asked: int
+    images: int
     alone: int
     missing: int
     unknown: float = 0.0
+    keys: KeysFound | None = None
+    keys_gain: float = 0.0
+    keys_spread: float = 0.0
 
 
 def calibrate(
@@ -101,180 +97,90 @@ def calibrate(
     originals: Originals | None = None,
     *,
     on: Literal["proposals", "examples"] = "proposals",
-    most: int = 2000,
+    keys: bool = False,
+    most: int = 300,
     seed: int = 0,
     progress: bool = False,
 ) -> Calibration:
-    """Choose k, τ, γ, λ and T by leave-one-image-out.
+    """Choose k, τ, γ, λ and T by leave-one-image-out, and how keys are made.
 
-    All combinations of a fixed grid are compared; T is tried at the twentieths of the confidences met. The rest of the
-    configuration stays. Without a base predictor λ and T have no effect, and stay too. So does everything where the
-    choice is not better by more than its spread.
+    One after the other is changed to what is best, until nothing is better; T is tried at the twentieths of the
+    confidences met. The rest of the configuration stays. Without a base predictor λ and T have no effect, and stay too.
+    So does everything where the choice is not better by more than its spread.
 
     Args:
         segmenter: with a database; its stages are used as for a prediction.
         originals: finds the images that have to be seen; by default where they were when they were added.
         on: ``"proposals"`` asks about what the proposer cuts out of the images, which is what a prediction will meet,
-            as far as the stored masks say what it is. ``"examples"`` asks about the stored masks themselves: quicker,
-            right for masks that are given, and needs no images where there is no base; but parts of objects are less
-            certain than whole ones, so its numbers are too sharp for region proposals.
-        most: masks to ask about; from a larger database, images are drawn at random until there are enough.
-        seed: of that draw.
+            at pixels of which the stored masks say what is there. ``"examples"`` asks about the stored masks
+            themselves: quicker, right for masks that are given, and needs no images where there is no base; but parts
+            of objects are less certain than whole ones, so its numbers are too sharp for region proposals.
+        keys: choose also the layers and the input size of an :class:`~knnseg.stages.protocols.Adjustable` extractor,
+            whether keys are centred or whitened and how strongly, and the weight of the context. That needs the images,
+            and compares them with no others. Nothing is written; see :func:`knnseg.database.reembedding.reembed`.
+        most: images to ask about; from a larger database they are drawn at random.
+        seed: of that draw, and of the pixels.
         progress: show a progress bar on standard error.
 
     Raises:
-        ConfigError: no database, or no mask that can be asked about.
+        ConfigError: no database, no mask that can be asked about, or keys without proposals.
     """
-    if segmenter.database is None:
+    database = segmenter.database
+    if database is None:
         raise ConfigError("calibrate", expected="a segmenter with a concept database", got="none")
     if on not in ("proposals", "examples"):
         raise ConfigError("on", expected="proposals or examples", got=repr(on))
-    kind = ProposalAsker if on == "proposals" else ExampleAsker
-    asker = kind(segmenter, segmenter.database, originals or Originals(), neighbours=_NEIGHBOURS[-1])
+    if keys and on != "proposals":
+        raise ConfigError("on", expected="proposals, which keys are chosen on", got=repr(on))
+    rest = (segmenter, database, originals or Originals())
+    workshop = Workshop(segmenter.extractor) if keys else None
+    asker: Asker = (ProposalAsker if on == "proposals" else ExampleAsker)(*rest, neighbours=NEIGHBOURS[-1])
+    if workshop is not None:
+        asker = KeysAsker(*rest, neighbours=NEIGHBOURS[-1], workshop=workshop)
     asked = asker.ask(most, seed=seed, progress=progress)
-    may_be_unknown = isinstance(segmenter.base, NoBase) and segmenter.config.painting.unknown
-    judge = _Judge(asked, segmenter.config, segmenter.database, may_be_unknown=may_be_unknown)
-    choices = [judge.start, *judge.choices(with_base=not isinstance(segmenter.base, NoBase))]
-    gain, spread = judge.gain(choices)
-    best = judge.trial(min(choices, key=lambda choice: choice.costs.sum()) if gain > spread else judge.start)
-    untaught = 0.0
-    if may_be_unknown:
-        best, untaught = judge.with_unknown(best)
-    config = replace(segmenter.config, retrieval=best.retrieval, fusion=best.fusion)
-    counted = (len(asked.truth), asked.alone, asked.missing)
+
+    def look(recipe: Recipe | None) -> Queries:
+        return asked if recipe is None or not isinstance(asker, KeysAsker) else asker.queries(asked, recipe)
+
+    judge = Judge(look, None if workshop is None else workshop.start, segmenter, asker)
+    first, gain, spread = judge.improved(judge.start, judge.numbers())
+    found = _Found(first)
+    if workshop is not None and isinstance(asker, KeysAsker):
+        found = _keys_found(judge, first, workshop, asker)
+    best, untaught = judge.with_unknown(found.choice)
     return Calibration(
-        config, judge.trial(judge.start), best, gain, spread, judge.base_accuracy, *counted, unknown=untaught
-    )
+        replace(segmenter.config, retrieval=best.retrieval, fusion=best.fusion), judge.trial(judge.start), best, gain,
+        spread, judge.base_accuracy, judge.asked, int(asked.image.max()) + 1, asked.alone, asked.missing, untaught,
+        found.keys, found.gain, found.spread,
+    )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Choice:
-    """Numbers to choose from, and what they cost.
-
-    Args:
-        retrieval: with its k, τ and γ.
-        weight: λ.
-        threshold: T.
-        costs: float64 (parts,), what each part of the images adds to the loss.
-    """
-
-    retrieval: RetrievalConfig
-    weight: float
-    threshold: float
-    costs: NDArray[np.float64]
+@dataclass(frozen=True, slots=True)
+class _Found:
+    choice: Choice
+    keys: KeysFound | None = None
+    gain: float = 0.0
+    spread: float = 0.0
 
 
-class _Judge:
-    """Compares what a choice of numbers would say with what the examples are.
-
-    Where a mask may be unknown, choices are judged by the votes of all masks: T comes after.
-    """
-
-    def __init__(self, asked: Queries, config: Config, database: ConceptDatabase, *, may_be_unknown: bool) -> None:
-        self._asked, self._config, self._may_be_unknown = asked, config, may_be_unknown
-        self._counts = {concept.label: concept.keys for concept in database.concepts()}
-        self._supported = np.array([name in self._counts for name in asked.base.classes])
-        sizes = np.bincount(asked.truth, asked.size, minlength=len(asked.base.classes))
-        self._share = asked.size / (sizes[asked.truth] * np.count_nonzero(sizes))  # of each mask in a mean over classes
-        parts = asked.image % min(_PARTS, int(asked.image.max()) + 1)  # images come in a random order
-        self._parts = self._share[:, None] * (parts[:, None] == np.arange(parts.max() + 1))
-        self._base = self._outcome(asked.base)
-        self.start = self._choices(config.retrieval, [config.fusion.weight], [config.fusion.threshold])[0]
-
-    @property
-    def base_accuracy(self) -> float:
-        """What the base alone gets right."""
-        return float(self._share @ self._base[0])
-
-    def trial(self, choice: _Choice) -> Trial:
-        """How good one choice is."""
-        right, cost = self._judged(choice)
-        fusion = replace(self._config.fusion, weight=choice.weight, threshold=choice.threshold)
-        return Trial(choice.retrieval, fusion, float(self._share @ right), float(self._share @ cost))
-
-    def choices(self, *, with_base: bool) -> Iterator[_Choice]:
-        """Those of the grid; λ and T only where there is a base."""
-        start = self._config.retrieval
-        temperatures = _TEMPERATURES if start.weighting == "exponential" else (start.temperature,)
-        for k, temperature, balance in itertools.product(_NEIGHBOURS, temperatures, _BALANCES):
-            retrieval = replace(start, k=k, temperature=temperature, class_balance=balance)
-            if with_base:
-                yield from self._choices(retrieval, _WEIGHTS, None)
-            else:
-                yield from self._choices(retrieval, [self.start.weight], [self.start.threshold])
-
-    def gain(self, choices: list[_Choice]) -> tuple[float, float]:
-        """How much lower the loss of each part is with what the other parts choose, and the standard error of that."""
-        costs = np.stack([choice.costs for choice in choices])
-        lower = np.zeros(len(self._share))
-        for part in range(costs.shape[1]):
-            chosen = choices[int(np.argmin(costs.sum(axis=1) - costs[:, part]))]
-            lower += self._parts[:, part] * (self._judged(self.start)[1] - self._judged(chosen)[1])
-        of_images = np.bincount(self._asked.image, lower)
-        count = len(of_images)
-        if count < 2:
-            return 0.0, 0.0
-        return float(of_images.sum()), float(of_images.std(ddof=1) * math.sqrt(count))
-
-    def with_unknown(self, trial: Trial) -> tuple[Trial, float]:
-        """The choice with the T that keeps most of its right answers, and what share T would call unknown of masks
-        whose class has no example.
-        """
-        retrieved, certainty = self._retrieve(trial.retrieval)
-        right = self._outcome(retrieved)[0] & np.isfinite(certainty)
-        threshold = _lowest(certainty[right], self._share[right], 1 - _KEPT) if right.any() else _NO_THRESHOLD
-        _, others = self._retrieve(trial.retrieval, self._asked.of_other_classes())
-        fusion = replace(trial.fusion, threshold=threshold)
-        return replace(trial, fusion=fusion), float(self._share @ (others < threshold))
-
-    def _choices(self, retrieval: RetrievalConfig, weights: Iterable[float], by: list[float] | None) -> list[_Choice]:
-        """One for each λ and T; where no T are given, at the twentieths of the confidences met."""
-        retrieved, certainty = self._retrieve(retrieval)
-        thresholds = [_NO_THRESHOLD, *_thresholds(certainty)] if by is None else by
-        kept = certainty >= np.array(thresholds, np.float32)[:, None]
-        choices = list[_Choice]()
-        for weight in weights:
-            cost = self._outcome(self._fused(retrieved, certainty, weight, _NO_THRESHOLD))[1]
-            # A row below T is the base's, so one fusion serves every T.
-            costs = np.where(kept | self._may_be_unknown, cost, self._base[1]) @ self._parts
-            choices += [_Choice(retrieval, weight, *one) for one in zip(thresholds, costs, strict=True)]
-        return choices
-
-    def _judged(self, choice: _Choice) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """See :meth:`_outcome`."""
-        retrieved, certainty = self._retrieve(choice.retrieval)
-        return self._outcome(self._fused(retrieved, certainty, choice.weight, choice.threshold))
-
-    def _retrieve(
-        self, retrieval: RetrievalConfig, asked: Queries | None = None
-    ) -> tuple[ClassScores, NDArray[np.float32]]:
-        """P_ret and what T is compared with."""
-        nearest, classes = (asked or self._asked).first(retrieval.k), Vocabulary(self._asked.base.classes)
-        retrieved = vote(nearest, vote_weights(nearest, retrieval, self._counts), classes)
-        return retrieved, confidence(nearest, retrieved, self._config.fusion)
-
-    def _fused(
-        self, retrieved: ClassScores, certainty: NDArray[np.float32], weight: float, threshold: float
-    ) -> ClassScores:
-        if self._may_be_unknown:
-            return retrieved
-        fusion = replace(self._config.fusion, weight=weight, threshold=threshold)
-        return fuse(self._asked.base, retrieved, certainty, self._supported, fusion)
-
-    def _outcome(self, scores: ClassScores) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """Whether the right class is on top, bool (N,); and -ln of its probability, float64 (N,)."""
-        own = scores.probabilities[np.arange(len(scores)), self._asked.truth].astype(np.float64)
-        right = (own > 0) & (scores.probabilities.argmax(axis=1) == self._asked.truth)  # a row of zeros says nothing
-        return right, -np.log(np.maximum(own, _LEAST))
+def _keys_found(judge: Judge, first: Choice, workshop: Workshop, asker: KeysAsker) -> _Found:
+    """Keys, with the numbers that go with them, if they are better than the best numbers alone."""
+    best, gain, spread = judge.improved(first, [*_parts_of_keys(workshop), *judge.numbers()])
+    recipe = best.recipe
+    if recipe is None or recipe == workshop.start:
+        return _Found(first, None, gain, spread)
+    extractor, whitening = asker.extractor(recipe)
+    kept = None if recipe.whitening == -1 else whitening
+    keys = KeysFound(recipe, gain, spread, extractor, kept, workshop.sections(recipe))
+    return _Found(best, keys, gain, spread)
 
 
-def _lowest(values: NDArray[np.float32], weights: NDArray[np.float64], share: float) -> float:
-    """The value below which a share of the weight is, rounded down."""
-    order = np.argsort(values)
-    at = np.searchsorted(np.cumsum(weights[order]), share * weights.sum(), side="right")
-    return math.floor(float(values[order[min(int(at), len(order) - 1)]]) * 1e4) / 1e4
+def _parts_of_keys(workshop: Workshop) -> list[Axis]:
+    def part(number: int) -> Axis:
+        def others(choice: Choice) -> list[Choice]:
+            recipes = workshop.others(choice.recipe or workshop.start)[number]
+            return [replace(choice, recipe=recipe) for recipe in recipes]
 
+        return others
 
-def _thresholds(certainty: NDArray[np.float32]) -> list[float]:
-    found = certainty[np.isfinite(certainty)]
-    return sorted({round(float(q), 4) for q in np.quantile(found, _QUANTILES)}) if len(found) else []
+    return [part(number) for number in range(len(workshop.others(workshop.start)))]

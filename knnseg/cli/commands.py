@@ -16,6 +16,7 @@ from knnseg.cli.concepts import concepts_app
 from knnseg.cli.evaluating import print_report, run_eval, source_of, split_of
 from knnseg.cli.examples import examples_app
 from knnseg.cli.explaining import explain
+from knnseg.cli.info import info
 from knnseg.cli.label_studio import label_studio
 from knnseg.cli.mining import discover, harvest
 from knnseg.cli.models import models_command
@@ -23,6 +24,7 @@ from knnseg.cli.options import (
     AsJson,
     Checkpoint,
     Device,
+    IgnoreSettings,
     Preset,
     Store,
     Strict,
@@ -206,6 +208,7 @@ def evaluate_command(
     preset: Preset = "photo",
     checkpoint: Checkpoint = None,
     device: Device = "auto",
+    ignore_settings: IgnoreSettings = False,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
@@ -221,11 +224,10 @@ def evaluate_command(
     active = _chosen(classes, labelled)
     source = source_of(
         dataset=dataset, root=root, split=split_of(dataset, split), names=words,
-        annotations=annotations, images=images,
-        pairs=pairs, class_file=class_file, coco_panoptic=coco_panoptic, ignore=ignore if pairs else None,
-        device=device,
+        annotations=annotations, images=images, pairs=pairs, class_file=class_file, coco_panoptic=coco_panoptic,
+        ignore=ignore if pairs else None, device=device,
     )  # fmt: skip
-    with open_segmenter(preset, checkpoint, store, device, create=False) as segmenter:
+    with open_segmenter(preset, checkpoint, store, device, create=False, settings=not ignore_settings) as segmenter:
         result = run_eval(
             segmenter, labelled, active, source,
             out=out, restart=restart, limit=limit, pictures=pictures, strict=strict,
@@ -287,6 +289,7 @@ app.command()(explain)
 app.command()(discover)
 app.command()(harvest)
 app.command()(calibrate)
+app.command()(info)
 app.add_typer(concepts_app)
 app.add_typer(examples_app)
 app.command(name="label-studio")(label_studio)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from knnseg.data.vocabulary import tidy
-from knnseg.database.changes import CHANGES, SPEC
-from knnseg.database.spaces import spaces
+from knnseg.database.changes import SPEC
+from knnseg.database.spaces import changes_below, spaces
 from knnseg.errors import KnnSegWarning
 from knnstore import StoreURL, collections, open_store
 from knnstore._plugins import may_write
@@ -37,6 +37,7 @@ __all__ = [
     "AsJson",
     "Checkpoint",
     "Device",
+    "IgnoreSettings",
     "Preset",
     "Store",
     "Strict",
@@ -61,6 +62,9 @@ Preset = Annotated[
 ]  # fmt: skip
 Device = Annotated[str, typer.Option(help="Where models run: auto, cpu, cuda, cuda:1.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Weights for the stages that take a checkpoint.")]
+IgnoreSettings = Annotated[
+    bool, typer.Option("--ignore-settings", help="Leave the numbers that calibrate has kept with the database.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read or used.")]
@@ -199,7 +203,7 @@ def ask_to_write(store: str, places: list[StoreURL] | None = None) -> None:
     """
     places = collections(store) if places is None else places
     refused = None
-    for place in places or [StoreURL.parse(store).child(CHANGES)]:
+    for place in places or [changes_below(store)]:
         try:
             with open_store(place, None if places else SPEC) as opened:
                 may_write(opened)
@@ -219,6 +223,7 @@ def open_segmenter(
     *,
     create: bool,
     on_store_error: Literal["raise", "base"] = "raise",
+    settings: bool = True,
 ) -> Iterator[Segmenter]:
     """The segmenter that the options speak of; closed afterwards."""
     from knnseg.segmenter import Segmenter, read_config
@@ -232,7 +237,9 @@ def open_segmenter(
     if checkpoint is not None:
         config = with_checkpoint(config, str(checkpoint))
     others = spaces(store) if store is not None and create else {}
-    with Segmenter.from_config(config, store, device=device, create=create, on_store_error=on_store_error) as segmenter:
+    with Segmenter.from_config(
+        config, store, device=device, create=create, on_store_error=on_store_error, settings=settings
+    ) as segmenter:
         if others and len(spaces(store or "")) > len(others):
             said = f"{StoreURL.parse(store or '')} has examples of another model, {', '.join(others)}"
             print(f"knnseg: {said}; those of {preset} are kept apart. Is it the --preset you mean?", file=sys.stderr)

@@ -6,6 +6,7 @@ import difflib
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from knnseg.cli.options import (
     AsJson,
     Checkpoint,
     Device,
+    IgnoreSettings,
     Preset,
     Strict,
     finish,
@@ -72,6 +74,7 @@ def segment(
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     on_store_error: Annotated[str, typer.Option(help="When the store is down: raise, or base.")] = "raise",
+    ignore_settings: IgnoreSettings = False,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
@@ -81,17 +84,16 @@ def segment(
     """
     if store is None and classes is None:
         raise typer.BadParameter("give --classes, or --store to take its concepts")
-    if on_store_error not in ("raise", "base"):
-        raise typer.BadParameter("--on-store-error takes raise or base")
+    down = _when_down(on_store_error)
     names = names_of(classes)
     if names is not None:
         Vocabulary.of(names)  # a mistake in them is found before weights are read
     from knnseg.export import Export  # pictures and masks are not what every command loads
 
     listed, failed = images_of(images), list[str]()
-    down: Literal["raise", "base"] = "base" if on_store_error == "base" else "raise"
     export = Export(out, _formats(format), images=_common(listed))
-    with open_segmenter(preset, checkpoint, store, device, create=False, on_store_error=down) as segmenter, export:
+    opened = partial(open_segmenter, preset, checkpoint, store, device, create=False, settings=not ignore_settings)
+    with opened(on_store_error=down) as segmenter, export:
         vocabulary = segmenter.vocabulary(names and names_of(classes, known_names(segmenter)))
         say_unknown(segmenter, vocabulary)
         done, shown = _shown(_written(segmenter, listed, vocabulary, export, failed, strict), as_json)
@@ -101,6 +103,12 @@ def segment(
     else:
         print("".join(f"{name}: {file}\n" for name, file in files.items()), end="")
     finish(failed, done)
+
+
+def _when_down(text: str) -> Literal["raise", "base"]:
+    if text not in ("raise", "base"):
+        raise typer.BadParameter("--on-store-error takes raise or base")
+    return "base" if text == "base" else "raise"
 
 
 def _written(

@@ -28,17 +28,22 @@ class Neighbours:
         ids: object (N, K), str.
         scores: float32 (N, K), cosine similarity.
         labels: object (N, K), str; "" in empty slots.
+        sizes: float32 (N, K), how many times as many cells as the mask the entry covers; 1 in empty slots. None where
+            that is not known.
     """
 
     ids: NDArray[np.object_]
     scores: NDArray[np.float32]
     labels: NDArray[np.object_]
+    sizes: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if not self.ids.shape == self.scores.shape == self.labels.shape:
             raise ShapeError(
                 "Neighbours", expected="one shape", got=f"{self.ids.shape}, {self.scores.shape} and {self.labels.shape}"
             )
+        if self.sizes is not None and self.sizes.shape != self.ids.shape:
+            raise ShapeError("Neighbours.sizes", expected=f"{self.ids.shape}", got=self.sizes.shape)
 
     @property
     def found(self) -> NDArray[np.bool_]:
@@ -48,8 +53,13 @@ class Neighbours:
     def split(self, sizes: Sequence[int]) -> list[Neighbours]:
         """Those of several images apart, which have so many masks each."""
         cuts = np.cumsum(sizes)[:-1]
-        columns = (np.split(column, cuts) for column in (self.ids, self.scores, self.labels))
+        columns = (np.split(column, cuts) for column in self.columns())
         return [Neighbours(*parts) for parts in zip(*columns, strict=True)]
+
+    def columns(self) -> list[NDArray[Any]]:
+        """The arrays, each (N, K), in the order in which they are given."""
+        given = [self.ids, self.scores, self.labels]
+        return given if self.sizes is None else [*given, self.sizes]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -61,7 +61,7 @@ class ConceptDatabase:
 
     def __init__(self, store: EmbeddingStore, extractor: FeatureExtractor | None, parts: int = 0) -> None:
         dim, space = (store.spec.dim, store.spec.space) if extractor is None else (extractor.dim, extractor.space)
-        StoreSpec(dim, "cosine", FIELDS, space).check_against(store.spec, str(store.url))
+        StoreSpec(dim, "cosine", FIELDS, space, store.spec.dtype).check_against(store.spec, str(store.url))
         self._store, self._extractor, self._parts = store, extractor, parts
         self._changes = Changes(place_of_changes(store), read_only=store.read_only)
         self._looking = Looking(store, self._changes)
@@ -76,7 +76,8 @@ class ConceptDatabase:
         """Open the collection of the extractor's space below ``url``.
 
         Args:
-            url: a store URL; ``faiss:///folder`` keeps each space in a folder of its own below.
+            url: a store URL; ``faiss:///folder`` keeps each space in a folder of its own below, and a new one in half
+                precision after ``?dtype=float16``.
             extractor: makes the vectors.
             create: make it where it does not exist.
             read_only: write nothing.
@@ -86,12 +87,12 @@ class ConceptDatabase:
             StoreNotFoundError: it does not exist and ``create`` is false; the message names the spaces that do.
         """
         place = StoreURL.parse(url).child(space_name(extractor.space))
-        spec = StoreSpec(extractor.dim, "cosine", FIELDS, extractor.space)
-        if create and not read_only:
-            return cls(open_store(place, spec), extractor, parts)
-        try:
+        try:  # without a spec, as the dtype of a space is chosen when it is made; the rest is checked above
             return cls(open_store(place, read_only=read_only), extractor, parts)
         except StoreNotFoundError as error:
+            if create and not read_only:
+                spec = StoreSpec(extractor.dim, "cosine", FIELDS, extractor.space)
+                return cls(open_store(place, spec), extractor, parts)
             raise StoreNotFoundError(
                 f"no concept database of encoder {extractor.space.encoder!r} at {StoreURL.parse(url)}",
                 expected=place.path.rsplit("/", 1)[-1],

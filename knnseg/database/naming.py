@@ -24,6 +24,7 @@ __all__ = [
     "Change",
     "Names",
     "Step",
+    "fitted",
     "is_deleted",
     "kind",
     "move",
@@ -104,6 +105,11 @@ def purged(number: int) -> Change:
     return {"op": "purged", "number": number}
 
 
+def fitted(space: str, settings: Mapping[str, Any]) -> Change:
+    """Numbers that go with an embedding space from now on; see :mod:`knnseg.database.settings`."""
+    return {"op": "fitted", "space": space, "settings": settings}
+
+
 def undoing(number: int, because: int = 0) -> Change:
     """What this change has changed is as it was before; see :func:`move`."""
     return {"op": "undo", "number": number} | ({"because": because} if because else {})
@@ -156,6 +162,7 @@ class Names:
         unsettled: those of them whose rows may have another key still, with the number of the change.
         purged: examples that were deleted up to this change have gone for good.
         history: the last corrections, oldest first.
+        fitted: what was found for each embedding space, oldest first.
     """
 
     number: int = 0
@@ -169,6 +176,7 @@ class Names:
     unsettled: Mapping[str, int] = field(default_factory=dict)
     purged: int = 0
     history: tuple[Step, ...] = ()
+    fitted: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
 
     def name(self, key: str) -> str:
         """What a key is called; "" where it is removed."""
@@ -249,6 +257,9 @@ class Names:
                 return replace(self, purged=int(change["number"]))
             case "undo":
                 return self._undone(int(change["number"]), number)
+            case "fitted":
+                space = change["space"]
+                return replace(self, fitted={**self.fitted, space: (*self.fitted.get(space, ()), change["settings"])})
         what, hint = f"change {number} of the concepts", "A newer version has made it: update knnseg."
         raise VocabularyError(what, expected="a kind known to this version", got=repr(change["op"]), hint=hint)
 

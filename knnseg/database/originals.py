@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -41,6 +41,11 @@ class StoredImage:
     def uris(self) -> tuple[str, ...]:
         """Where it was when its examples were added, each place once; empty where nobody said."""
         return tuple(uri for uri in dict.fromkeys(map(str, self.records.fields["image"].tolist())) if uri)
+
+    @property
+    def wholes(self) -> StoredImage:
+        """Without the parts of examples."""
+        return replace(self, records=self.records.take(self.records.fields["whole"] == ""))
 
     @property
     def with_mask(self) -> NDArray[np.int64]:

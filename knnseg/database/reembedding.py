@@ -87,7 +87,8 @@ def reembed(
     if batch < 1:
         raise ConfigError("reembed", expected="a batch of at least 1 image", got=batch)
     space = source.spec.space
-    StoreSpec(source.spec.dim, "cosine", FIELDS, space).check_against(source.spec, str(source.url))
+    spec = StoreSpec(source.spec.dim, "cosine", FIELDS, space, source.spec.dtype)
+    spec.check_against(source.spec, str(source.url))
     if space is not None and space.fingerprint == target.extractor.space.fingerprint:
         raise ConfigError(
             "reembed", expected="two embedding spaces", got=f"{space.encoder!r} for both", hint="Nothing was written."

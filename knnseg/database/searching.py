@@ -54,7 +54,7 @@ def _found(
     for other in others:
         where = other if where is None else where & other
     asked = embeddings.vectors.any(axis=1)
-    hits = store.search(embeddings.vectors[asked], k + spare, where=where, fields=["label"])
+    hits = store.search(embeddings.vectors[asked], k + spare, where=where, fields=["label", "coverage"])
     there = hits.ids != ""
     names = np.full(hits.ids.shape, "", object)
     names[there] = named(seen.names, seen.names.corrected(hits.ids[there], hits.fields["label"][there]))
@@ -66,5 +66,8 @@ def _found(
     ids[asked] = np.take_along_axis(np.where(seen_at_all, hits.ids, ""), order, 1)
     scores[asked] = np.take_along_axis(np.where(seen_at_all, hits.scores, np.float32(-np.inf)), order, 1)
     labels[asked] = np.take_along_axis(names, order, 1)
+    sizes = np.ones(shape, np.float32)
+    covered = np.where(seen_at_all, hits.fields["coverage"] / embeddings.coverage[asked, None], 1)
+    sizes[asked] = np.take_along_axis(covered, order, 1)
     short = there.all(axis=1) & (seen_at_all.sum(axis=1) < k)
-    return Neighbours(ids, scores, labels), bool(short.any())
+    return Neighbours(ids, scores, labels, sizes), bool(short.any())

@@ -9,8 +9,9 @@ from dataclasses import replace
 from knnseg.database.changes import CHANGES
 from knnstore import EmbeddingSpace, EmbeddingStore, StoreURL, collections, open_store
 from knnstore.errors import StoreNotFoundError
+from knnstore.options import dtype_option
 
-__all__ = ["each_space", "place_of_changes", "space_name", "spaces"]
+__all__ = ["changes_below", "each_space", "place_of_changes", "space_name", "spaces"]
 
 
 def space_name(space: EmbeddingSpace) -> str:
@@ -25,10 +26,15 @@ def spaces(url: str | StoreURL) -> dict[str, StoreURL]:
     return {name: place for name, place in there.items() if name != CHANGES}
 
 
+def changes_below(url: str | StoreURL) -> StoreURL:
+    """The changes of the database at a URL, whose ``dtype`` is for its embeddings."""
+    return dtype_option(StoreURL.parse(url))[0].child(CHANGES)
+
+
 def place_of_changes(store: EmbeddingStore) -> StoreURL:
     """Beside the space of a database, which others may share it with; below a store that belongs to no database."""
     database = _database_of(store)
-    return (store.url if database is None else database).child(CHANGES)
+    return changes_below(store.url if database is None else database)
 
 
 def each_space(store: EmbeddingStore) -> Iterator[EmbeddingStore]:

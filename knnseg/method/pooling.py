@@ -14,7 +14,7 @@ from knnseg.data.features import Embeddings, Features
 from knnseg.data.masks import Masks
 from knnseg.errors import MaskError
 
-__all__ = ["pool"]
+__all__ = ["averages", "pool"]
 
 _MANY, _FULL = 4096, 0.1
 """A mask of at least this many pixels, and of this share of the rows of pixels that it touches, is pooled as a dense
@@ -45,16 +45,34 @@ def pool(features: Features, masks: Masks) -> Embeddings:
     Raises:
         MaskError: masks of another image size than the features.
     """
-    if masks.size != features.image_size:
-        raise MaskError("masks", expected=f"{features.image_size} like the features' image", got=masks.size)
-    weights = _cell_weights(masks, features)
-    grid = features.data.reshape(features.dim, -1).T
-    vectors = _unit(np.asarray(weights @ grid, np.float64))  # the 1/Σm of the mean cancels in the normalisation
+    vectors = _unit(_sums(features, masks)[0])  # the 1/Σm of the mean cancels in the normalisation
     if features.context is not None:
         context = np.where(vectors.any(axis=1, keepdims=True), features.context.astype(np.float64), 0)
         vectors = _unit(np.hstack([vectors, context]))
     (height, width), (tall, wide) = features.grid, features.extent
     return Embeddings(vectors.astype(np.float32), masks.areas * np.float32(height * width / (tall * wide)))
+
+
+def averages(features: Features, masks: Masks) -> NDArray[np.float32]:
+    """The mean in equation 1 as it is, before it is normalised: float32 (N, D), without the context.
+
+    Whatever is affine in the features can be made of these later: the mean of whitened cells is the whitened mean. An
+    empty mask has zeros.
+
+    Raises:
+        MaskError: masks of another image size than the features.
+    """
+    sums, weights = _sums(features, masks)
+    total = np.asarray(weights.sum(axis=1), np.float64).reshape(-1, 1)
+    return np.divide(sums, total, out=np.zeros_like(sums), where=total > 0).astype(np.float32)
+
+
+def _sums(features: Features, masks: Masks) -> tuple[NDArray[np.float64], sparse.csr_array]:
+    """Σ_p m(p) f(p), float64 (N, D), and the weights of the cells in it."""
+    if masks.size != features.image_size:
+        raise MaskError("masks", expected=f"{features.image_size} like the features' image", got=masks.size)
+    weights = _cell_weights(masks, features)
+    return np.asarray(weights @ features.data.reshape(features.dim, -1).T, np.float64), weights
 
 
 def _cell_weights(masks: Masks, features: Features) -> sparse.csr_array:

@@ -12,15 +12,20 @@ from knnseg.data.vocabulary import Vocabulary
 __all__ = ["confidence", "vote", "vote_weights"]
 
 
+_PART = 4.0
+"""So many times as large as a region is what it is a part of, at least, to be no reason for doubt."""
+
+
 def vote_weights(
-    neighbours: Neighbours, config: RetrievalConfig, counts: dict[str, int] | None = None
+    neighbours: Neighbours, config: RetrievalConfig, counts: dict[str, int] | None = None, *, whole: bool = False
 ) -> NDArray[np.float64]:
     """w_j of equation 3, normalised over the neighbours of each mask: float64 (N, K), rows that sum to 1 or 0.
 
     Args:
         neighbours: the neighbours; empty slots weigh nothing.
-        config: weighting, τ and γ.
+        config: weighting, τ, γ and β.
         counts: n_c, entries of each class; needed where γ > 0.
+        whole: the masks are whole things, as the entries are, and not regions, which are parts of some; for β > 0.
     """
     found = neighbours.found
     scores = np.where(found, neighbours.scores.astype(np.float64), 0)
@@ -35,9 +40,21 @@ def vote_weights(
     if config.class_balance and counts:
         size = np.vectorize(lambda label: max(counts.get(label, 1), 1), otypes=[np.float64])
         weights = weights * (size(neighbours.labels) if weights.size else weights) ** -config.class_balance
+    if config.size_match and neighbours.sizes is not None:
+        weights = weights * _alike_in_size(neighbours.sizes, whole=whole) ** config.size_match
     weights = np.where(found, weights, 0)
     total = weights.sum(axis=1, keepdims=True)
     return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+
+
+def _alike_in_size(sizes: NDArray[np.float32], *, whole: bool) -> NDArray[np.float64]:
+    """How well the size of each entry goes with that of the mask, float64 (N, K), above 0 and at most 1.
+
+    Of two whole things it is the smaller's share of the larger. A region has no size of its own, but it is not likely
+    to be a part of something that is hardly larger: of the area of an image, small things have little.
+    """
+    ratio = np.maximum(sizes.astype(np.float64), 1e-6)
+    return np.minimum(ratio, 1 / ratio) if whole else np.minimum(ratio / _PART, 1)
 
 
 def vote(neighbours: Neighbours, weights: NDArray[np.float64], vocabulary: Vocabulary) -> ClassScores:

@@ -37,8 +37,8 @@ VARIANTS = {f"efficientnet-lite{n}": f"tf_efficientnet_lite{n}" for n in range(3
 
 _STRIDE = 32
 """Of the last stage, pixels."""
-_STAGES = (4, 6)
-"""What they give are the features: the first of them with a stride of 16 pixels, the last with one of 32."""
+LAYERS = (5, 7)
+"""Stages, from 1, whose output are the features: the first with a stride of 16 pixels, the last with one of 32."""
 
 
 class EfficientNet:
@@ -53,7 +53,7 @@ class EfficientNet:
     def __init__(self, name: str, module: torch.nn.Module, device: str = "auto") -> None:
         self.name, self._device = name, pick_device(device)
         self.module: Any = module.eval().to(self._device)
-        self.stages: list[Any] = list(module.get_submodule("blocks").children())[: _STAGES[-1] + 1]
+        self.stages: list[Any] = list(module.get_submodule("blocks").children())[: LAYERS[-1]]
         self._mark = uuid4().hex  # and no reference, since results are kept, and pickled, without the model
 
     @torch.inference_mode()
@@ -78,7 +78,7 @@ class EfficientNet:
         for stage in self.stages:
             x = stage(x)
             given.append(x)
-        return [given[stage] for stage in _STAGES]
+        return [given[layer - 1] for layer in LAYERS]
 
     def _batch(self, image: ImageArray, long_side: int) -> Tensor:
         """float32 (1, 3, H', W'), in the units that the network was trained with: from -127/128 to 1."""
@@ -126,7 +126,7 @@ def check_side(long_side: int) -> int:
 
 
 class EfficientNetFeatures:
-    """What two stages give, side by side. Implements :class:`knnseg.FeatureExtractor`.
+    """What two stages give, side by side. Implements :class:`~knnseg.stages.protocols.Adjustable`.
 
     The grid has a cell for every 16 pixels of the resized image; the last stage, which has one for every 32, is brought
     to it by bilinear interpolation.
@@ -137,38 +137,62 @@ class EfficientNetFeatures:
     Args:
         network: the network; its name is that of the embedding space.
         long_side: images are resized so that their longer side has about this many pixels; sides are multiples of 32.
+        layers: 5 and 7, or one of them: the stages whose output is taken, counted from 1.
 
     Raises:
-        ConfigError: a side that is too short.
+        ConfigError: a side that is too short, or other layers.
     """
 
-    def __init__(self, network: EfficientNet, *, long_side: int = 640) -> None:
+    def __init__(self, network: EfficientNet, *, long_side: int = 640, layers: Sequence[int] = LAYERS) -> None:
         self._network, self._side = network, check_side(long_side)
-        self._means = [_mean(network.stages[stage]) for stage in _STAGES]
-        settings: dict[str, Any] = {"long_side": long_side, "stages": _STAGES, "centred": True}
+        self._layers = tuple(layers) if isinstance(layers, list | tuple) else ()
+        if not self._layers or self._layers != tuple(layer for layer in LAYERS if layer in self._layers):
+            raise ConfigError("layers", expected="[5, 7], [5] or [7]", got=repr(layers))
+        self._means = [_mean(network.stages[layer - 1]) for layer in self._layers]
+        stages = [layer - 1 for layer in self._layers]
+        settings: dict[str, Any] = {"long_side": long_side, "stages": stages, "centred": True}
         note = json.dumps(settings, sort_keys=True)
         self._space = EmbeddingSpace(network.name, fingerprint(network.module, settings), note=note)
 
     @classmethod
     def load(
-        cls, model: str = "efficientnet-lite2", weights_file: str = "", long_side: int = 640, device: str = "auto"
+        cls,
+        model: str = "efficientnet-lite2",
+        weights_file: str = "",
+        long_side: int = 640,
+        device: str = "auto",
+        layers: Sequence[int] = LAYERS,
     ) -> EfficientNetFeatures:
         """Load the weights of ImageNet, see :func:`load_network`.
 
         Raises:
-            ConfigError: an unknown model, or a side that is too short.
+            ConfigError: an unknown model, a side that is too short, or other layers.
             WeightsError: weights absent, unreadable, damaged, or of another network.
         """
-        return cls(load_network(model, weights_file, device), long_side=long_side)
+        return cls(load_network(model, weights_file, device), long_side=long_side, layers=layers)
+
+    @property
+    def long_side(self) -> int:
+        """See :class:`~knnseg.stages.protocols.Adjustable`."""
+        return self._side
+
+    @property
+    def layers(self) -> dict[int, int]:
+        """See :class:`~knnseg.stages.protocols.Adjustable`."""
+        return {layer: mean.shape[1] for layer, mean in zip(self._layers, self._means, strict=True)}
+
+    def adjusted(self, long_side: int, layers: Sequence[int]) -> EfficientNetFeatures:
+        """See :class:`~knnseg.stages.protocols.Adjustable`."""
+        return EfficientNetFeatures(self._network, long_side=long_side, layers=layers)
 
     @property
     def space(self) -> EmbeddingSpace:
-        """The embedding space: weights and size."""
+        """The embedding space: weights, size and layers."""
         return self._space
 
     @property
     def dim(self) -> int:
-        """D, the channels of both stages."""
+        """D, the channels of the layers."""
         return sum(mean.shape[1] for mean in self._means)
 
     def extract(self, images: Sequence[Image]) -> list[Features]:
@@ -178,9 +202,13 @@ class EfficientNetFeatures:
 
     @torch.inference_mode()
     def _features(self, stages: Sequence[Tensor], size: tuple[int, int]) -> Features:
-        middle, last = (given - mean for given, mean in zip(stages, self._means, strict=True))
-        last = F.interpolate(last, size=middle.shape[-2:], mode="bilinear", align_corners=False)
-        return Features(to_numpy(torch.cat([middle, last], dim=1)[0]), size)
+        grid, taken = stages[0].shape[-2:], dict(zip(LAYERS, stages, strict=True))
+        parts = [taken[layer] - mean for layer, mean in zip(self._layers, self._means, strict=True)]
+        fine = [
+            part if part.shape[-2:] == grid else F.interpolate(part, size=grid, mode="bilinear", align_corners=False)
+            for part in parts
+        ]
+        return Features(to_numpy(torch.cat(fine, dim=1)[0]), size)
 
 
 def _mean(stage: Any) -> Tensor:

@@ -33,6 +33,8 @@ __all__ = ["Whitened", "WithContext"]
 _FORMAT = "knnseg whitening 1"
 _STILL = 1e-10
 """A channel with less than this share of the largest variance does not vary: nothing can be learnt from it."""
+_LIFT = 1e-3
+"""Of the mean variance, added to the variance of every direction before a power of it is taken."""
 
 
 class Whitened(DerivedFeatures):
@@ -94,6 +96,20 @@ class Whitened(DerivedFeatures):
         mean = total / count
         matrix = _whitening(products / count - np.outer(mean, mean), shrinkage)
         return cls(source, mean.astype(np.float32), matrix.astype(np.float32))
+
+    @classmethod
+    def of_moments(
+        cls, source: FeatureExtractor, mean: NDArray[np.float64], covariance: NDArray[np.float64], exponent: float
+    ) -> Whitened:
+        """Something between centring and whitening: f becomes (f - mean) · covariance^(-exponent/2).
+
+        Args:
+            source: the extractor whose features have these moments.
+            mean: float64 (D,).
+            covariance: float64 (D, D).
+            exponent: 0 only takes the mean off; 1 whitens; in between, strong directions are weakened in part.
+        """
+        return cls(source, mean.astype(np.float32), _power(covariance, exponent).astype(np.float32))
 
     @classmethod
     def load(cls, path: str | PathLike[str], source: FeatureExtractor) -> Whitened:
@@ -179,6 +195,11 @@ class WithContext(DerivedFeatures):
         self._space = _derived(source, "context", np.array([weight], np.float64))
 
     @property
+    def weight(self) -> float:
+        """Length of the context."""
+        return self._weight
+
+    @property
     def space(self) -> EmbeddingSpace:
         """The source's space and the weight."""
         return self._space
@@ -206,6 +227,18 @@ def _without_context(features: Features, what: str) -> None:
     if features.context is not None:
         hint = "WithContext comes last, and once."
         raise ConfigError(f"cannot {what}", expected="features without a context", got="some with one", hint=hint)
+
+
+def _power(covariance: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
+    """float64 (D, D): C^(-exponent/2), the symmetric root again; directions of hardly any variance are not blown up."""
+    if not exponent:
+        return np.eye(len(covariance))
+    values, vectors = np.linalg.eigh(covariance)
+    if not values.max() > 0:
+        raise ConfigError("whitening", expected="features that vary", got="the same everywhere")
+    lifted = np.maximum(values, 0) + _LIFT * values.mean()
+    # Of mean variance 1, so that float32 and the keys of other exponents are of one size.
+    return (vectors * (lifted / values.mean()) ** (-exponent / 2)) @ vectors.T
 
 
 def _whitening(covariance: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:

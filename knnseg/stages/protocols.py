@@ -7,7 +7,7 @@ gets must not depend on the others of its batch: the same example has the same k
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -23,6 +23,7 @@ from knnseg.errors import ConfigError, StageError
 from knnstore import EmbeddingSpace
 
 __all__ = [
+    "Adjustable",
     "BasePredictor",
     "DerivedFeatures",
     "FeatureExtractor",
@@ -51,6 +52,25 @@ class FeatureExtractor(Protocol):
 
     def extract(self, images: Sequence[Image]) -> list[Features]:
         """One grid for each image; images may differ in size. Use :func:`features_of` to have each computed once."""
+
+
+@runtime_checkable
+class Adjustable(FeatureExtractor, Protocol):
+    """An extractor that can be made in other ways, which calibration may choose from.
+
+    Its stage takes the same options, ``long_side`` and ``layers``, from a configuration.
+    """
+
+    @property
+    def long_side(self) -> int:
+        """Pixels of the longer side of what the network sees."""
+
+    @property
+    def layers(self) -> Mapping[int, int]:
+        """The channels of each layer that the features are made of, side by side in this order."""
+
+    def adjusted(self, long_side: int, layers: Sequence[int]) -> Adjustable:
+        """The same with another size and with some of its layers."""
 
 
 @runtime_checkable

@@ -29,8 +29,8 @@ from __future__ import annotations
 
 import pytest
 
-_PARTS = ("_concurrency", "_errors", "_filtering", "_machine", "_opening", "_oracle", "_reading", "_search",
-          "_updating", "_values", "_vectors", "_writing", "_data")  # fmt: skip
+_PARTS = ("_concurrency", "_errors", "_filtering", "_machine", "_opening", "_oracle", "_precision", "_reading",
+          "_search", "_updating", "_values", "_vectors", "_writing", "_data")  # fmt: skip
 # A failed assert then shows its values, as in the author's own test files. Must come before the imports below.
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
@@ -39,6 +39,7 @@ from knnstore.testing._errors import ErrorChecks  # noqa: E402
 from knnstore.testing._filtering import FilterChecks  # noqa: E402
 from knnstore.testing._machine import StateMachineChecks  # noqa: E402
 from knnstore.testing._opening import OpeningChecks  # noqa: E402
+from knnstore.testing._precision import PrecisionChecks  # noqa: E402
 from knnstore.testing._reading import ReadChecks  # noqa: E402
 from knnstore.testing._search import SearchChecks  # noqa: E402
 from knnstore.testing._updating import UpdateChecks  # noqa: E402
@@ -51,6 +52,6 @@ __all__ = ["StoreTests"]
 
 class StoreTests(
     SearchChecks, FilterChecks, VectorChecks, WriteChecks, ReadChecks, OpeningChecks, ErrorChecks, ConcurrencyChecks,
-    StateMachineChecks, ValueChecks, ClosingChecks, UpdateChecks,
+    StateMachineChecks, ValueChecks, ClosingChecks, UpdateChecks, PrecisionChecks,
 ):  # fmt: skip
     """Every check of the kit. Subclass it under a name that starts with ``Test`` and give the fixture ``store_url``."""

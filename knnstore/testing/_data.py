@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from knnstore._validation import check_vectors
 from knnstore.abc import EmbeddingStore
 from knnstore.filters import FieldType
-from knnstore.types import Metric, StoreSpec
+from knnstore.types import Dtype, Metric, StoreSpec
 
 __all__ = ["FIELDS", "TEXTS", "Sample", "make_queries", "make_sample", "make_spec"]
 
@@ -76,9 +76,9 @@ class Sample:
             assert written == len(part), f"upsert of {len(part)} new records says that it wrote {written}"
         return self
 
-    def stored(self, metric: Metric) -> NDArray[np.float32]:
-        """The rows as the contract says they are stored: as written, or normalised once under cosine."""
-        return check_vectors(self.vectors, self.vectors.shape[1], metric)
+    def stored(self, metric: Metric, dtype: Dtype = "float32") -> NDArray[np.float32]:
+        """The rows as the contract says they are stored: as written or normalised once under cosine, then rounded."""
+        return check_vectors(self.vectors, self.vectors.shape[1], metric, dtype=dtype)
 
 
 def make_sample(n: int, *, dim: int = 8, seed: int = 0, prefix: str = "r") -> Sample:

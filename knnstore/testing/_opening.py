@@ -37,6 +37,7 @@ OTHER_SPECS: dict[str, tuple[StoreSpec, str]] = {
     "field-extra": (replace(SPEC, fields={**FIELDS, "more": str}), "more"),
     "field-type": (replace(SPEC, fields={**FIELDS, "area": float}), "float"),
     "space": (replace(SPEC, space=EmbeddingSpace("encoder-one", "sha256:2222")), "sha256:2222"),
+    "dtype": (replace(SPEC, dtype="float16"), "float16"),
 }
 
 

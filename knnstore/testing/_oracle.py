@@ -111,7 +111,7 @@ def assert_records(records: Records, sample: Sample, spec: StoreSpec, *, with_ve
     )
     assert (records.vectors is not None) == with_vectors, "vectors where none were asked for, or the other way round"
     if records.vectors is not None:
-        assert_same_bits(records.vectors, sample.stored(spec.metric), "vectors")
+        assert_same_bits(records.vectors, sample.stored(spec.metric, spec.dtype), "vectors")
     assert set(records.fields) == set(spec.fields), f"fields {sorted(records.fields)}"
     for name, kind in spec.fields.items():
         column = records.fields[name]
@@ -187,7 +187,7 @@ def assert_content(store: EmbeddingStore, sample: Sample) -> None:
     assert set(found.ids) == set(sample.ids), f"scan found {sorted(found.ids)[:20]}, expected {sorted(sample.ids)[:20]}"
     where = {value: i for i, value in enumerate(found.ids)}
     ordered = found.take([where[value] for value in sample.ids])
-    assert_same_bits(ordered.vectors, sample.stored(store.spec.metric), "scanned vectors")
+    assert_same_bits(ordered.vectors, sample.stored(store.spec.metric, store.spec.dtype), "scanned vectors")
     for name, written in sample.fields.items():
         got = ordered.fields[name]
         assert got == written, f"field {name!r} from a scan: got {got[:8]}, expected {written[:8]}, as written"

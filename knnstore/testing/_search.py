@@ -15,12 +15,12 @@ from knnstore.testing._data import Sample, make_clusters, make_queries, make_sam
 from knnstore.testing._oracle import assert_column, assert_hits, assert_same_answer
 from knnstore.types import Hits, Metric, empty_column
 
-__all__ = ["SearchChecks"]
+__all__ = ["SearchChecks", "repeatable"]
 
 METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
 
 
-def _repeatable(store: EmbeddingStore) -> bool:
+def repeatable(store: EmbeddingStore) -> bool:
     """Whether a score must not depend, in any bit, on what else is stored or asked: exact engines in this process."""
     return not store.capabilities.server and not store.capabilities.approximate
 
@@ -101,7 +101,7 @@ class SearchChecks(KitBase):
     def test_norms_whose_square_overflows(self, opener: Opener, metric: Metric) -> None:
         """Beyond 1.8e19 the square of a norm does not fit float32. An exact engine here ranks such vectors too."""
         store = opener(make_spec(metric, dim=4, fields={}))
-        if not _repeatable(store):
+        if not repeatable(store):
             return
         rows = np.array([[1e20, 0, 0, 0], [1e20, 3, 0, 0], [2e19, 0, 0, 0], [-1e20, 0, 0, 0], [5, 0, 0, 0]], np.float32)
         ids = ["same", "twin", "nearer zero", "opposite", "small"]
@@ -123,7 +123,7 @@ class SearchChecks(KitBase):
         for q in range(len(queries)):
             single = store.search(queries[q : q + 1], 6)
             assert_hits(single, queries[q : q + 1], sample, metric, 6, recall=store.capabilities.recall_floor)
-            if _repeatable(store):
+            if repeatable(store):
                 row = Hits(batch.ids[q : q + 1], batch.scores[q : q + 1], {})
                 assert_same_answer(single, row, f"asking query {q} alone instead of among {len(queries)}")
 
@@ -140,7 +140,7 @@ class SearchChecks(KitBase):
         one, two = forwards.search(queries, 15), backwards.search(queries, 15)
         for hits in (one, two):
             assert_hits(hits, queries, sample, metric, 15, recall=forwards.capabilities.recall_floor)
-        if _repeatable(forwards):
+        if repeatable(forwards):
             assert_same_answer(two, one, "writing in another order, with others that were deleted again,")
 
     def test_k_limits(self, store: EmbeddingStore) -> None:

@@ -35,8 +35,9 @@ Outcome: TypeAlias = Literal["passed", "failed", "gap", "gap closed", "skipped"]
 
 QUICK = (
     "test_scores_and_order[cosine]", "test_scores_and_order[dot]", "test_scores_and_order[l2]",
-    "test_fewer_records_than_k[cosine]", "test_every_bit_comes_back[dot]", "test_the_filter_comes_before_the_k_best",
-    "test_filter[nested]", "test_filter[str-lt]", "test_filter[float-lt]", "test_any_label_is_data[quotes]",
+    "test_fewer_records_than_k[cosine]", "test_every_bit_comes_back[dot]", "test_halves_come_back[cosine]",
+    "test_the_filter_comes_before_the_k_best", "test_filter[nested]", "test_filter[str-lt]",
+    "test_filter[float-lt]", "test_any_label_is_data[quotes]",
     "test_large_integers_are_exact", "test_both_zeros_are_one_number[eq]", "test_any_text_is_an_id[unicode]",
     "test_search_sees_every_write", "test_upsert_replaces", "test_error_writes_nothing",
     "test_skip_keeps_what_is_there", "test_delete_by_id", "test_delete_by_filter[nested]", "test_count_by",

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from knnstore._plugins import collections, may_write, open_store
-from knnstore._validation import check_limit
+from knnstore._validation import check_limit, check_vectors
 from knnstore.abc import EmbeddingStore
 from knnstore.errors import InvalidInputError, SpecMismatchError, StoreNotFoundError
 from knnstore.filters import Filter
+from knnstore.options import dtype_option
 from knnstore.transfer.checksum import Source
 from knnstore.transfer.copying import CopyJob, CopyReport, told_when_interrupted
-from knnstore.types import STORED, Conflict, StoreSpec
+from knnstore.types import STORED, Conflict, Records, StoreSpec
 from knnstore.url import StoreURL
 
 __all__ = ["Job", "check_options", "copy_store", "name_below", "run_jobs", "stored_at"]
@@ -177,7 +178,7 @@ def _run(
 ) -> None:
     for job, concerning in zip(jobs, filters, strict=True):
         with ExitStack() as stack:
-            source = _opened(job.source, stack)
+            source = _opened(job, stack)
             there = _existing(job.target, source.spec, read_only=dry_run)
             created = there is None
             if there is None and not dry_run:
@@ -206,15 +207,47 @@ def _filters(jobs: Sequence[Job], where: Filter | None) -> list[Filter | None]:
 
 def _look(job: Job) -> StoreSpec:
     with ExitStack() as stack:
-        source = _opened(job.source, stack)
+        source = _opened(job, stack)
         there = _existing(job.target, source.spec, read_only=True)
         if there is not None:
             there.close()
         return source.spec
 
 
-def _opened(source: Source | StoreURL, stack: ExitStack) -> Source:
-    return stack.enter_context(open_store(source, read_only=True)) if isinstance(source, StoreURL) else source
+def _opened(job: Job, stack: ExitStack) -> Source:
+    """What to read, as the destination keeps it where that is asked to have a dtype."""
+    source, dtype = job.source, dtype_option(job.target)[1]
+    opened = stack.enter_context(open_store(source, read_only=True)) if isinstance(source, StoreURL) else source
+    if dtype is None or dtype == opened.spec.dtype:
+        return opened
+    return _Converted(opened, replace(opened.spec, dtype=dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class _Converted:
+    """A source as a store of another dtype would keep it.
+
+    Args:
+        source: to read.
+        spec: its own but for the dtype.
+    """
+
+    source: Source
+    spec: StoreSpec
+
+    def count(self, where: Filter | None = None) -> int:
+        """How many records there are, or match."""
+        return self.source.count(where)
+
+    def scan(
+        self, where: Filter | None = None, *, with_vectors: bool = False, batch_size: int = 1024
+    ) -> Iterator[Records]:
+        """Every record, or every match, once, with all fields."""
+        for records in self.source.scan(where, with_vectors=with_vectors, batch_size=batch_size):
+            if records.vectors is not None:
+                rows = check_vectors(records.vectors, self.spec.dim, self.spec.metric, dtype=self.spec.dtype)
+                records = replace(records, vectors=rows)
+            yield records
 
 
 def _existing(url: StoreURL, spec: StoreSpec, *, read_only: bool) -> EmbeddingStore | None:

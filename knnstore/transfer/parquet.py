@@ -1,6 +1,6 @@
 """The form of an export: folders of Parquet files with a description in JSON.
 
-    DIR/metadata.json            dim, metric, fields, space, count, checksum, files, names of collections below
+    DIR/metadata.json            dim, metric, fields, space, dtype, count, checksum, files, names of collections below
     DIR/records/part-00000.parquet, …
     DIR/NAME/…                   the same again for each collection below
     DIR/INCOMPLETE               only while an export is being written
@@ -214,7 +214,8 @@ def _names(folder: Path, raw: dict[str, Any]) -> list[str]:
 
 def _collection(folder: Path, raw: dict[str, Any]) -> ParquetFolder:
     try:
-        spec = StoreSpec.from_json(json.dumps({key: raw[key] for key in ("dim", "metric", "fields", "space")}))
+        kept = {key: raw[key] for key in ("dim", "metric", "fields", "space")}
+        spec = StoreSpec.from_json(json.dumps(kept | {"dtype": raw.get("dtype", "float32")}))
         files = tuple(item["name"] for item in raw["files"])
         if not all(PART.fullmatch(name) for name in files):
             raise ValueError(f"a part that is not named part-….parquet: {files}")

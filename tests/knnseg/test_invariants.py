@@ -5,10 +5,13 @@ Once with whole examples and regions alone, and once with parts of examples and 
 
 from dataclasses import replace
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from knnseg import ConceptDatabase, Vocabulary
+from knnseg.config import RetrievalConfig
 
 CLASSES = Vocabulary(("sky", "grass", "sand", "ball", "kettle"), frozenset({"ball", "kettle"}))
 
@@ -44,6 +47,16 @@ def make_segmenter(make_segmenter, fine):
 @pytest.fixture(params=["supported", "evidence", "late"])
 def mode(request):
     return request.param
+
+
+@pytest.fixture(params=[RetrievalConfig(), RetrievalConfig(class_balance=0.2, size_match=0.5)], ids=["plain", "sized"])
+def make_segmenter(request, make_segmenter):
+    def make(*args, **options):
+        segmenter = make_segmenter(*args, **options)
+        segmenter.config = replace(segmenter.config, retrieval=request.param)
+        return segmenter
+
+    return make
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Segmenter: inputs, outputs in every form, explanations, a store that is down."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from knnseg import ClassScores, ConceptDatabase, Masks, Segmenter, Vocabulary
-from knnseg.config import Config, StageConfig
+from knnseg.config import Config, RetrievalConfig, StageConfig
 from knnseg.data.image import Image as Picture
 from knnseg.data.reading import load_image, load_label_map, load_panoptic_png
 from knnseg.errors import (
@@ -21,6 +21,7 @@ from knnseg.errors import (
     UnknownStageError,
     VocabularyError,
 )
+from knnseg.method.voting import vote_weights
 from knnseg.models.base import DenseClip, NoBase
 from knnseg.models.regions import RegionProposer
 from knnseg.stages import registry as stages
@@ -102,6 +103,18 @@ def test_given_masks_are_classified_as_instances(segmenter, scene):
         (s.label, int(m.sum())) for s, m in zip(example.info, masks, strict=True)
     }
     assert len(segmenter.predict([example.image] * 2, NAMES, masks=[masks, masks[:1]])[1].masks) == 1
+
+
+@pytest.mark.parametrize("given", ["dense", "masks", "proposed"])
+def test_sizes_are_compared_as_those_of_things_only_where_masks_are_whole(segmenter, scene, given):
+    example, config = scene(50), RetrievalConfig(k=8, size_match=0.5)
+    segmenter.config = replace(segmenter.config, retrieval=config)
+    dense = np.stack([example.segments == s.id for s in example.info])
+    masks = {"dense": dense, "masks": Masks.from_dense(dense), "proposed": None}[given]
+    seen = segmenter.predict(example.image, NAMES, masks=masks).evidence
+    one, other = (vote_weights(seen.neighbours, config, whole=whole) for whole in (True, False))
+    assert not np.allclose(one, other)
+    np.testing.assert_array_equal(seen.weights, other if given == "proposed" else one)
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,19 @@ def test_info(run: Any, filled: str) -> None:
     assert [child["url"] for child in report["collections"]] == ["memory:///cli/child"]
 
 
+def test_half_precision_is_shown(run: Any) -> None:
+    """Whether the URL says it or not; by every command that takes a URL."""
+    for place in ("memory:///half", "memory:///half/below"):
+        with knnstore.open_store(f"{place}?dtype=float16", knnstore.StoreSpec(3)) as store:
+            store.upsert(["a"], np.ones((1, 3), np.float32))
+    for url in ("memory:///half", "memory:///half?dtype=float16"):
+        shown = run("info", url).out
+        assert "dtype: float16" in shown and "memory:///half/below  1 records, dim 3 float16, cosine" in shown
+        for command in ("count", "stats", "optimize"):
+            assert run(command, url).code == 0
+    assert run("info", "memory:///half?dtype=half").code == 2
+
+
 def test_info_of_a_place_that_only_has_children(run: Any) -> None:
     knnstore.open_store("memory:///above/below", knnstore.StoreSpec(3))
     report = json.loads(run("info", "memory:///above", "--json").out)
@@ -173,7 +186,7 @@ def test_check(run: Any) -> None:
 
 
 def test_check_has_a_short_form(run: Any) -> None:
-    assert "38 checks, 38 passed" in run("check", "memory:///quick", "--quick").out
+    assert "39 checks, 39 passed" in run("check", "memory:///quick", "--quick").out
 
 
 def test_check_says_in_a_pipe_how_far_it_has_come(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

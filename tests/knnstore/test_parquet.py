@@ -213,7 +213,7 @@ def test_the_description_says_what_it_is(tmp_path: Path, folder: Path) -> None:
     raw = json.loads(text)
     assert raw.pop("metadata_checksum") == described_checksum(raw)
     assert raw == {
-        "format": "knnstore-parquet", "version": 2, "dim": 6, "metric": "cosine",
+        "format": "knnstore-parquet", "version": 2, "dim": 6, "metric": "cosine", "dtype": "float32",
         "fields": {"label": "str", "area": "int", "score": "float", "thing": "bool"},
         "space": {"encoder": "tiny", "fingerprint": "sha256:abc", "note": "a note — 猫"},
         "count": 300, "checksum": report.checksum, "files": [{"name": "part-00000.parquet", "rows": 300}],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,14 @@ import pytest
 
 import knnstore
 from knnstore import _plugins
-from knnstore.errors import BrokenPluginError, InvalidInputError, UnknownBackendError, UnsupportedOperationError
+from knnstore.errors import (
+    BrokenPluginError,
+    InvalidInputError,
+    InvalidURLError,
+    SpecMismatchError,
+    UnknownBackendError,
+    UnsupportedOperationError,
+)
 from knnstore.memory import MemoryBackend, MemoryStore
 from knnstore.types import Capabilities
 
@@ -167,6 +175,25 @@ def test_registering_by_hand() -> None:
     knnstore.register(Plugin(WeakBackend()))
     assert isinstance(knnstore.get_backend("weak"), WeakBackend)
     assert "weak" not in {info.name for info in knnstore.backends()}, "has no entry point"
+
+
+def test_every_url_may_say_the_dtype() -> None:
+    """No backend sees it, and the URL of an open store does not say it: it is stored."""
+    url, spec = "memory:///dtype/one", knnstore.StoreSpec(2)
+    store = knnstore.open_store(f"{url}?dtype=float16", spec)
+    assert store.spec == dataclasses.replace(spec, dtype="float16") and str(store.url) == url
+    assert knnstore.open_store(url).spec.dtype == "float16"
+    wide = dataclasses.replace(spec, dtype="float32")
+    assert knnstore.open_store(f"{url}?dtype=float16", wide).spec.dtype == "float16"  # the URL counts
+    for asked, given in ((f"{url}?dtype=float32", None), (url, spec)):
+        with pytest.raises(SpecMismatchError, match="float16"):
+            knnstore.open_store(asked, given)
+    assert [str(place) for place in knnstore.collections("memory:///dtype?dtype=float16")] == [url]
+    assert knnstore.ping(f"{url}?dtype=float16") >= 0
+    with pytest.raises(InvalidURLError, match=r"option dtype: expected float32 or float16, got 'half'"):
+        knnstore.open_store(f"{url}?dtype=half", spec)
+    knnstore.drop_store(f"{url}?dtype=float16")
+    assert knnstore.collections("memory:///dtype") == []
 
 
 def test_consistency_that_is_not_offered() -> None:

@@ -138,3 +138,16 @@ def test_many_queries_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     whole = search(queries, vectors, ids, 5, "l2")
     monkeypatch.setattr("knnstore.ranking._PRODUCT", 60)
     assert search(queries, vectors, ids, 5, "l2") == whole
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", ["plain", "twins", "integers"])
+def test_halves_are_ranked_as_the_same_numbers_in_float32(kind: str, metric: Metric) -> None:
+    queries, vectors = make(kind, 1300, 24, 3)
+    half = vectors.astype(np.float16)
+    wide, ids = half.astype(np.float32), np.array([f"r{i}" for i in range(1300)], object)
+    norms = np.einsum("nd,nd->n", wide, wide, dtype=np.float64)
+    found = [rows.tolist() for rows in nominated(queries, half, norms, 9, metric)]
+    for query, rows, (true, _) in zip(queries, found, all_pairs(queries, wide, ids, 9, metric), strict=True):
+        order = best(ids[rows], pair_scores(query, wide[rows], metric), 9)
+        assert ids[rows][order].tolist() == true

@@ -279,6 +279,31 @@ def test_a_copy_is_the_same_in_every_bit(here: Place, there: Place, metric: str)
         assert a.spec == b.spec and b.spec.space == SPACE
 
 
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+def test_a_copy_into_another_dtype(here: Place, there: Place, metric: str) -> None:
+    """Said by the URL of the destination; it holds what it would hold had the records been written there."""
+    ids, vectors, fields = content(120, 12)
+    source, target = here("wide"), there("narrow")
+    with knnstore.open_store(source, StoreSpec(12, metric, FIELDS, SPACE)) as store:  # type: ignore[arg-type]
+        store.upsert(ids, vectors, fields)
+    [report] = copy_store(source, f"{target}?dtype=float16")
+    assert (report.sent, report.created) == (120, True)
+    with knnstore.open_store(target) as half:
+        assert half.spec == StoreSpec(12, metric, FIELDS, SPACE, "float16")  # type: ignore[arg-type]
+        rounded = half.get(ids).vectors
+        half.upsert(ids, vectors, fields)
+        assert half.get(ids).vectors.tobytes() == rounded.tobytes()
+    assert copy_store(source, f"{target}?dtype=float16")[0].sent == 0
+    with pytest.raises(SpecMismatchError, match="float16"):
+        copy_store(source, target)
+    copy_store(target, (again := here("again")))
+    with knnstore.open_store(again) as store:
+        assert store.spec.dtype == "float16"
+        assert content_checksum(store) == content_checksum(knnstore.open_store(target))
+    [back] = copy_store(target, f"{there('back')}?dtype=float32")
+    assert back.sent == 120
+
+
 def test_copying_again_sends_nothing(here: Place, there: Place) -> None:
     source, target = fill(here("from")), there("to")
     copy_store(source, target)

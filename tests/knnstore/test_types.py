@@ -16,10 +16,19 @@ SPACE = EmbeddingSpace("enc", "sha256:1", "note with 'quotes' and \u00e9")
 FULL = StoreSpec(768, "dot", {"b": str, "a": int, "c": float, "d": bool}, SPACE)
 
 
-@pytest.mark.parametrize("spec", [FULL, StoreSpec(1), StoreSpec(2, "l2", {}, None)])
+@pytest.mark.parametrize("spec", [FULL, StoreSpec(1), StoreSpec(2, "l2", {}, None), StoreSpec(2, dtype="float16")])
 def test_json_round_trip(spec: StoreSpec) -> None:
     assert StoreSpec.from_json(spec.to_json()) == spec
     assert StoreSpec.from_json(spec.to_json()).to_json() == spec.to_json()
+
+
+def test_a_spec_from_before_there_was_a_choice_of_dtype_is_float32() -> None:
+    old = '{"dim": 2, "metric": "l2", "fields": {}, "space": null}'
+    assert StoreSpec.from_json(old) == StoreSpec(2, "l2", dtype="float32") != StoreSpec(2, "l2", dtype="float16")
+    with pytest.raises(SpecMismatchError, match=r"dtype float16 \(asked for\), got dtype float32 \(stored\)"):
+        StoreSpec(2, "l2", dtype="float16").check_against(StoreSpec.from_json(old), "here")
+    with pytest.raises(InvalidInputError, match="float32 or float16"):
+        StoreSpec(2, dtype="bfloat16")  # type: ignore[arg-type]  # on purpose
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,35 @@ def test_normalised_once(dim: int, scale: float) -> None:
     assert check_vectors(once, dim, "cosine").tobytes() == once.tobytes()
 
 
+@pytest.mark.parametrize("dim", [1, 2, 33, 768, 5000])
+@pytest.mark.parametrize("scale", [1e-30, 1, 1e30])
+def test_halves_are_rounded_once(dim: int, scale: float) -> None:
+    """Normalised as float32, then rounded; and such rows are left alone, also where most numbers are tiny."""
+    rows = np.random.default_rng(dim).standard_normal((200, dim)) * 10.0 ** np.random.default_rng(1).uniform(-4, 0, dim)
+    rows = (rows * scale).astype(np.float32)
+    once = check_vectors(rows, dim, "cosine", dtype="float16")
+    assert np.array_equal(once, check_vectors(rows, dim, "cosine").astype(np.float16))
+    assert np.array_equal(check_vectors(once, dim, "cosine", dtype="float16"), once)
+    assert np.array_equal(check_vectors(once.astype(np.float16), dim, "cosine", dtype="float16"), once)
+    assert np.abs(np.linalg.norm(once.astype(np.float64), axis=1) - 1).max() <= 2.0**-11 + dim**0.5 * 2.0**-25
+
+
+def test_a_row_that_is_nearly_of_unit_length_is_normalised_before_it_is_rounded() -> None:
+    """Only one of float16 numbers may have been normalised before; where float32 is kept, not even that."""
+    near = np.array([[0.6, 0.8]], np.float32) * np.float32(1 + 2.0**-11.5)
+    exact = np.array([[0.6, 0.8]], np.float32).astype(np.float16)
+    assert np.array_equal(check_vectors(near, 2, "cosine", dtype="float16"), exact)
+    assert np.array_equal(check_vectors(exact, 2, "cosine", dtype="float16"), exact)
+    assert not np.array_equal(check_vectors(exact, 2, "cosine"), exact)
+
+
+def test_a_number_that_no_half_holds() -> None:
+    assert check_vectors(np.float32([[65_519]]), 1, "dot", dtype="float16").tolist() == [[65_504]]
+    with pytest.raises(InvalidVectorError, match="row 1"):
+        check_vectors(np.float32([[1], [65_520]]), 1, "dot", dtype="float16")
+    assert check_vectors(np.float32([[65_520]]), 1, "cosine", dtype="float16").tolist() == [[1]]
+
+
 def test_unit_rows_are_kept_others_are_rounded_once() -> None:
     rows = np.random.default_rng(0).normal(size=(2000, 64))
     unit = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)

@@ -129,6 +129,39 @@ def test_eval_of_many_classes_prints_a_few_and_all_when_asked(folder, store, run
     assert "'lav' is not a class of these labels. Did you mean 'lava'?" in said and "grass" not in said
 
 
+def test_half_precision_is_said_once_and_used_ever_after(folder, store, tmp_path, run):
+    """With the URL of a new database; it may be said again, and what it changes of the maps is next to nothing."""
+    import knnstore
+
+    half = f"faiss://{tmp_path}/half"
+    pairs = ["--pairs", folder / "images", folder / "labels", "--class-file", folder / "classes.json"]
+    run("add", "--store", f"{half}?dtype=float16", *pairs)
+    assert json.loads(run("add", "--store", half, *pairs, "--json").stdout)["added"] == 0
+    run("concepts", "rename", "--store", f"{half}?dtype=float16", "lava", "magma")
+    run("concepts", "rename", "--store", half, "magma", "lava")
+    dtypes = [knnstore.open_store(place).spec.dtype for place in knnstore.collections(half)]
+    assert sorted(dtypes) == ["float16", "float32"]  # the embeddings, and the changes of concepts
+    for url in (half, f"{half}?dtype=float16"):
+        assert "128 numbers in half precision, " in run("info", "-s", url).stdout
+        assert json.loads(run("info", "-s", url, "--json").stdout)[0]["dtype"] == "float16"
+    maps = []
+    for number, url in enumerate((store, half, f"{half}?dtype=float16")):
+        run(
+            "segment",
+            folder / "images" / "0.png",
+            "-s",
+            url,
+            "-c",
+            "kettle, grass, lava",
+            "--out",
+            tmp_path / str(number),
+        )
+        maps.append(np.array(Image.open(tmp_path / str(number) / "semantic" / "0.png")))
+    assert (maps[1] == maps[2]).all() and (maps[0] == maps[1]).mean() > 0.98
+    refused = run("add", "--store", f"{half}?dtype=float32", *pairs, code=1)
+    assert "dtype float16 (stored)" in str(refused.exception)
+
+
 def test_adding_a_class_that_the_data_set_has_not_is_an_error(folder, tmp_path):
     arguments = ["add", "-s", f"faiss://{tmp_path}/s", "--pairs", folder / "images", folder / "labels"]
     arguments += ["--class-file", folder / "classes.json", "--classes", "lava,kettel"]

@@ -288,6 +288,20 @@ def test_neighbours_obey_vocabulary_and_excluded_image(database, scene):
     assert set(only.labels[only.found]) == {"sky"} and (only.ids[~only.found] == "").all()
 
 
+def test_neighbours_know_how_large_they_are_beside_the_mask(database, scene):
+    example = scene(0)
+    database.add(example)
+    features = database.extractor.extract([Image(example.image)])[0]
+    embeddings = pool(features, Masks.from_partition(example.segments))
+    found = database.neighbours(embeddings, 50)
+    stored = database.store.get(found.ids[0, found.found[0]].tolist(), fields=["coverage"])
+    cells = dict(zip(stored.ids, stored.fields["coverage"], strict=True))
+    for n, own in enumerate(embeddings.coverage):
+        expected = [cells[i] / own if i else 1 for i in found.ids[n]]
+        np.testing.assert_allclose(found.sizes[n], expected, rtol=1e-6)
+    np.testing.assert_allclose(found.sizes[:, 0], 1, rtol=1e-6)  # each mask finds itself
+
+
 def test_each_space_has_a_collection_of_its_own_and_the_same_instance_ids(tmp_path, colour_features, scene):
     url = f"faiss://{tmp_path}/db"
     identities = []
@@ -540,3 +554,19 @@ def test_a_concept_that_becomes_mixed_is_said_once(database, scene):
     database.add_masks(scene(4).image, mask, ["pan"], things=["pan"])
     database.set_kind("pan", thing=False)
     database.add_masks(scene(5).image, mask, ["pan"], things=["pan"])
+
+
+def test_half_precision_is_asked_for_once(store_url, scene, extractor):
+    """By the URL, when the space is made; it is used from then on, and asking for another one is refused."""
+    with ConceptDatabase.open(f"{store_url}?dtype=float16", extractor) as database:
+        assert database.add(scene(1)).added
+        assert database.store.spec.dtype == "float16"
+        vectors = next(database.store.scan(with_vectors=True)).vectors
+        assert np.array_equal(vectors, vectors.astype(np.float16))
+    for url in (store_url, f"{store_url}?dtype=float16"):
+        with ConceptDatabase.open(url, extractor) as database:
+            assert database.store.spec.dtype == "float16" and database.concepts()
+    with pytest.raises(SpecMismatchError, match="float16"):
+        ConceptDatabase.open(f"{store_url}?dtype=float32", extractor)
+    with ConceptDatabase.existing(store_url) as database:
+        database.rename(database.concepts()[0].label, "another name")

@@ -6,6 +6,7 @@ import pytest
 from knnseg import ClassScores, Vocabulary
 from knnseg.config import FusionConfig, RetrievalConfig
 from knnseg.data.scores import Neighbours
+from knnseg.errors import ShapeError
 from knnseg.method.fusion import fuse
 from knnseg.method.voting import confidence, vote, vote_weights
 
@@ -51,6 +52,39 @@ def test_class_balance_divides_by_a_power_of_the_class_size():
     weights = vote_weights(FOUND, config, {"a": 100, "b": 4, "c": 1})
     raw = np.array([100**-0.5, 4**-0.5, 100**-0.5])
     np.testing.assert_allclose(weights[0], raw / raw.sum())
+
+
+SIZED = replace(FOUND, sizes=np.array([[1, 16, 1 / 16], [2, 1, 1], [1, 1, 1]], np.float32))
+"""The three entries of the first mask cover as much as it, 16 times as much, and a sixteenth."""
+
+
+@pytest.mark.parametrize(
+    ("whole", "alike"), [(True, [1, 1 / 16, 1 / 16]), (False, [1 / 4, 1, 1 / 64])], ids=["things", "regions"]
+)
+def test_entries_of_another_size_have_less_of_a_vote(whole, alike):
+    config = RetrievalConfig(weighting="uniform", size_match=0.5)
+    weights = vote_weights(SIZED, config, whole=whole)
+    expected = np.sqrt(alike)
+    np.testing.assert_allclose(weights[0], expected / expected.sum(), rtol=1e-6)
+    np.testing.assert_array_equal(weights[1:], [[1, 0, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_sizes_count_only_where_they_are_known_and_asked_for(whole):
+    plain = vote_weights(FOUND, RetrievalConfig())
+    np.testing.assert_array_equal(vote_weights(SIZED, RetrievalConfig(), whole=whole), plain)
+    np.testing.assert_array_equal(vote_weights(FOUND, RetrievalConfig(size_match=0.5), whole=whole), plain)
+
+
+def test_neighbours_of_several_images_keep_their_sizes():
+    first, second = SIZED.split([2, 1])
+    np.testing.assert_array_equal(np.concatenate([first.sizes, second.sizes]), SIZED.sizes)
+    assert FOUND.split([2, 1])[0].sizes is None
+
+
+def test_sizes_of_another_shape_are_refused():
+    with pytest.raises(ShapeError, match="sizes"):
+        replace(FOUND, sizes=np.ones((3, 2), np.float32))
 
 
 def test_confidence_is_similarity_or_share():

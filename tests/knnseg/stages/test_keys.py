@@ -217,3 +217,21 @@ def test_keys_of_one_kind_never_meet_another(store_url, extractor, scene):
         ConceptDatabase.open(store_url, keys, create=False)
     with ConceptDatabase.open(store_url, keys) as database:
         assert not database.concepts() and database.add(scene(0)).added == 3
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_a_power_of_the_covariance_lies_between_centring_and_whitening(exponent):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(4000, 5)) @ rng.normal(size=(5, 5)) + 3
+    mean, covariance = vectors.mean(0), np.cov(vectors.T, bias=True)
+
+    class Source:
+        space, dim = EmbeddingSpace("source", "sha256:source"), 5
+
+    made = Whitened.of_moments(Source(), mean, covariance, exponent)
+    after = np.cov(((vectors - made.mean) @ made.matrix).T, bias=True)
+    spread = np.linalg.eigvalsh(after)
+    values = np.linalg.eigvalsh(covariance)
+    wanted = np.sort(values / (values + 1e-3 * values.mean()) ** exponent)
+    assert np.allclose(spread / spread[-1], wanted / wanted[-1], atol=1e-3)
+    assert exponent or np.array_equal(made.matrix, np.eye(5, dtype=np.float32))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnstore.ranking import overflows
-from knnstore.types import Metric
+from knnstore.types import Dtype, Metric
 from knnstore_faiss.factory import Effort, bitmap, make_index, search_parameters
 from knnstore_faiss.library import load_faiss
 
@@ -33,11 +33,12 @@ class AnnIndex:
         dim: D.
         metric: the metric.
         effort: how hard to look; changed by tuning.
+        dtype: what the numbers of the vectors are.
     """
 
-    def __init__(self, text: str, dim: int, metric: Metric, effort: Effort) -> None:
+    def __init__(self, text: str, dim: int, metric: Metric, effort: Effort, dtype: Dtype) -> None:
         self.index: Any = make_index(text, dim, metric)
-        self.effort, self._metric = effort, metric
+        self.effort, self._metric, self._dtype = effort, metric, dtype
         self.rows = np.empty(0, np.int64)
         self.alive = np.empty(0, bool)
         self.recall: float | None = None
@@ -97,6 +98,9 @@ class AnnIndex:
         if self.largest > _LONGEST:
             return False  # shortened
         faiss, held = load_faiss(), self._holder()
+        if isinstance(held, faiss.IndexScalarQuantizer | faiss.IndexIVFScalarQuantizer):
+            whole = held.sq.qtype == faiss.ScalarQuantizer.QT_fp16 and not getattr(held, "by_residual", False)
+            return self._dtype == "float16" and whole
         return type(held) in (faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2, faiss.IndexIVFFlat)
 
     def _holder(self) -> Any:
@@ -112,6 +116,8 @@ class AnnIndex:
         if isinstance(held, faiss.IndexIVF):
             if held.direct_map.no():
                 held.make_direct_map()  # 8 bytes an entry
+            return np.asarray(held.reconstruct_batch(at), np.float32)
+        if isinstance(held, faiss.IndexScalarQuantizer):
             return np.asarray(held.reconstruct_batch(at), np.float32)
         matrix = faiss.rev_swig_ptr(held.get_xb(), held.ntotal * held.d).reshape(held.ntotal, held.d)
         return np.asarray(matrix[at], np.float32)  # a copy: the matrix moves when it grows

@@ -33,7 +33,7 @@ def first_effort(options: Options) -> Effort:
 def build(database: Database, connection: Connection, options: Options, commit: Commit) -> AnnIndex:
     """An index of every record of the snapshot, trained, filled and tuned."""
     spec = database.spec
-    index = AnnIndex(options.index, spec.dim, spec.metric, first_effort(options))
+    index = AnnIndex(options.index, spec.dim, spec.metric, first_effort(options), spec.dtype)
     rows = database.matching(connection, None)
     if not index.index.is_trained:
         wanted = min(_MOST_TRAINING, max(options.train_at, 2 * training_size(options.index, spec.dim)))

@@ -21,13 +21,14 @@ import numpy as np
 from filelock import lock_descriptor
 
 from knnstore.folders import sync
+from knnstore.types import Dtype
 from knnstore_faiss.ann import AnnIndex
 from knnstore_faiss.database import Commit
 from knnstore_faiss.factory import Effort
 from knnstore_faiss.library import load_faiss
 from knnstore_faiss.schema import INDEX_FILE
 
-__all__ = ["CacheKey", "Identity", "identity", "load", "remove", "remove_leftovers", "save"]
+__all__ = ["CacheKey", "Identity", "identity", "load", "of_key", "remove", "remove_leftovers", "save"]
 
 Identity: TypeAlias = tuple[int, int, int]
 
@@ -49,6 +50,7 @@ class CacheKey:
         dim: D.
         metric: the metric.
         seed: of the training sample.
+        dtype: what the numbers of the vectors are.
     """
 
     uuid: str
@@ -56,6 +58,7 @@ class CacheKey:
     dim: int
     metric: str
     seed: int
+    dtype: Dtype
 
     def as_json(self) -> dict[str, Any]:
         """For the header."""
@@ -170,9 +173,14 @@ def _verified(file: BinaryIO, key: CacheKey) -> tuple[AnnIndex, Commit] | str:
     if file.read(len(_MAGIC)) != _MAGIC:
         return "of another format"
     header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    if header["key"] != key.as_json():
+    if not of_key(header["key"], key):
         return "made for another store or other settings"
     return _read(file, header, key), _commit(header["commit"])
+
+
+def of_key(said: dict[str, Any], key: CacheKey) -> bool:
+    """Whether an index was made for ``key``; what the first ones do not say is float32."""
+    return {"dtype": "float32"} | said == key.as_json()
 
 
 def _commit(state: list[Any]) -> Commit:
@@ -185,7 +193,7 @@ def _read(file: BinaryIO, header: dict[str, Any], key: CacheKey) -> AnnIndex:
     entries = header["entries"]
     rows = np.frombuffer(file.read(8 * entries), np.int64).copy()
     alive = np.frombuffer(file.read(entries), bool).copy()
-    index = AnnIndex(key.index, key.dim, key.metric, Effort(**header["effort"]))  # type: ignore[arg-type]  # checked key
+    index = AnnIndex(key.index, key.dim, key.metric, Effort(**header["effort"]), key.dtype)  # type: ignore[arg-type]  # checked key
     index.index = faiss.read_index(faiss.PyCallbackIOReader(file.read, _PIECE))
     index.rows, index.alive, index.recall = rows, alive, header["recall"]
     index.trained_on, index.largest = header["trained_on"], header.get("largest", 0.0)  # not in the first ones

@@ -67,6 +67,8 @@ class Database:
     def __init__(self, folder: Path, meta: Meta, *, timeout: float, sync: str, read_only: bool) -> None:
         self.folder, self.meta, self.timeout = folder, meta, timeout
         self.columns = column_names(meta.spec.fields)
+        self.stored = np.dtype(meta.spec.dtype).newbyteorder("<")
+        """Of the numbers of a stored vector."""
         self.gate = threading.RLock()
         """Guards the index of the store that uses this database; here because a fork has to wait for it."""
         self._write_lock = threading.RLock()
@@ -247,11 +249,11 @@ class Database:
         return {name: _column(self.spec.fields[name], values) for name, values in zip(fields, columns, strict=True)}
 
     def _stacked(self, blobs: Sequence[bytes]) -> NDArray[np.float32]:
-        size = 4 * self.spec.dim
+        size = self.stored.itemsize * self.spec.dim
         if any(len(blob) != size for blob in blobs):
             raise StoreCorruptError(f"{self.folder}", expected=f"vectors of {size} bytes", got="another length")
         return (
-            np.frombuffer(bytearray().join(blobs), "<f4")
+            np.frombuffer(bytearray().join(blobs), self.stored)
             .astype(np.float32, copy=False)
             .reshape(len(blobs), self.spec.dim)
         )

@@ -66,6 +66,8 @@ def make_index(text: str, dim: int, metric: Metric) -> Any:
         )
     if isinstance(core, faiss.IndexIVFPQ):
         core.do_polysemous_training = False  # takes most of the time of training, for a search that is never asked for
+    if isinstance(core, faiss.IndexIVFScalarQuantizer) and core.sq.qtype == faiss.ScalarQuantizer.QT_fp16:
+        core.by_residual = False  # what is left beside a centre is no better in halves, but vectors of halves are
     return index
 
 

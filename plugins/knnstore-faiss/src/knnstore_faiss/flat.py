@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from knnstore.ranking import error_bound, overflows, pair_scores
-from knnstore.types import Metric
+from knnstore.ranking import error_bound, overflows, pair_scores, product
+from knnstore.types import Dtype, Metric
 from knnstore_faiss.nominate import Candidates, Nominator, joined
 
-__all__ = ["FlatIndex", "exact_scores", "rough_scores"]
+__all__ = ["FlatIndex", "Matrix", "exact_scores", "rough_scores"]
 
 _ROUGH_BYTES = 64 << 20
 """For the rough scores of one block; larger blocks are faster until they leave little memory to others."""
@@ -26,6 +27,8 @@ _PAIR_BYTES = 16 << 20
 _MOST_QUERIES = 1024
 """In one product: more are no faster for each and need memory in proportion."""
 _versions = itertools.count()
+Matrix: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
+"""Vectors as they are kept: (N, D)."""
 
 
 class FlatIndex:
@@ -35,11 +38,12 @@ class FlatIndex:
         dim: D.
         metric: the metric.
         capacity: records to make room for.
+        dtype: what vectors are kept as; those that come have numbers of it alone.
     """
 
-    def __init__(self, dim: int, metric: Metric, capacity: int = 0) -> None:
+    def __init__(self, dim: int, metric: Metric, capacity: int = 0, dtype: Dtype = "float32") -> None:
         self.dim, self.metric, self.count = dim, metric, 0
-        self._vectors = np.empty((capacity, dim), np.float32)
+        self._vectors: Matrix = np.empty((capacity, dim), dtype)
         self._rows = np.empty(capacity, np.int64)
         self._squares = np.empty(capacity, np.float32)
         self.largest = 0.0
@@ -54,8 +58,8 @@ class FlatIndex:
         return self._rows[: self.count]
 
     @property
-    def vectors(self) -> NDArray[np.float32]:
-        """float32 (count, D)."""
+    def vectors(self) -> Matrix:
+        """float32 or float16 (count, D)."""
         return self._vectors[: self.count]
 
     @property
@@ -158,7 +162,7 @@ class FlatIndex:
         return number if chosen is None else chosen[number]
 
     def _rough(
-        self, queries: NDArray[np.float32], vectors: NDArray[np.float32], squares: NDArray[np.float32]
+        self, queries: NDArray[np.float32], vectors: Matrix, squares: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         shape = (len(queries), len(vectors))
         if self._scratch.size < shape[0] * shape[1]:  # kept: a fresh one costs a page fault every 4096 bytes
@@ -182,7 +186,7 @@ class FlatIndex:
 
 def rough_scores(
     queries: NDArray[np.float32],
-    vectors: NDArray[np.float32],
+    vectors: Matrix,
     squares: NDArray[np.float32],
     metric: Metric,
     out: NDArray[np.float32],
@@ -191,15 +195,12 @@ def rough_scores(
 
     Args:
         queries: float32 (Q, D).
-        vectors: float32 (M, D).
+        vectors: float32 or float16 (M, D).
         squares: float32 (M,), |x|²; looked at under L2.
         metric: the metric.
         out: float32 (Q, M), for the result.
     """
-    if len(queries) == 1:
-        np.matmul(vectors, queries[0], out=out[0])
-    else:
-        np.matmul(queries, vectors.T, out=out)
+    product(queries, vectors, out)
     if metric == "l2":
         out *= 2  # -|q-x|² = 2q·x - |x|² - |q|²
         out -= squares
@@ -209,7 +210,7 @@ def rough_scores(
 def exact_scores(
     queries: NDArray[np.float32],
     at: NDArray[np.intp],
-    vectors: NDArray[np.float32],
+    vectors: Matrix,
     position: NDArray[np.intp],
     metric: Metric,
 ) -> NDArray[np.float32]:
@@ -218,5 +219,5 @@ def exact_scores(
     size = max(1, _PAIR_BYTES // (4 * queries.shape[1]))
     for start in range(0, len(at), size):
         part = slice(start, start + size)
-        scores[part] = pair_scores(queries[at[part]], vectors[position[part]], metric)
+        scores[part] = pair_scores(queries[at[part]], vectors[position[part]].astype(np.float32, copy=False), metric)
     return scores

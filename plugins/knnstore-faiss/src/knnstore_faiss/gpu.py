@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from knnstore.errors import BackendUnavailableError
 from knnstore.ranking import error_bound, overflows
 from knnstore.types import Metric
-from knnstore_faiss.flat import FlatIndex, exact_scores
+from knnstore_faiss.flat import FlatIndex, Matrix, exact_scores
 from knnstore_faiss.library import load_faiss
 from knnstore_faiss.nominate import Candidates
 
@@ -25,7 +25,7 @@ _MOST = 2048
 """Largest k of FAISS on a GPU."""
 
 Rough: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
-Nominate: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32], int, object], Rough]
+Nominate: TypeAlias = Callable[[NDArray[np.float32], Matrix, int, object], Rough]
 """(queries, vectors, k, version) to rough scores (Q, k), higher is better, falling, and positions (Q, k).
 Vectors of the same version are the same; None is never kept."""
 
@@ -70,21 +70,26 @@ class GpuNominator:
         self._index = kind(self._resources, dim, config)
         self._version: object = None
 
-    def __call__(self, queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int, version: object) -> Rough:
+    def __call__(self, queries: NDArray[np.float32], vectors: Matrix, k: int, version: object) -> Rough:
         """See :data:`Nominate`."""
         if version is None:
             kind = self._faiss.METRIC_L2 if self._squared else self._faiss.METRIC_INNER_PRODUCT
             rough, positions = self._faiss.knn_gpu(
-                self._resources, queries, vectors, k, metric=kind, device=self._number
+                self._resources, queries, _wide(vectors), k, metric=kind, device=self._number
             )
         else:
             if version != self._version:
                 self._version = None
                 self._index.reset()
-                self._index.add(vectors)
+                self._index.add(_wide(vectors))
                 self._version = version
             rough, positions = self._index.search(queries, k)
         return (-rough if self._squared else rough), positions
+
+
+def _wide(vectors: Matrix) -> NDArray[np.float32]:
+    """In float32: there, halves would be multiplied as such, and the error has no bound that we know."""
+    return vectors.astype(np.float32, copy=False)
 
 
 class GpuSearcher:

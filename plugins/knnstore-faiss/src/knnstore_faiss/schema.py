@@ -26,7 +26,7 @@ from typing import ParamSpec, TypeVar
 from urllib.parse import quote
 
 from knnstore.errors import StoreBusyError, StoreCorruptError, StoreNotFoundError
-from knnstore.types import StoreSpec
+from knnstore.types import Dtype, StoreSpec
 from knnstore_faiss.sql import column_names
 
 __all__ = [
@@ -45,7 +45,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 FILE, INDEX_FILE = "store.sqlite3", "index.cache"
-_FORMAT = "1"
+_FORMATS: dict[Dtype, str] = {"float32": "1", "float16": "2"}
+"""By what vectors are kept as, so that a version from before there was a choice says that it must be updated."""
 _PAGE = 16_384
 """Bytes. Five 768-wide vectors fit a page almost without waste, where 4096 would waste a quarter and write more slowly;
 larger pages make small writes dearer, because a write-ahead log takes whole pages."""
@@ -248,7 +249,7 @@ def _create(connection: Connection, spec: StoreSpec, timeout: float) -> None:
                 connection.execute(statement)
             connection.executemany(
                 "INSERT INTO meta VALUES (?, ?)",
-                [("format", _FORMAT), ("spec", spec.to_json()), ("uuid", uuid.uuid4().hex)],
+                [("format", _FORMATS[spec.dtype]), ("spec", spec.to_json()), ("uuid", uuid.uuid4().hex)],
             )
             connection.execute("INSERT INTO commits VALUES (0, randomblob(16), 0, 0)")
         connection.execute("COMMIT")
@@ -288,9 +289,10 @@ def _statements(spec: StoreSpec) -> list[str]:
 def _read_meta(connection: sqlite3.Connection, folder: Path) -> Meta:
     try:
         meta = dict(connection.execute("SELECT key, value FROM meta"))
-        if meta["format"] != _FORMAT:
+        if meta["format"] not in _FORMATS.values():
+            known = f"format {' or '.join(_FORMATS.values())}"
             raise StoreCorruptError(
-                f"{folder}", expected=f"format {_FORMAT}", got=f"format {meta['format']}", hint="Update knnstore-faiss."
+                f"{folder}", expected=known, got=f"format {meta['format']}", hint="Update knnstore-faiss."
             )
         return Meta(StoreSpec.from_json(meta["spec"]), meta["uuid"])
     except (sqlite3.OperationalError, KeyError, ValueError, TypeError) as error:

@@ -48,6 +48,7 @@ class FaissStore(EmbeddingStore):
             conditional=True,
             update_in_place=True,
             revision=True,
+            half_precision=True,
             multi_process=True,
             approximate=not self._options.exact,
             recall_floor=self._index.recall_floor,

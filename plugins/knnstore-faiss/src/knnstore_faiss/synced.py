@@ -66,10 +66,11 @@ class SyncedIndex:
         self._seen: cache.Identity | None = None
         self._threshold, self._lossless = 0, True
         if not options.exact:
-            empty = AnnIndex(options.index, spec.dim, spec.metric, first_effort(options))
+            empty = AnnIndex(options.index, spec.dim, spec.metric, first_effort(options), spec.dtype)
             trained, self._lossless = empty.index.is_trained, empty.lossless
             self._threshold = 0 if trained else training_size(options.index, spec.dim, options.train_at)
-        self._key = cache.CacheKey(database.meta.uuid, options.index, spec.dim, spec.metric, options.seed)
+        uuid = database.meta.uuid
+        self._key = cache.CacheKey(uuid, options.index, spec.dim, spec.metric, options.seed, spec.dtype)
         number = device_number(options.device) if options.exact else None
         self._gpu, self._pid = number, os.getpid()
         self._nominate = None if number is None else GpuNominator(number, spec.dim, spec.metric)
@@ -120,7 +121,8 @@ class SyncedIndex:
             self._flat.add(rows, vectors)
 
     def _new_flat(self, capacity: int = 0) -> FlatIndex:
-        return FlatIndex(self._database.spec.dim, self._database.spec.metric, capacity)
+        spec = self._database.spec
+        return FlatIndex(spec.dim, spec.metric, capacity, spec.dtype)
 
     def _catch_up(self, connection: Connection, at: Commit) -> None:
         """Follow from ``at``, a state that the index stands for, to what the snapshot sees."""

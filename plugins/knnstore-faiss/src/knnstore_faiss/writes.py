@@ -92,8 +92,8 @@ def _insert(database: Database, connection: Connection, batch: Batch, first: int
         f"INSERT INTO records (row, id{columns}) VALUES (?, ?{', ?' * len(names)})",  # noqa: S608  # names f0, f1, …; values are bound
         zip(rows, batch.ids, *listed, strict=True),
     )
-    size = 4 * database.spec.dim
-    data = np.ascontiguousarray(batch.vectors, "<f4").data.cast("B")
+    size = database.stored.itemsize * database.spec.dim
+    data = np.ascontiguousarray(batch.vectors, database.stored).data.cast("B")
     connection.executemany(
         "INSERT INTO vectors VALUES (?, ?)", ((row, data[i * size : (i + 1) * size]) for i, row in enumerate(rows))
     )

@@ -43,7 +43,8 @@ measured to happen with less than 2 MB free)."""
 
 def build_shard(path: Path, spec: StoreSpec, options: EdgeOptions) -> Any:
     """An empty shard in an empty folder, with an index for each declared field."""
-    vectors = edge.EdgeVectorParams(spec.dim, _DISTANCE[spec.metric], memory=_memory(options.on_disk))
+    half = edge.VectorStorageDatatype.Float16 if spec.dtype == "float16" else None
+    vectors = edge.EdgeVectorParams(spec.dim, _DISTANCE[spec.metric], datatype=half, memory=_memory(options.on_disk))
     hnsw = edge.HnswIndexConfig(
         options.m if options.m is not None else _M,
         options.ef_construct or _EF_CONSTRUCT,

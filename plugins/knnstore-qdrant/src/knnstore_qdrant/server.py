@@ -113,7 +113,10 @@ def _create(connection: Connection, name: str, path: str, spec: StoreSpec) -> No
     hnsw = models.HnswConfigDiff(
         m=options.m, ef_construct=options.ef_construct, full_scan_threshold=options.full_scan_threshold
     )
-    vectors = models.VectorParams(size=spec.dim, distance=DISTANCE[spec.metric], on_disk=options.on_disk)
+    half = models.Datatype.FLOAT16 if spec.dtype == "float16" else None
+    vectors = models.VectorParams(
+        size=spec.dim, distance=DISTANCE[spec.metric], datatype=half, on_disk=options.on_disk
+    )  # fmt: skip
     ours = {"version": _VERSION, "spec": spec.to_json(), "path": path, "tenant": options.tenant, "id": uuid4().hex}
     try:
         connection.call(

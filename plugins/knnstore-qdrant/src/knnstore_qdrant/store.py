@@ -56,6 +56,7 @@ class QdrantStore(EmbeddingStore):
             conditional=True,
             update_in_place=True,
             revision=True,
+            half_precision=True,
             consistency=("strong", "session", "eventual") if engine.server else ("strong",),
         )
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from knnseg import ClassScores, Config, Segmenter, Vocabulary
 from knnseg.calibration.fitting import calibrate
-from knnseg.calibration.leave_one_out import what_is_there
+from knnseg.calibration.leave_one_out import classes_of
 from knnseg.config import FusionConfig, StageConfig
 from knnseg.data.image import Image as Picture
 from knnseg.database.originals import Originals, stored_images
@@ -304,8 +304,9 @@ def test_a_probability_too_small_for_float32_is_not_lost():
     assert base.resume("out_vocab", ClassScores(fused, base.classes)).probabilities[0, 0] == pytest.approx(1, abs=1e-6)
 
 
-def test_calibration_fuses_where_the_pipeline_does(database, segmenter, scene, tmp_path):
+def test_calibration_fuses_where_the_pipeline_does(database, segmenter, scene, tmp_path, monkeypatch):
     """The loss that it reports, from predictions with the examples of the own image left out."""
+    monkeypatch.setattr("knnseg.calibration.leave_one_out._PIXELS", 1 << 20)  # all of them, and so all masks
     examples = []
     for i in range(4):
         path = tmp_path / f"{i}.png"
@@ -317,7 +318,7 @@ def test_calibration_fuses_where_the_pipeline_does(database, segmenter, scene, t
     for images in stored_images(database.store, sorted(database.store.count_by("image_hash"))):
         for image in images:
             result = made.predict(Originals().find(image), made.vocabulary(), exclude_image=image.image_hash)
-            labels, areas = what_is_there(image, result.masks)
+            labels, areas = classes_of(image, result.masks), result.masks.areas
             for label, area, row in zip(labels, areas, result.scores.probabilities, strict=True):
                 if label:
                     own = -np.log(max(row[result.scores.classes.index(label)], 1e-3))
