@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy, deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -132,7 +132,7 @@ class Ours:
         vocabulary = Vocabulary(tuple(world.vocabulary.names[c] for c in classes))
         found = self._memory.neighbours(vocabulary)
         counts = {concept.label: concept.count for concept in self._memory.database.concepts()}
-        voted = vote(found, vote_weights(found, config.retrieval, counts), vocabulary)
+        voted = vote(found, vote_weights(found, replace(config.retrieval, size_match=0.0), counts), vocabulary)
         opinion = among(world.asked.base, classes)[:, classes].numpy() * np.float32(self._base)
         supported = np.array([counts.get(name, 0) > 0 for name in vocabulary])
         certainty = confidence(found, voted, config.fusion)

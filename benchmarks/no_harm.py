@@ -77,12 +77,14 @@ class Examples:
         labels: int (N,), positions in the vocabulary.
         images: int (N,), which image they are of.
         whole: bool (N,), those that are no part.
+        cells: float32 (N,), cells of the features that they cover.
     """
 
     keys: Floats
     labels: NDArray[np.int64]
     images: NDArray[np.int64]
     whole: NDArray[np.bool_]
+    cells: Floats
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,14 @@ class Masks:
         base: float32 (N, C), of ``conse``.
         coverage: float32 CSR (A, N), how much of a pixel each mask covers.
         truth: int (A,), its class, -1 where nobody knows.
+        cells: float32 (N,), cells of the features that each mask covers.
     """
 
     keys: Floats
     base: Floats
     coverage: sparse.csr_array
     truth: NDArray[np.int64]
+    cells: Floats
 
     def mean_iou(self, scores: Floats) -> float:
         """In points, of the map that scores (N, C) give; a pixel that nobody has an opinion of is of no class."""
@@ -120,14 +124,14 @@ def look(reference: LabelledImages, query: LabelledImages, path: Path) -> tuple[
             examples = _examples(made, reference)
             seen = [_masks(made, query, i) for i in tqdm(range(len(query)), desc="masks")]
         parts = {f"examples{i}": column for i, column in enumerate(examples)}
-        parts |= {f"masks{i}": np.concatenate([one[i] for one in seen]) for i in (0, 1, 3)}
+        parts |= {f"masks{i}": np.concatenate([one[i] for one in seen]) for i in (0, 1, 3, 4)}
         coverage = sparse.block_diag([one[2] for one in seen], format="csr")
         parts |= {name: getattr(coverage, name) for name in ("data", "indices", "indptr", "shape")}
         np.savez(path, **parts)
     with np.load(path) as file:
-        keys, base, truth = (file[f"masks{i}"] for i in (0, 1, 3))
+        keys, base, truth, cells = (file[f"masks{i}"] for i in (0, 1, 3, 4))
         coverage = sparse.csr_array((file["data"], file["indices"], file["indptr"]), shape=tuple(file["shape"]))
-        return Examples(*(file[f"examples{i}"] for i in range(4))), Masks(keys, base, coverage, truth)
+        return Examples(*(file[f"examples{i}"] for i in range(5))), Masks(keys, base, coverage, truth, cells)
 
 
 def _examples(made: Segmenter, images: LabelledImages) -> tuple[NDArray[Any], ...]:
@@ -135,27 +139,28 @@ def _examples(made: Segmenter, images: LabelledImages) -> tuple[NDArray[Any], ..
     database = made.database
     assert database is not None
     database.add(images, progress=True)
-    fields = ["label", "image_hash", "whole"]
+    fields = ["label", "image_hash", "whole", "coverage"]
     rows = Records.concatenate(list(database.store.scan(fields=fields, with_vectors=True)))
     assert rows.vectors is not None
     labels = images.vocabulary.index(database.named(rows.fields["label"]))
     numbers = np.unique(rows.fields["image_hash"].astype(str), return_inverse=True)[1]
-    return rows.vectors, labels, numbers, rows.fields["whole"] == ""
+    return rows.vectors, labels, numbers, rows.fields["whole"] == "", rows.fields["coverage"].astype(np.float32)
 
 
-def _masks(made: Segmenter, images: LabelledImages, i: int) -> tuple[Floats, Floats, sparse.csr_array, NDArray[Any]]:
+def _masks(made: Segmenter, images: LabelledImages, i: int) -> tuple[Floats, Floats, Any, NDArray[np.int64], Floats]:
     """The columns of :class:`Masks`, of one image."""
     example, vocabulary = images[i], images.vocabulary
     image = Image(example.image)
     (masks,) = masks_of([image], made.proposer)
     masks = with_cells(masks, CONFIG.painting.cells)
-    keys = pool(features_of([image], made.extractor)[0], masks).vectors
+    keys = pool(features_of([image], made.extractor)[0], masks)
     (scores,) = scores_of([image], [masks], vocabulary, made.base)
     height, width = masks.grid
     pixels = np.arange(height * width).reshape(height, width)[::EVERY, ::EVERY].ravel()
     coverage = sparse.csr_array(sparse.diags_array(masks.scores) @ masks.matrix).T.tocsr()[pixels]
     truth = nearest(example.semantic(list(vocabulary)), masks.grid).reshape(-1)[pixels]
-    return keys, scores.probabilities, coverage, np.where(truth < len(vocabulary), truth, -1)
+    known = np.where(truth < len(vocabulary), truth, -1).astype(np.int64)
+    return keys.vectors, scores.probabilities, coverage, known, keys.coverage
 
 
 # -- cells ------------------------------------------------------------------------------------------------------------
@@ -203,7 +208,7 @@ def neighbours(masks: Masks, examples: Examples, labels: NDArray[np.object_], ta
     k, keys = min(CONFIG.retrieval.k, len(taken)), examples.keys[taken].T
     if not k:
         nothing = np.empty((len(masks.keys), 0), object)
-        return Neighbours(nothing, nothing.astype(np.float32), nothing)
+        return Neighbours(nothing, nothing.astype(np.float32), nothing, nothing.astype(np.float32))
     best, found = [], []
     for start in range(0, len(masks.keys), BLOCK):
         scores = masks.keys[start : start + BLOCK] @ keys
@@ -211,8 +216,9 @@ def neighbours(masks: Masks, examples: Examples, labels: NDArray[np.object_], ta
         order = np.argsort(-np.take_along_axis(scores, some, 1), axis=1, kind="stable")
         best.append(np.take_along_axis(some, order, 1))
         found.append(np.take_along_axis(scores, best[-1], 1))
-    names = labels[taken[np.concatenate(best)]]
-    return Neighbours(names, np.concatenate(found), names)
+    rows = taken[np.concatenate(best)]
+    names, sizes = labels[rows], examples.cells[rows] / masks.cells[:, None]
+    return Neighbours(names, np.concatenate(found), names, sizes)
 
 
 def measure(examples: Examples, masks: Masks, vocabulary: Vocabulary, draws: int) -> Iterator[Row]:

@@ -142,7 +142,7 @@ def calibrate(
     def look(recipe: Recipe | None) -> Queries:
         return asked if recipe is None or not isinstance(asker, KeysAsker) else asker.queries(asked, recipe)
 
-    judge = Judge(look, None if workshop is None else workshop.start, segmenter, asker.counts)
+    judge = Judge(look, None if workshop is None else workshop.start, segmenter, asker)
     first, gain, spread = judge.improved(judge.start, judge.numbers())
     found = _Found(first)
     if workshop is not None and isinstance(asker, KeysAsker):

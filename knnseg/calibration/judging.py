@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from knnseg.calibration.leave_one_out import Queries
+from knnseg.calibration.leave_one_out import Asker, Queries
 from knnseg.calibration.recipes import Recipe
 from knnseg.config import FusionConfig, RetrievalConfig
 from knnseg.data.scores import ClassScores
@@ -85,15 +85,16 @@ class Judge:
         look: the masks with the neighbours that some keys find.
         recipe: the keys of now.
         segmenter: the numbers of now, and whether there is a base.
-        counts: n_c of equation 3.
+        asker: knows what the masks are compared with.
     """
 
     def __init__(
         self, look: Callable[[Recipe | None], Queries], recipe: Recipe | None, segmenter: Segmenter,
-        counts: dict[str, int],
+        asker: Asker,
     ) -> None:  # fmt: skip
         config = segmenter.config
-        self._look, self._config, self._counts = lru_cache(maxsize=3)(look), config, counts
+        self._look, self._config, self._counts = lru_cache(maxsize=3)(look), config, asker.counts
+        self._whole = not asker.parts
         self._silent = isinstance(segmenter.base, NoBase)
         self._may_be_unknown = self._silent and config.painting.unknown
         asked = self._look(recipe)
@@ -242,7 +243,7 @@ class Judge:
         """P_ret and what T is compared with."""
         nearest = (asked or self._look(choice.recipe)).first(choice.retrieval.k)
         classes = Vocabulary(self._base_scores.classes)
-        retrieved = vote(nearest, vote_weights(nearest, choice.retrieval, self._counts), classes)
+        retrieved = vote(nearest, vote_weights(nearest, choice.retrieval, self._counts, whole=self._whole), classes)
         return retrieved, confidence(nearest, retrieved, self._config.fusion)
 
     def _final(self, choice: Choice) -> ClassScores:

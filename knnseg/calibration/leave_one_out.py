@@ -80,13 +80,12 @@ class Queries:
         other = found.labels != np.array(self.base.classes, object)[self.truth][:, None]
         order = np.argsort(~other, axis=1, kind="stable")  # the others first, still best first
         scores = np.where(other, found.scores, np.float32(-np.inf))
-        columns = (np.take_along_axis(column, order, axis=1) for column in (found.ids, scores, found.labels))
+        columns = (np.take_along_axis(column, order, axis=1) for column in replace(found, scores=scores).columns())
         return replace(self, neighbours=Neighbours(*columns))
 
     def first(self, k: int) -> Neighbours:
         """The k nearest of each."""
-        found = self.neighbours
-        return Neighbours(found.ids[:, :k], found.scores[:, :k], found.labels[:, :k])
+        return Neighbours(*(column[:, :k] for column in self.neighbours.columns()))
 
 
 class Asker(ABC):
@@ -159,8 +158,7 @@ class Asker(ABC):
         there = {label for label, count in own.items() if self._known[label].count > count}
         return np.array([label in there for label in labels.tolist()], bool)
 
-    def _neighbours(self, image: StoredImage, vectors: NDArray[np.float32]) -> Neighbours:
-        embeddings = Embeddings(vectors, np.ones(len(vectors), np.float32))
+    def _neighbours(self, image: StoredImage, embeddings: Embeddings) -> Neighbours:
         own = image.image_hash
         return self._database.neighbours(embeddings, self._most, exclude_image=own, parts=self.parts)
 
@@ -172,11 +170,11 @@ class Asker(ABC):
         return scores_of([image], [masks], self._vocabulary, self._segmenter.base)[0].select(rows)
 
     def _queries(
-        self, image: StoredImage, labels: NDArray[np.object_], size: NDArray[np.float64], vectors: NDArray[np.float32],
+        self, image: StoredImage, labels: NDArray[np.object_], size: NDArray[np.float64], keys: Embeddings,
         base: ClassScores, sites: Sites, alone: int, missing: int,
     ) -> Queries:  # fmt: skip
         truth = self._vocabulary.index(labels)
-        neighbours, one = self._neighbours(image, vectors), np.zeros(len(truth), np.int64)
+        neighbours, one = self._neighbours(image, keys), np.zeros(len(truth), np.int64)
         return Queries(truth, size, neighbours, base, one, sites, alone, missing)
 
     def _sites(self, votes: sparse.csr_array, labels: NDArray[np.object_]) -> Sites:
@@ -199,7 +197,8 @@ class ExampleAsker(Asker):
         base = self._opinion(found, masks, np.arange(len(rows)))
         left, missing = len(usable) - len(rows), len(records) - len(usable)
         sites = self._sites(sparse.eye_array(len(rows), dtype=np.float32, format="csr"), labels[rows])
-        return self._queries(image, labels[rows], np.ones(len(rows)), records.vectors[rows], base, sites, left, missing)
+        keys = Embeddings(records.vectors[rows], records.fields["coverage"][rows].astype(np.float32))
+        return self._queries(image, labels[rows], np.ones(len(rows)), keys, base, sites, left, missing)
 
 
 class ProposalAsker(Asker):
@@ -210,12 +209,12 @@ class ProposalAsker(Asker):
         masks, wholes = None if found is None else self._cut_out(found), image.wholes
         if found is None or masks is None or not len(wholes.with_mask):
             nothing, none = np.empty(0, object), np.empty(0, np.int64)
-            vectors = np.empty((0, self._database.extractor.dim), np.float32)
+            keys = Embeddings(np.empty((0, self._database.extractor.dim), np.float32), np.empty(0, np.float32))
             sites, base = (
                 self._sites(sparse.csr_array((0, 0), dtype=np.float32), nothing),
                 self._opinion(None, None, none),
             )
-            return self._queries(image, nothing, np.empty(0), vectors, base, sites, 0, len(wholes.records))
+            return self._queries(image, nothing, np.empty(0), keys, base, sites, 0, len(wholes.records))
         own, at_pixels = classes_of(wholes, masks), classes_at(wholes, masks)
         known = np.flatnonzero((at_pixels != "") & self._elsewhere(image, at_pixels))
         pixels = np.sort(rng.permutation(known)[: self._pixels])
@@ -225,17 +224,19 @@ class ProposalAsker(Asker):
         elsewhere = self._elsewhere(image, own)
         labels = np.where(elsewhere, own, "")[rows]
         base, sites = self._opinion(found, masks, rows), self._sites(votes, at_pixels[pixels])
-        vectors = self._vectors(image, found, masks.select(rows))
+        keys = self._keys(image, found, masks.select(rows))
         left, missing = int(((own != "") & ~elsewhere).sum()), len(wholes.records) - len(wholes.with_mask)
-        return self._queries(image, labels, masks.areas[rows].astype(np.float64), vectors, base, sites, left, missing)
+        return self._queries(image, labels, masks.areas[rows].astype(np.float64), keys, base, sites, left, missing)
 
     def _cut_out(self, found: Image) -> Masks:
-        """Regions and cells, as in a prediction."""
-        return with_cells(masks_of([found], self._segmenter.proposer)[0], self._segmenter.config.painting.cells)
+        """Regions and cells, or whole instances, as in a prediction."""
+        masks = masks_of([found], self._segmenter.proposer)[0]
+        self.parts = not masks.instances
+        return with_cells(masks, self._segmenter.config.painting.cells)
 
-    def _vectors(self, image: StoredImage, found: Image, masks: Masks) -> NDArray[np.float32]:
-        """The keys of the masks of an image, float32 (N, D)."""
-        return pool(features_of([found], self._database.extractor)[0], masks).vectors
+    def _keys(self, image: StoredImage, found: Image, masks: Masks) -> Embeddings:
+        """The keys of the masks of an image."""
+        return pool(features_of([found], self._database.extractor)[0], masks)
 
 
 def classes_of(image: StoredImage, masks: Masks) -> NDArray[np.object_]:
@@ -290,7 +291,7 @@ def _joined(parts: list[Queries]) -> Queries:
     return Queries(
         np.concatenate([part.truth for part in parts]),
         np.concatenate([part.size for part in parts]),
-        Neighbours(*(np.concatenate([getattr(n, name) for n in found]) for name in ("ids", "scores", "labels"))),
+        Neighbours(*map(np.concatenate, zip(*(one.columns() for one in found), strict=True))),
         ClassScores.concatenate([part.base for part in parts]),
         np.repeat(order, counts),
         together,

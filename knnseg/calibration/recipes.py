@@ -7,6 +7,7 @@ What an image as a whole adds is a cosine of its own. So a recipe costs a few pr
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnseg.calibration.leave_one_out import ProposalAsker, Queries
-from knnseg.data.features import Features
+from knnseg.data.features import Embeddings, Features
 from knnseg.data.image import Image
 from knnseg.data.masks import Masks
 from knnseg.data.scores import Neighbours
@@ -187,9 +188,10 @@ class KeysAsker(ProposalAsker):
         self._plain = {side: workshop.plain(side) for side in workshop.sides}
         self._pooled = {side: _Pooled() for side in workshop.sides}
         self._labels, self._owners, self._askers = list[str](), list[int](), list[int]()
+        self._sizes, self._asked_sizes = list[float](), list[float]()
         self._made: dict[Recipe, tuple[FeatureExtractor, Whitened | None]] = {}
 
-    def _vectors(self, image: StoredImage, found: Image, masks: Masks) -> NDArray[np.float32]:
+    def _keys(self, image: StoredImage, found: Image, masks: Masks) -> Embeddings:
         rows = image.with_mask.tolist()
         examples, number = image.masks(rows, found.size), len(self._pooled[self.workshop.start.side].images)
         looked = {side: features_of([found], plain)[0] for side, plain in self._plain.items()}
@@ -198,7 +200,10 @@ class KeysAsker(ProposalAsker):
         self._labels += image.records.fields["label"][image.with_mask].tolist()
         self._owners += [number] * len(rows)
         self._askers += [number] * len(masks)
-        return np.zeros((len(masks), self._database.extractor.dim), np.float32)  # which find no neighbours
+        self._sizes += (examples.areas / math.prod(found.size)).tolist()
+        self._asked_sizes += (masks.areas / math.prod(found.size)).tolist()
+        nothing = np.zeros((len(masks), self._database.extractor.dim), np.float32)  # which finds no neighbours
+        return Embeddings(nothing, np.ones(len(masks), np.float32))
 
     def extractor(self, recipe: Recipe) -> tuple[FeatureExtractor, Whitened | None]:
         """Makes keys by a recipe; and the whitening in it, which has to be kept."""
@@ -232,7 +237,11 @@ class KeysAsker(ProposalAsker):
             near = np.take_along_axis(near, np.argsort(-np.take_along_axis(scores, near, 1), 1, kind="stable"), 1)
             ids[rows], best[rows] = near, np.take_along_axis(scores, near, 1)
         there = np.isfinite(best)
-        found = Neighbours(np.where(there, "example", "").astype(object), best, np.where(there, labels[ids], ""))
+        sizes = np.array(self._sizes)[ids] / np.array(self._asked_sizes)[:, None]
+        found = Neighbours(
+            np.where(there, "example", "").astype(object), best, np.where(there, labels[ids], ""),
+            np.where(there, sizes, 1).astype(np.float32),
+        )  # fmt: skip
         return replace(asked, neighbours=found)
 
 
