@@ -109,7 +109,7 @@ class Memory:
         asked = vocabulary.names, self.database.revision()
         if self._known is None or self._known[0] != asked:
             keys = self._world.asked.keys.numpy()
-            embeddings = Embeddings(keys, np.ones(len(keys), np.float32))
+            embeddings = Embeddings(keys, np.zeros(len(keys), np.float32))  # their sizes are not known
             self._known = asked, self.database.neighbours(embeddings, self._world.config.retrieval.k, vocabulary)
         return self._known[1]
 

@@ -232,7 +232,6 @@ LINES: dict[str, Line] = {
     "20 equal votes": ours(k=20, weighting="uniform", class_balance=0.0, size_match=0.0),
     "without β": ours(size_match=0.0),
     "without β and γ": ours(size_match=0.0, class_balance=0.0),
-    "β = 0.25": ours(size_match=0.25),
     "β = 0.5": ours(size_match=0.5),
     "γ = 0.5": ours(class_balance=0.5),
     "k = 20": ours(k=20),

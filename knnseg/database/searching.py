@@ -66,8 +66,9 @@ def _found(
     ids[asked] = np.take_along_axis(np.where(seen_at_all, hits.ids, ""), order, 1)
     scores[asked] = np.take_along_axis(np.where(seen_at_all, hits.scores, np.float32(-np.inf)), order, 1)
     labels[asked] = np.take_along_axis(names, order, 1)
-    sizes = np.ones(shape, np.float32)
-    covered = np.where(seen_at_all, hits.fields["coverage"] / embeddings.coverage[asked, None], 1)
-    sizes[asked] = np.take_along_axis(covered, order, 1)
+    sizes, covers = np.ones(shape, np.float32), embeddings.coverage[asked, None]
+    ratio = np.ones(hits.ids.shape)
+    np.divide(hits.fields["coverage"], covers, out=ratio, where=seen_at_all & (covers > 0))
+    sizes[asked] = np.take_along_axis(ratio, order, 1)
     short = there.all(axis=1) & (seen_at_all.sum(axis=1) < k)
     return Neighbours(ids, scores, labels, sizes), bool(short.any())

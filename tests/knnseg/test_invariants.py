@@ -1,9 +1,8 @@
 """The invariants of docs/how-it-works.md, bit for bit, on both in-process stores and with every fusion.
 
-Once with whole examples and regions alone, and once with parts of examples and a grid of cells beside them.
+Once with whole examples and regions alone, and once with parts of examples and a grid of cells beside them, and with
+votes that hang on the sizes of classes and examples.
 """
-
-from dataclasses import replace
 
 from dataclasses import replace
 
@@ -22,7 +21,7 @@ def same(one, other):
     assert np.array_equal(one.panoptic, other.panoptic)
 
 
-@pytest.fixture(params=[(0, 0), (4, 6)], ids=["wholes", "parts and cells"])
+@pytest.fixture(params=[(0, 0), (4, 6)], ids=["wholes", "parts, cells and sizes"])
 def fine(request):
     """Tiles of an example, and cells of an image."""
     return request.param
@@ -38,7 +37,10 @@ def database(store_url, extractor, fine):
 def make_segmenter(make_segmenter, fine):
     def make(*args, **fusion):
         made = make_segmenter(*args, **fusion)
-        made.config = replace(made.config, painting=replace(made.config.painting, cells=fine[1]))
+        painting, retrieval = replace(made.config.painting, cells=fine[1]), RetrievalConfig()
+        if fine[1]:
+            retrieval = RetrievalConfig(class_balance=0.2, size_match=0.5)
+        made.config = replace(made.config, painting=painting, retrieval=retrieval)
         return made
 
     return make
@@ -47,16 +49,6 @@ def make_segmenter(make_segmenter, fine):
 @pytest.fixture(params=["supported", "evidence", "late"])
 def mode(request):
     return request.param
-
-
-@pytest.fixture(params=[RetrievalConfig(), RetrievalConfig(class_balance=0.2, size_match=0.5)], ids=["plain", "sized"])
-def make_segmenter(request, make_segmenter):
-    def make(*args, **options):
-        segmenter = make_segmenter(*args, **options)
-        segmenter.config = replace(segmenter.config, retrieval=request.param)
-        return segmenter
-
-    return make
 
 
 @pytest.fixture

@@ -300,6 +300,8 @@ def test_neighbours_know_how_large_they_are_beside_the_mask(database, scene):
         expected = [cells[i] / own if i else 1 for i in found.ids[n]]
         np.testing.assert_allclose(found.sizes[n], expected, rtol=1e-6)
     np.testing.assert_allclose(found.sizes[:, 0], 1, rtol=1e-6)  # each mask finds itself
+    unknown = database.neighbours(replace(embeddings, coverage=np.zeros(len(embeddings), np.float32)), 50)
+    np.testing.assert_array_equal(unknown.sizes, 1)
 
 
 def test_each_space_has_a_collection_of_its_own_and_the_same_instance_ids(tmp_path, colour_features, scene):
