@@ -154,4 +154,5 @@ def test_photographs(continual, one_thread, real_folder):
     assert check["exact"] and check["agree"] > 99
     assert last["head"]["all"] < last["ours"]["all"] - 10
     assert last["head and block"]["all"] < last["base"]["all"]
-    assert last["head and block"]["forgetting"] > last["ours"]["forgetting"] + 20
+    for way in ("head", "head and block"):  # measured: 34 and 28 points, and 5
+        assert last[way]["forgetting"] > last["ours"]["forgetting"] + 10
