@@ -106,11 +106,14 @@ class Masks:
     cells: Floats
 
     def mean_iou(self, scores: Floats) -> float:
-        """In points, of the map that scores (N, C) give; a pixel that nobody has an opinion of is of no class."""
+        """In points, of the map that scores (N, C) give, over the classes that are there.
+
+        A pixel that nobody has an opinion of is of no class.
+        """
         total, classes = self.coverage @ scores, scores.shape[1]
         matrix = ConfusionMatrix(classes)
         matrix.merge(matrix.measure(self.truth[None], np.where(total.any(axis=1), total.argmax(axis=1), -1)[None]))
-        return 100 * matrix.mean_iou()
+        return 100 * matrix.mean_iou(np.unique(self.truth[self.truth >= 0]).tolist())
 
 
 # -- features, once ---------------------------------------------------------------------------------------------------
