@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from continual_page import Row, page, picture, put
+from common import put, real_folder
+from continual_page import Row, page, picture
 from continual_ways import Base, Means, Memory, Ours, Recipe, Step, Trained, Way, step_of, steps
 from continual_world import Floats, Ints, Scenes, World, look
 from mobilenet import photographs
@@ -199,9 +198,7 @@ def halves(name: str, every: tuple[int, int], quick: bool) -> tuple[LabelledImag
     """The images to learn from and those to answer."""
     if name == "tiny":
         return (Scenes(48, 1), Scenes(6, 2)) if quick else (Scenes(96, 1), Scenes(32, 2))
-    folder = Path(os.environ.get("KNNSEG_REAL_DATA") or Path(__file__).parents[2] / "shared" / "real")
-    if not folder.is_dir():
-        sys.exit(f"continual.py: expected the folder of real data in $KNNSEG_REAL_DATA or at {folder}")
+    folder = real_folder()
     reference, query = (photographs(folder, half, name) for half in ("reference", "query"))
     return reference[:: (every[0] or EVERY[name]) * (4 if quick else 1)], query[:: every[1] * (6 if quick else 1)]
 
@@ -228,7 +225,7 @@ def measure(name: str, reference: LabelledImages, query: LabelledImages, seeds: 
 def tell(results: dict[str, Any], out: Path) -> None:
     """The page and the plots."""
     (out / "assets").mkdir(exist_ok=True)
-    put(out / "nothing-forgotten.md", page(results))
+    put(out / "nothing-forgotten.md", page(results), "continual.py")
     for name, result in results.items():
         picture(result["rows"], name, out / "assets" / f"continual-{name}.png")
 

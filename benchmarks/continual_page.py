@@ -8,11 +8,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from matplotlib.figure import Figure
 
-__all__ = ["Row", "page", "picture", "put"]
+__all__ = ["Row", "page", "picture"]
 
 Row: TypeAlias = dict[str, Any]
 """One way after one step with one seed; and one for the check by the whole pipeline."""
-MARKS = "<!-- tables: made by benchmarks/continual.py -->", "<!-- end of the tables -->"
 COLUMNS = {
     "old": "old", "new": "new", "all": "all", "backward": "backward transfer", "forgetting": "forgetting",
     "changed": "changed, %", "moved": "moved, %",
@@ -108,10 +107,3 @@ def _colour(way: str) -> str:
         "replay": "C5", "LwF": "C9", "head": "C0",
     }  # fmt: skip
     return next(colour for part, colour in colours.items() if way.startswith(part) or way.endswith(part))
-
-
-def put(path: Path, text: str) -> None:
-    """Between the marks of the page; a new page where there is none."""
-    old = path.read_text(encoding="utf-8") if path.is_file() else "\n".join(MARKS)
-    before, after = old.split(MARKS[0])[0], old.split(MARKS[1])[-1]
-    path.write_text(f"{before}{MARKS[0]}\n\n{text}\n{MARKS[1]}{after}", encoding="utf-8")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import real_folder
 from mobilenet import Remembered, RememberedProposals, photographs
 from numpy.typing import NDArray
 
@@ -194,9 +194,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    folder = Path(os.environ.get("KNNSEG_REAL_DATA") or Path(__file__).parents[2] / "shared" / "real")
-    if not folder.is_dir():
-        sys.exit(f"first_figure.py: expected the folder of real data in $KNNSEG_REAL_DATA or at {folder}")
+    folder = real_folder()
     results: dict[str, dict[str, Any]] = {"customise": {}, "harvest": {}, "discover": {}}
     for name in options.set or ("msrc", "camvid"):
         bench, query = Bench(), photographs(folder, "query", name)[:: options.every]

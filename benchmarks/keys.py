@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import real_folder
 from mobilenet import MobileNetFeatures, Remembered, RememberedProposals, photographs
 
 from knnseg import ConceptDatabase, Config, FeatureExtractor, Segmenter, Vocabulary, Whitened, WithContext
@@ -122,9 +123,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    folder = Path(os.environ.get("KNNSEG_REAL_DATA") or Path(__file__).parents[2] / "shared" / "real")
-    if not folder.is_dir():
-        sys.exit(f"keys.py: expected the folder of real data in $KNNSEG_REAL_DATA or at {folder}")
+    folder = real_folder()
     options.results.parent.mkdir(parents=True, exist_ok=True)
     there = json.loads(options.results.read_text(encoding="utf-8")) if options.results.is_file() else {}
     for name in options.set or ["msrc", "camvid"]:

@@ -15,8 +15,6 @@ Maps are made as painting makes them, on every fourth row and column of the grid
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import put, real_folder
 from matplotlib.figure import Figure
 from mobilenet import photographs
 from numpy.typing import NDArray
@@ -278,7 +277,7 @@ def harmed(cells: Cells, mode: str) -> list[str]:
     """The cells that lose more than they may, in words."""
     found = []
     for (name, base, share, count), cell in cells.items():
-        place = f"{name}, `{base}`, {share:.0%} of the classes, {count or 'all'} images each"
+        place = f"{name}, `{base}`, {share:.0%} of the classes, {count or 'all'} image{'' if count == 1 else 's'} each"
         (lost, spread), (against, around) = cell[mode], cell[f"{mode}/retrieval"]
         if lost < -BASE_LOSS:
             found.append(f"{place}: {lost:+.1f} ± {spread:.1f} against the base")
@@ -339,15 +338,6 @@ def picture(cells: Cells, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def put(path: Path, text: str) -> None:
-    """Between the marks of the page; a new page where there is none."""
-    before, mark, after = "", "<!-- tables: made by benchmarks/no_harm.py -->\n", "<!-- end of the tables -->\n"
-    if path.is_file():
-        before, _, rest = path.read_text(encoding="utf-8").partition(mark)
-        after += rest.partition(after)[2]
-    path.write_text(f"{before}{mark}\n{text}\n{after}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     place, docs = Path(tempfile.gettempdir()) / "knnseg-no-harm", Path(__file__).parents[1] / "docs"
@@ -356,9 +346,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=place, help="folder for features")
     parser.add_argument("--out", type=Path, default=docs, help="folder for the page and the picture")
     options = parser.parse_args()
-    folder = Path(os.environ.get("KNNSEG_REAL_DATA") or Path(__file__).parents[2] / "shared" / "real")
-    if not folder.is_dir():
-        sys.exit(f"no_harm.py: expected the folder of real data in $KNNSEG_REAL_DATA or at {folder}")
+    folder = real_folder()
     rows, facts = dict[str, list[Row]](), dict[str, str]()
     for name in ("msrc", "camvid"):
         reference, query = photographs(folder, "reference", name), photographs(folder, "query", name)
@@ -371,7 +359,7 @@ def main() -> None:
         )
     cells = summary(rows)
     (options.out / "assets").mkdir(parents=True, exist_ok=True)
-    put(options.out / "no-harm.md", page(cells, facts))
+    put(options.out / "no-harm.md", page(cells, facts), "no_harm.py")
     picture(cells, options.out / "assets" / "no-harm.png")
     print(page(cells, facts))
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import real_folder
 from mobilenet import FirstChannels, MobileNetFeatures, Remembered, RememberedProposals, photographs
 from scipy.ndimage import find_objects, label
 
@@ -290,9 +290,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    folder = Path(os.environ.get("KNNSEG_REAL_DATA") or Path(__file__).parents[2] / "shared" / "real")
-    if not folder.is_dir():
-        sys.exit(f"real.py: expected the folder of real data in $KNNSEG_REAL_DATA or at {folder}")
+    folder = real_folder()
     reference, query = photographs(folder, "reference"), photographs(folder, "query")
     classes = list(query.classes.values())
     vocabulary = Vocabulary(tuple(name for name, _ in classes), frozenset(name for name, thing in classes if thing))

@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from common import put, real_folder
 from numpy.typing import NDArray
 
 import knnstore
@@ -381,15 +382,6 @@ def picture(rows: list[Row], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def put(path: Path, text: str) -> None:
-    """Between the marks of the page; a new page where there is none."""
-    before, mark, after = "", "<!-- tables: made by benchmarks/scale.py -->\n", "<!-- end of the tables -->\n"
-    if path.is_file():
-        before, _, rest = path.read_text(encoding="utf-8").partition(mark)
-        after += rest.partition(after)[2]
-    path.write_text(f"{before}{mark}\n{text}\n{after}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     place, docs = Path(tempfile.gettempdir()) / "knnseg-scale", Path(__file__).parents[1] / "docs"
@@ -400,9 +392,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=place, help="folder for keys, stores and what was measured")
     parser.add_argument("--out", type=Path, default=docs, help="folder for the page and the plot")
     options = parser.parse_args()
-    folder = Path(os.environ.get("KNNSEG_REAL_DATA") or Path(__file__).parents[2] / "shared" / "real")
-    if not folder.is_dir():
-        sys.exit(f"scale.py: expected the folder of real data in $KNNSEG_REAL_DATA or at {folder}")
+    folder = real_folder()
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # of the processes that it starts
     options.kinds = list(dict.fromkeys(["Flat", *options.kinds]))
     options.work.mkdir(parents=True, exist_ok=True)
@@ -413,7 +403,7 @@ def main() -> None:
     facts = f"{len(reference.keys):,} real keys of {classes} classes, {len(query.keys):,} queries, "
     facts += f"k = {CONFIG.retrieval.k}. Entries were written at {rate:,.0f} a second at most."
     (options.out / "assets").mkdir(parents=True, exist_ok=True)
-    put(options.out / "scale.md", page(rows, facts))
+    put(options.out / "scale.md", page(rows, facts), "scale.py")
     picture(rows, options.out / "assets" / "scale.png")
     print(page(rows, facts))
 

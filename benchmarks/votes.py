@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from common import real_folder
 from mobilenet import photographs
 from numpy.typing import NDArray
 from scipy import sparse
@@ -368,9 +367,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=3, help="regions, and query images, of every so many")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "knnseg-votes", help="for features")
     options = parser.parse_args()
-    folder = Path(os.environ.get("KNNSEG_REAL_DATA") or Path(__file__).parents[2] / "shared" / "real")
-    if not folder.is_dir():
-        sys.exit(f"votes.py: expected the folder of real data in $KNNSEG_REAL_DATA or at {folder}")
+    folder = real_folder()
     reference, query = dict[str, dict[str, Doubles]](), dict[str, dict[str, Doubles]]()
     for name in ("camvid", "msrc"):
         images, asked = (photographs(folder, half, name) for half in ("reference", "query"))

@@ -1,7 +1,6 @@
 """The benchmark of growing databases, at a small size: what it grows, and that each kind leaves the vote as it is."""
 
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,9 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 @pytest.fixture(scope="module")
 def scale():
     """The script as a module, under the name by which its processes would find it."""
-    spec = importlib.util.spec_from_file_location("scale", BENCHMARKS / "scale.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["scale"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["scale"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        yield importlib.import_module("scale")
 
 
 def keys_of(scale, count, seed):

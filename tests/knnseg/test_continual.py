@@ -129,9 +129,9 @@ def test_every_way_takes_every_step(measured, continual):
 def test_page_and_plot(measured, continual, tmp_path):
     page = importlib.import_module("continual_page")
     path = tmp_path / "page.md"
-    page.put(path, page.page({"tiny": measured}))
+    continual.put(path, page.page({"tiny": measured}), "continual.py")
     path.write_text("before\n" + path.read_text() + "\nafter")
-    page.put(path, page.page({"tiny": measured | {"rows": measured["rows"]}}))
+    continual.put(path, page.page({"tiny": measured | {"rows": measured["rows"]}}), "continual.py")
     text = path.read_text()
     assert text.startswith("before\n<!--") and text.endswith("\nafter") and text.count("### tiny") == 1
     assert all(f"| {way} | " in text for way in ["ours with the base", *continual.RECIPES, *continual.JOINT])
