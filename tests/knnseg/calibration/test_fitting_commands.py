@@ -47,14 +47,14 @@ def test_calibrating_writes_a_configuration_that_works(store, tmp_path, run):
 
 def test_a_configuration_of_ones_own_keeps_its_comments_and_other_keys(store, tmp_path, run):
     mine = tmp_path / "mine.toml"
-    mine.write_text('preset = "tiny" # bundled\n\n[retrieval]\nk = 3 # few\nclass_balance = 0.5\n', encoding="utf-8")
+    mine.write_text('preset = "tiny" # bundled\n\n[retrieval]\nk = 3 # few\n\n[painting]\nmin_area = 7\n', encoding="utf-8")
     out = tmp_path / "elsewhere" / "fitted.toml"
     output = run("calibrate", "-s", store, "--preset", mine, "--on", "examples", "--out", out).stdout
     assert "base alone" in output and "fitted" in output and "accuracy" in output
     text = out.read_text(encoding="utf-8")
     assert "# bundled" in text and "# few" in text
-    assert tomllib.loads(text)["retrieval"]["class_balance"] == 0.5
-    assert Config.from_toml(out).retrieval.class_balance == 0.5
+    assert tomllib.loads(text)["painting"] == {"min_area": 7}
+    assert Config.from_toml(out).painting.min_area == 7
 
 
 def test_calibrate_mistakes(store, tmp_path, run):
