@@ -98,7 +98,7 @@ class Slow(FaissBackend):
         search = store._search
 
         def slowly_too(*args):
-            time.sleep(0.03)
+            time.sleep(0.02)
             return search(*args)
 
         store._upsert, store._search = slowly, slowly_too
