@@ -47,7 +47,9 @@ def test_calibrating_writes_a_configuration_that_works(store, tmp_path, run):
 
 def test_a_configuration_of_ones_own_keeps_its_comments_and_other_keys(store, tmp_path, run):
     mine = tmp_path / "mine.toml"
-    mine.write_text('preset = "tiny" # bundled\n\n[retrieval]\nk = 3 # few\n\n[painting]\nmin_area = 7\n', encoding="utf-8")
+    mine.write_text(
+        'preset = "tiny" # bundled\n\n[retrieval]\nk = 3 # few\n\n[painting]\nmin_area = 7\n', encoding="utf-8"
+    )
     out = tmp_path / "elsewhere" / "fitted.toml"
     output = run("calibrate", "-s", store, "--preset", mine, "--on", "examples", "--out", out).stdout
     assert "base alone" in output and "fitted" in output and "accuracy" in output
