@@ -296,7 +296,7 @@ class RevisionComesFirst(MemoryStore):
 
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
         self._data.revision += 1
-        time.sleep(0.002)
+        time.sleep(0.02)
         before = self._data.revision
         done = super()._upsert(batch, on_conflict)
         self._data.revision = before
