@@ -447,7 +447,7 @@ def test_killed_and_taken_up_again(site: Path, tmp_path: Path) -> None:
     assert recorded(first).keys() == {("slow", "opened"), ("memory", "opened")}
 
     code, said = stop_when(arguments, path, lambda raw: len(raw["backends"][0]["rounds"]) >= 2, signal.SIGINT)
-    assert code == 130
+    assert code == 130, said
     assert "the same command goes on" in said
     second = json.loads(path.read_text())
 
