@@ -134,9 +134,11 @@ def calibrate(
         raise ConfigError("on", expected="proposals, which keys are chosen on", got=repr(on))
     rest = (segmenter, database, originals or Originals())
     workshop = Workshop(segmenter.extractor) if keys else None
-    asker: Asker = (ProposalAsker if on == "proposals" else ExampleAsker)(*rest, neighbours=NEIGHBOURS[-1])
+    asker: Asker
     if workshop is not None:
         asker = KeysAsker(*rest, neighbours=NEIGHBOURS[-1], workshop=workshop)
+    else:
+        asker = (ProposalAsker if on == "proposals" else ExampleAsker)(*rest, neighbours=NEIGHBOURS[-1])
     asked = asker.ask(most, seed=seed, progress=progress)
 
     def look(recipe: Recipe | None) -> Queries:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from knnseg.cli.options import AsJson, Store, print_json, there_is
+from knnstore._options import counted
 
 if TYPE_CHECKING:
     from knnstore import StoreURL
@@ -31,7 +32,8 @@ def info(
         return
     for space in found:
         half = " in half precision" if space["dtype"] == "float16" else ""
-        print(f"{space['space']}: {space['encoder']}, {space['dim']} numbers{half}, {space['examples']} examples")
+        there = counted(space["examples"], "example")
+        print(f"{space['space']}: {space['encoder']}, {space['dim']} numbers{half}, {there}")
         if space["note"]:
             print(f"  made with {space['note']}")
         newest = {one["base"]: one["version"] for one in space["settings"]}
@@ -41,6 +43,7 @@ def info(
 
 
 def _space(place: StoreURL) -> dict[str, Any]:
+    from knnseg.database.parts import WHOLE
     from knnseg.database.settings import settings_of
     from knnstore import open_store
 
@@ -52,7 +55,7 @@ def _space(place: StoreURL) -> dict[str, Any]:
             "note": "" if space is None else space.note,
             "dim": opened.spec.dim,
             "dtype": opened.spec.dtype,
-            "examples": opened.count(),
+            "examples": opened.count(WHOLE if "whole" in opened.spec.fields else None),  # a database of before has none
             "settings": [asdict(one) for one in settings_of(opened)],
         }
 

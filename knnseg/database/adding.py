@@ -206,8 +206,8 @@ def write(
         named = zip(examples.ids, examples.first_ids, examples.contents(names.name), strict=True)
         fresh = [i for i, (*own, same) in enumerate(named) if there.isdisjoint(own) and known.isdisjoint(same)]
         deleted = [i for i in fresh if is_deleted(names.moved.get(examples.ids[i], ""))]
-        present = sorted({*range(len(examples.ids))} - {*fresh})
-        report += AddReport(present=_wholes(examples, present), deleted=_wholes(examples, deleted))
+        present = _wholes(examples, range(len(examples.ids))) - _wholes(examples, fresh)
+        report += AddReport(present=present, deleted=_wholes(examples, deleted))
         fresh = [i for i in fresh if i not in deleted]
         if fresh:
             there.update(examples.ids)

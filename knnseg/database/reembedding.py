@@ -150,18 +150,21 @@ def _write(target: ConceptDatabase, group: list[StoredImage], originals: Origina
     for image in group:
         named = zip(image.records.ids.tolist(), contents(image.records.fields, target.name), strict=True)
         fresh = np.array([identity not in there and known.isdisjoint(same) for identity, same in named])
-        report += ReembedReport(present=int((~fresh).sum()))
+        whole = image.records.fields["whole"] == ""  # parts are not counted
+        report += ReembedReport(present=int((whole & ~fresh).sum()))
         rows = image.with_mask[fresh[image.with_mask]]
-        report += ReembedReport(maskless=int(fresh.sum()) - len(rows))
+        asked = int(whole[rows].sum())
+        report += ReembedReport(maskless=int((whole & fresh).sum()) - asked)
         if len(rows):
-            report += ReembedReport(missing=len(rows))
+            report += ReembedReport(missing=asked)
             with skipping(failed, next(iter(image.uris), ""), strict=strict):
                 embedded = _embed(image, rows, target.extractor, originals)
                 made.append(embedded)
-                report += ReembedReport(1, featureless=len(rows) - len(embedded.rows), missing=-len(rows))
-    written = _upsert(target, [one for one in made if len(one.rows)])
-    total = sum(len(one.rows) for one in made)
-    return replace(report, added=written, present=report.present + total - written, failed=tuple(failed))
+                report += ReembedReport(1, featureless=asked - int(whole[embedded.rows].sum()), missing=-asked)
+    late = sum(len(one.rows) for one in made) - _upsert(target, [one for one in made if len(one.rows)])
+    wholes = sum(int((one.image.records.fields["whole"][one.rows] == "").sum()) for one in made)
+    added = max(0, wholes - late)  # of what somebody else has added since the look-up it is not known which were parts
+    return replace(report, added=added, present=report.present + wholes - added, failed=tuple(failed))
 
 
 def _embed(image: StoredImage, rows: NDArray[np.int64], extractor: FeatureExtractor, originals: Originals) -> _Embedded:

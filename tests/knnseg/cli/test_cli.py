@@ -129,6 +129,21 @@ def test_eval_of_many_classes_prints_a_few_and_all_when_asked(folder, store, run
     assert "'lav' is not a class of these labels. Did you mean 'lava'?" in said and "grass" not in said
 
 
+def test_info_and_concepts_count_examples_and_not_their_parts(folder, tmp_path, run):
+    import knnstore
+
+    parts, url = tmp_path / "parts.toml", f"faiss://{tmp_path}/parts"
+    parts.write_text('preset = "tiny"\n[keys]\nparts = 4\n', encoding="utf-8")
+    pairs = ["--pairs", folder / "images", folder / "labels", "--class-file", folder / "classes.json"]
+    added = json.loads(run("add", "--store", url, "--preset", parts, *pairs, "--json").stdout)["added"]
+    (space,) = json.loads(run("info", "-s", url, "--json").stdout)
+    concepts = json.loads(run("concepts", "list", "-s", url, "--json").stdout)
+    assert space["examples"] == added == sum(concept["count"] for concept in concepts)
+    assert f"{added} examples" in run("info", "-s", url).stdout
+    with knnstore.open_store(f"{url}/{space['space']}") as opened:
+        assert opened.count() == sum(concept["keys"] for concept in concepts) > added
+
+
 def test_half_precision_is_said_once_and_used_ever_after(folder, store, tmp_path, run):
     """With the URL of a new database; it may be said again, and what it changes of the maps is next to nothing."""
     import knnstore

@@ -139,7 +139,10 @@ def test_parts_come_along_into_another_space(database, tmp_path):
     Picture.fromarray(scene.image).save(path)
     database.add(replace(scene, uri=path.as_uri()))
     with ConceptDatabase.open("memory:///other-space", ColourFeatures(name="other")) as other:
-        reembed(database.store, other)
+        report, again = reembed(database.store, other), reembed(database.store, other)
+        count = sum(concept.count for concept in database.concepts())
+        assert (report.added, report.present) == (again.present, again.added) == (count, 0)
+        assert database.store.count() > count
         theirs, ours = rows_of(other, "whole", "rle", "label"), rows_of(database, "whole", "rle", "label")
         assert theirs == ours and any(row["whole"] for row in ours.values())
         assert {c.label: c.count for c in other.concepts()} == {c.label: c.count for c in database.concepts()}
