@@ -204,9 +204,10 @@ def halves(name: str, every: tuple[int, int], quick: bool) -> tuple[LabelledImag
 
 
 def configuration(preset: str) -> Config:
-    """A preset with one key for each example and with regions alone, so that all ways have the same."""
+    """A preset with one key for each example, regions alone and no sizes, so that all ways have the same."""
     config = Config.preset(preset)
-    return replace(config, keys=replace(config.keys, parts=0), painting=replace(config.painting, cells=0))
+    keys, painting = replace(config.keys, parts=0), replace(config.painting, cells=0)
+    return replace(config, keys=keys, painting=painting, retrieval=replace(config.retrieval, size_match=0.0))
 
 
 def measure(name: str, reference: LabelledImages, query: LabelledImages, seeds: int, epochs: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy, deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -109,7 +109,7 @@ class Memory:
         asked = vocabulary.names, self.database.revision()
         if self._known is None or self._known[0] != asked:
             keys = self._world.asked.keys.numpy()
-            embeddings = Embeddings(keys, np.zeros(len(keys), np.float32))  # their sizes are not known
+            embeddings = Embeddings(keys, np.zeros(len(keys), np.float32))  # sizes are off
             self._known = asked, self.database.neighbours(embeddings, self._world.config.retrieval.k, vocabulary)
         return self._known[1]
 
@@ -132,7 +132,7 @@ class Ours:
         vocabulary = Vocabulary(tuple(world.vocabulary.names[c] for c in classes))
         found = self._memory.neighbours(vocabulary)
         counts = {concept.label: concept.count for concept in self._memory.database.concepts()}
-        voted = vote(found, vote_weights(found, replace(config.retrieval, size_match=0.0), counts), vocabulary)
+        voted = vote(found, vote_weights(found, config.retrieval, counts), vocabulary)
         opinion = among(world.asked.base, classes)[:, classes].numpy() * np.float32(self._base)
         supported = np.array([counts.get(name, 0) > 0 for name in vocabulary])
         certainty = confidence(found, voted, config.fusion)
