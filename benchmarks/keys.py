@@ -67,7 +67,8 @@ def one_set(name: str, folder: Path, options: argparse.Namespace, before: dict[s
     proposer = RememberedProposals(RegionProposer(**config.masks.options))
     with tempfile.TemporaryDirectory() as place:
         url = f"faiss://{options.database or place}/{name}-{options.extractor}"
-        with ConceptDatabase.open(url, extractor_of(options.extractor, folder, config)) as database:
+        extractor = extractor_of(options.extractor, folder, config)
+        with ConceptDatabase.open(url, extractor, parts=config.keys.parts) as database:
             database.add(reference, progress=sys.stderr.isatty())
             row = before if before.get("database") == str(options.database) else chosen(database, proposer, config)
             row["database"] = str(options.database)
