@@ -68,19 +68,17 @@ class ConcurrencyChecks(KitBase):
             return
         stores = [opener() for _ in range(3)]
 
-        def write(store: EmbeddingStore, number: int) -> list[str]:
-            kept = []
-            for i in range(25):
-                row = make_sample(1, prefix=f"n{i}-")
-                row.fields["label"] = [f"writer {number}"]
-                store.upsert(row.ids, row.vectors, row.fields, on_conflict="skip")
-                kept += store.get(row.ids, fields=["label"]).fields["label"].tolist()
-            return kept
+        def write(name: str, number: int) -> str:
+            row = make_sample(1, prefix=name)
+            row.fields["label"] = [f"writer {number}"]
+            stores[number].upsert(row.ids, row.vectors, row.fields, on_conflict="skip")
+            return str(stores[number].get(row.ids, fields=["label"]).fields["label"][0])
 
         with ThreadPoolExecutor(3) as pool:
-            saw = list(pool.map(write, stores, range(3)))
-        last = stores[0].get([f"n{i}-0" for i in range(25)], fields=["label"]).fields["label"].tolist()
-        assert saw == [last] * 3, "a record was replaced by one that was to be skipped"
+            for i in range(25):
+                saw = list(pool.map(write, [f"n{i}-"] * 3, range(3)))
+                last = stores[0].get([f"n{i}-0"], fields=["label"]).fields["label"].tolist()
+                assert saw == last * 3, "a record was replaced by one that was to be skipped"
 
     def test_the_revision_changes_with_the_writes_of_others(self, opener: Opener) -> None:
         """A replacement changes no number of records, nor does one more and one less."""

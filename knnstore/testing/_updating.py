@@ -224,11 +224,15 @@ class UpdateChecks(KitBase):
         if not store.capabilities.update_in_place:
             return
         sample, others, done = make_sample(80).write(store), [opener(), opener()], threading.Event()
+        begun = threading.Semaphore(0)
         moved = Sample(sample.ids[60:], -sample.vectors[60:], {name: c[60:] for name, c in sample.fields.items()})
 
         def change(fields: dict[str, Any], which: Mapping[str, Any], other: EmbeddingStore) -> None:
             while not done.is_set():
-                other.update(fields, **which)
+                try:
+                    other.update(fields, **which)
+                finally:
+                    begun.release()
                 time.sleep(0.001)  # SQLite lets the one who asks again at once go first
 
         by_id: dict[str, Any] = {"thing": True, "area": list(range(80))}
@@ -238,6 +242,8 @@ class UpdateChecks(KitBase):
                 pool.submit(change, {"thing": True}, {"where": ~F("label").isin([])}, others[1]),
             ]
             try:
+                for _ in running:
+                    begun.acquire(timeout=60)
                 for start in range(0, 60, 5):
                     assert store.delete(sample.ids[start : start + 5]) == 5
                     part = moved.take(range(start // 3, start // 3 + 1))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 import unicodedata
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +39,13 @@ def caught_by(*tests: str, backend: type[MemoryBackend] = MemoryBackend) -> Any:
         return store
 
     return keep
+
+
+def _until(happens: Callable[[], bool], at_most: float = 0.1) -> None:
+    """Keep a window between two steps open until another thread has stepped in, so that no check needs luck."""
+    end = time.monotonic() + at_most
+    while not happens() and time.monotonic() < end:
+        time.sleep(0.001)
 
 
 # -- scores and order --------------------------------------------------------------------------------------------------
@@ -290,13 +298,27 @@ class RevisionBeginsAnew(MemoryStore):
         return f"{self._token}-{self._data.revision}"
 
 
+class _Asked(MemoryStore):
+    """Knows how often anyone has asked for the revision: who asks again has read what came with the one before."""
+
+    _questions = 0
+
+    def _revision(self) -> str:
+        _Asked._questions += 1
+        return super()._revision()
+
+    def _until_read(self) -> None:
+        before = _Asked._questions
+        _until(lambda: _Asked._questions >= before + 2)
+
+
 @caught_by("test_what_is_kept_with_a_revision")
-class RevisionComesFirst(MemoryStore):
+class RevisionComesFirst(_Asked):
     """Changes the revision and writes a moment later."""
 
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
         self._data.revision += 1
-        time.sleep(0.02)
+        self._until_read()
         before = self._data.revision
         done = super()._upsert(batch, on_conflict)
         self._data.revision = before
@@ -304,14 +326,18 @@ class RevisionComesFirst(MemoryStore):
 
 
 @caught_by("test_what_is_kept_with_a_revision")
-class RevisionIsPutBack(MemoryStore):
-    """Reads a number and puts back the next one, as another writer does at the same moment."""
+class RevisionIsPutBack(_Asked):
+    """Puts back the number after its own last one, as another writer may have done already."""
+
+    _one_at_a_time = threading.Lock()
+    _number = 0
 
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
-        number = self._data.revision + 1
-        time.sleep(0.02)
-        done = super()._upsert(batch, on_conflict)
-        self._data.revision = number
+        with self._one_at_a_time:
+            self._until_read()
+            done = super()._upsert(batch, on_conflict)
+            self._number += 1
+            self._data.revision = self._number
         return done
 
 
@@ -322,8 +348,9 @@ class LooksBeforeItWrites(MemoryStore):
     def _upsert(self, batch: Batch, on_conflict: Conflict) -> int:
         if on_conflict == "replace":
             return super()._upsert(batch, on_conflict)
-        stored = set(self._get(batch.ids, [], False).ids.tolist())
-        time.sleep(0.002)
+        stored, before = set(self._get(batch.ids, [], False).ids.tolist()), self._data.revision
+        _until(lambda: self._data.revision > before)
+        time.sleep(0.01 * (self._data.revision > before))  # whoever came first reads what was written
         picked = [i for i, value in enumerate(batch.ids) if value not in stored]
         columns = {name: column[picked] for name, column in batch.fields.items()}
         part = Batch([batch.ids[i] for i in picked], batch.vectors[picked], columns)
@@ -1046,7 +1073,7 @@ class UpdateReadsAndPutsBack(MemoryStore):
 
     def _update_ids(self, ids: list[str], fields: dict[str, Column]) -> int:
         records = self._get(ids, list(self.spec.fields), True)
-        time.sleep(0.002)
+        _until(lambda: len(self._data.rows) < len(records))
         at = [ids.index(value) for value in records.ids]
         return _put_back(self, records, {name: column[at] for name, column in fields.items()})
 
@@ -1058,7 +1085,7 @@ class UpdateByFilterPutsBack(MemoryStore):
     def _update_where(self, where: Filter, fields: dict[str, Scalar]) -> int:
         view = self._data.view()
         records = view.records(view.match(where), list(self.spec.fields), True)
-        time.sleep(0.002)
+        _until(lambda: len(self._data.rows) < len(records))
         return _put_back(self, records, {name: np.array([value] * len(records)) for name, value in fields.items()})
 
 
