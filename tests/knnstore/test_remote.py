@@ -65,7 +65,7 @@ def test_who_never_answered_is_given_up_at_once():
     with pytest.raises(ConnectionError, match="3"):
         patience.call(failing(9, log), always)
     assert len(log) == 3
-    assert time.monotonic() - started < 5  # and not the thirty seconds of the timeout
+    assert time.monotonic() - started < 15  # and not the thirty seconds of the timeout
     assert not patience.answered
     patience.call(lambda left: "here", always)
     log.clear()

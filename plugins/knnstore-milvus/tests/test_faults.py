@@ -67,4 +67,4 @@ def test_a_server_that_was_never_there_fails_fast():
     began = time.monotonic()
     with pytest.raises(knnstore.errors.StoreConnectionError):
         knnstore.open_store(f"milvus://127.0.0.1:{free_port()}/default/x", knnstore.StoreSpec(8))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15  # a busy machine is late; the default is 60
