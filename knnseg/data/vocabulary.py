@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,5 +113,5 @@ class Vocabulary:
     def index(self, names: NDArray[np.object_]) -> NDArray[np.int64]:
         """int64, the shape of ``names``: the position of each name, -1 for a name that is not of this vocabulary."""
         position = {name: i for i, name in enumerate(self.names)}
-        flat = np.fromiter((position.get(name, -1) for name in names.reshape(-1)), np.int64, names.size)
-        return flat.reshape(names.shape)
+        found = map(position.get, names.reshape(-1).tolist(), repeat(-1))
+        return np.fromiter(found, np.int64, names.size).reshape(names.shape)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from itertools import repeat
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,8 +41,9 @@ def vote_weights(
     else:
         weights = np.ones_like(scores)
     if config.class_balance and counts:
-        size = np.vectorize(lambda label: max(counts.get(label, 1), 1), otypes=[np.float64])
-        weights = weights * (size(neighbours.labels) if weights.size else weights) ** -config.class_balance
+        labels = neighbours.labels.reshape(-1).tolist()  # a loop in Python takes longer than all the rest
+        sizes = np.fromiter(map(counts.get, labels, repeat(1)), np.float64, len(labels))
+        weights = weights * np.maximum(sizes, 1).reshape(weights.shape) ** -config.class_balance
     if config.size_match and neighbours.sizes is not None:
         weights = weights * _alike_in_size(neighbours.sizes, whole=whole) ** config.size_match
     weights = np.where(found, weights, 0)
@@ -69,10 +73,9 @@ def vote(neighbours: Neighbours, weights: NDArray[np.float64], vocabulary: Vocab
         (N, C); a mask without neighbours has a row of zeros.
     """
     columns = vocabulary.index(neighbours.labels)
-    rows = np.broadcast_to(np.arange(len(columns))[:, None], columns.shape)
-    shares = np.zeros((len(columns), len(vocabulary)), np.float64)
-    known = columns >= 0
-    np.add.at(shares, (rows[known], columns[known]), weights[known])
+    shape, known = (len(columns), len(vocabulary)), columns >= 0
+    cells = (np.arange(len(columns))[:, None] * len(vocabulary) + columns)[known]
+    shares = np.bincount(cells, weights[known], minlength=math.prod(shape)).reshape(shape)
     return ClassScores(shares.astype(np.float32), vocabulary.names)
 
 
