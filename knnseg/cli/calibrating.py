@@ -114,13 +114,14 @@ def _keep(result: Calibration, store: EmbeddingStore) -> int:
     if keys is None and (best.retrieval, best.fusion) == (result.before.retrieval, result.before.fusion):
         return 0
     gain, spread = (result.gain, result.spread) if keys is None else (keys.gain, keys.spread)
+    confirmed = {"gain": gain, "spread": spread} if gain > spread else {}  # or it is that of a choice that is not kept
     settings = Settings(
         result.config.base.name,
         {section: {key: getattr(getattr(best, section), key) for key in names} for section, names in _FITTED.items()},
         {} if keys is None else {**keys.sections, "made": {"as": keys.recipe.described}},
         {
-            "before": result.before.iou, "iou": best.iou, "gain": gain, "spread": spread, "images": result.images,
-            "unknown": result.unknown,
+            "before": result.before.iou, "iou": best.iou, "images": result.images, "unknown": result.unknown,
+            **confirmed,
         },
     )  # fmt: skip
     space = "" if keys is None else space_name(keys.extractor.space)

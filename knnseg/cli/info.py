@@ -69,5 +69,6 @@ def _show(one: dict[str, Any], *, in_use: bool) -> None:
     measured = one["measured"]
     if measured:
         on = f"on {measured['images']} images of the database"
-        gained = f"{measured['gain']:+.3f} ± {measured['spread']:.3f} on those that did not choose"
-        print(f"    mean IoU {measured['before']:.3f} before and {measured['iou']:.3f} with them {on}; {gained}")
+        print(f"    mean IoU {measured['before']:.3f} before and {measured['iou']:.3f} with them {on}", end="")
+        gained = "gain" in measured  # only T has changed where not
+        print(f"; {measured['gain']:+.3f} ± {measured['spread']:.3f} on those that did not choose" if gained else "")

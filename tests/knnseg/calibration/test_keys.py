@@ -13,6 +13,7 @@ from knnseg import ConceptDatabase, Config, Segmenter, WithContext
 from knnseg.calibration.fitting import calibrate
 from knnseg.calibration.leave_one_out import ProposalAsker
 from knnseg.calibration.recipes import KeysAsker, Workshop
+from knnseg.cli.calibrating import _keep
 from knnseg.config import StageConfig
 from knnseg.data.features import Features
 from knnseg.database.originals import Originals
@@ -219,3 +220,19 @@ def test_one_flag_embeds_again(mine, files, tmp_path, run):
 def test_mistakes_of_the_command(mine, tmp_path, run):
     run("calibrate", "-s", f"faiss://{tmp_path}/db", "-p", mine, "--keys", code=2)
     run("calibrate", "-s", f"faiss://{tmp_path}/db", "-p", mine, "--apply", "--out", tmp_path / "a.toml", code=2)
+
+
+@pytest.mark.parametrize(("gain", "kept"), [(0.1, True), (-0.1, False)])
+def test_a_gain_is_kept_with_what_it_is_the_gain_of(gain, kept, mine, files, tmp_path, run):
+    """Where T alone has changed, the gain is that of numbers that stay as they were."""
+    store = f"faiss://{tmp_path}/db"
+    with Segmenter.from_config(str(mine), store) as segmenter:
+        segmenter.database.add(files)
+        found = calibrate(segmenter, on="examples")
+        best = replace(found.best, fusion=replace(found.best.fusion, threshold=0.123))
+        assert _keep(replace(found, best=best, gain=gain, spread=0.05), segmenter.database.store) == 1
+        (settings,) = settings_of(segmenter.database.store)
+    assert ("gain" in settings.measured) is ("spread" in settings.measured) is kept
+    shown = run("info", "-s", store).stdout
+    assert "threshold = 0.123" in shown and "on 12 images of the database" in shown
+    assert ("+0.100 ± 0.050 on those that did not choose" in shown) is kept
